@@ -1,0 +1,161 @@
+"""What the API needs from the rest of us. The head actor implements it over the cluster, the tests without one."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypedDict
+
+from fetchmld.core.messages import EventType, Fact
+from fetchmld.core.model import Counts, Experiment, Key, TaskId, TaskRequest, TaskStatus, TaskView, UserId, WorkerView
+
+
+@dataclass(slots=True, frozen=True)
+class Caller:
+    """Who is asking: the key's identity, and where the request came from."""
+
+    user_id: UserId
+    role: str
+    key_id: str
+    ip_address: str
+    trace_id: str
+
+
+@dataclass(slots=True, frozen=True)
+class TaskQuery:
+    """Filters of the task list; None means no filter. Newest first by creation, ties by id."""
+
+    status: TaskStatus | None = None
+    user_id: str | None = None
+    node_count: int | None = None
+    reservation_id: str | None = None
+    plugins: tuple[str, ...] | None = None
+    limit: int = 50
+    offset: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class EventQuery:
+    """Filters of the audit list; times in UTC microseconds, both ends included. Newest first."""
+
+    from_us: int | None = None
+    to_us: int | None = None
+    event_type: EventType | None = None
+    user_id: str | None = None
+    limit: int = 100
+    offset: int = 0
+
+
+class TaskPage(TypedDict):
+    tasks: list[TaskView]
+    total: int
+
+
+class EventRow(TypedDict):
+    """One audit event as recorded; hashes in hex."""
+
+    sequence_num: int
+    at_us: int
+    clock_us: int
+    event_type: str
+    action: str
+    user_id: str
+    resource: str
+    success: bool
+    ip_address: str
+    error: str
+    prev_hash: str
+    event_hash: str
+    metadata: dict[str, Any]
+
+
+class EventPage(TypedDict):
+    events: list[EventRow]
+    total: int
+
+
+class Verification(TypedDict):
+    """`first_bad` is the lowest bad sequence number, or -1; `index_*` says the same of DuckDB's copy."""
+
+    valid: bool
+    total_events: int
+    first_bad: int
+    problem: str
+    root_hash: str
+    index_valid: bool
+    index_first_bad: int
+    verified_at: float
+
+
+class Root(TypedDict):
+    root_hash: str
+    at_us: int
+    total_events: int
+
+
+class Ended(TypedDict):
+    """Counts of ended tasks: since the start of the UTC day, and in the last 24 hours."""
+
+    completed_today: int
+    failed_today: int
+    completed_24h: int
+
+
+@dataclass(slots=True, frozen=True)
+class LogChunk:
+    """Bytes of a task's log from `offset` on. `ended`: the attempt is over and nothing follows these bytes."""
+
+    data: bytes
+    offset: int
+    size: int
+    ended: bool
+
+
+class ArtifactEntry(TypedDict):
+    path: str
+    bytes: int
+    hash: str
+
+
+class Head(Protocol):
+    """Every method raises `FetchmlError`s only. What changes state returns once the change is durable."""
+
+    async def submit(self, caller: Caller, requests: list[TaskRequest]) -> list[TaskView]: ...
+
+    async def cancel(self, caller: Caller, task_id: TaskId) -> None:
+        """Cancel a live task, or take an ended one out of the listings. NotFound for an unknown one."""
+
+    async def task(self, task_id: TaskId) -> TaskView | None: ...
+
+    async def wait(self, task_id: TaskId, timeout_s: float) -> TaskView | None:
+        """The task as soon as it has ended, or as it is after `timeout_s`."""
+
+    async def tasks(self, query: TaskQuery) -> TaskPage: ...
+
+    async def logs(self, task: TaskView, offset: int, limit_bytes: int, wait_s: float) -> LogChunk:
+        """Log bytes; where none are there yet and the task goes on, waits up to `wait_s` for some."""
+
+    async def artifacts(self, task: TaskView) -> list[ArtifactEntry]: ...
+
+    def artifact(self, entry: ArtifactEntry) -> AsyncIterator[bytes]: ...
+
+    async def counts(self) -> Counts: ...
+
+    async def ended(self) -> Ended: ...
+
+    async def workers(self) -> list[WorkerView]: ...
+
+    async def events(self, query: EventQuery) -> EventPage: ...
+
+    async def verify(self, caller: Caller) -> Verification: ...
+
+    async def root(self) -> Root: ...
+
+    async def experiments(self) -> list[Experiment]: ...
+
+    async def create_experiment(self, caller: Caller, name: str, description: str) -> Experiment: ...
+
+    async def key(self, sha256: str) -> Key | None: ...
+
+    def note(self, fact: Fact) -> None:
+        """Put a fact into the record without waiting for it (logins)."""
+
+    async def ready(self) -> dict[Literal["scheduler", "history", "audit", "worker"], bool]: ...

@@ -1,0 +1,215 @@
+"""Settings of the daemon: one frozen object, checked at start, and the paths that follow from it.
+
+Read from a TOML file, then the environment (`FETCHMLD_<NAME>`), then flags; later ones win. Nothing else of the product
+reads the environment for settings.
+"""
+
+import hashlib
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from fetchmld.core.errors import Invalid
+
+DATA_DIR_DEFAULT: Final = Path("~/.fetchml")
+SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path of AF_UNIX, less its final NUL
+RUN_DIR_BYTES_MAX: Final = 40  # leaves room for Ray's session directory and socket names below it
+
+
+class RegisteredDataset(BaseModel):
+    """A dataset that tasks may name instead of describing: `[datasets.NAME]` in the TOML file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(min_length=1, max_length=4096)
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+
+class Config(BaseSettings):
+    """Every setting, with its unit, bounds and reason."""
+
+    model_config = SettingsConfigDict(env_prefix="FETCHMLD_", frozen=True, extra="forbid")
+
+    host: str = Field(
+        default="127.0.0.1", description="Address that the API listens on; loopback unless TLS is set up."
+    )
+    port: int = Field(default=9101, ge=1, le=65535, description="TCP port of the API.")
+    data_dir: Path = Field(default=DATA_DIR_DEFAULT, description="Everything durable lives here.")
+
+    num_cpus: int | None = Field(default=None, ge=1, le=4096, description="Cores offered; default: what is found.")
+    memory_gb: int | None = Field(
+        default=None, ge=1, le=65536, description="Memory offered, GB; default: what is found."
+    )
+    num_gpus: int | None = Field(default=None, ge=0, le=1024, description="GPUs declared; default: what NVML finds.")
+    gpu_type: str = Field(default="", max_length=64, description="Type of the declared GPUs.")
+    batch_slots: int | None = Field(default=None, ge=1, le=65536, description="Batch slots; default: one per core.")
+    service_slots: int = Field(default=2, ge=0, le=1024, description="Slots for long-lived services.")
+
+    ageing_tau_s: float = Field(default=600.0, gt=0, le=1e9, description="Seconds of waiting worth one priority point.")
+    user_priority_max: int = Field(default=10, ge=1, le=10, description="Highest priority that a user may ask for.")
+    grace_s: float = Field(default=10.0, ge=0, le=3600, description="Between SIGTERM and SIGKILL of a stopped task.")
+    heartbeat_s: float = Field(default=1.0, gt=0, le=60, description="Between an agent's heartbeats.")
+    suspect_after_s: float = Field(default=3.0, gt=0, le=600, description="Silence after which nothing new is placed.")
+    offline_after_s: float = Field(default=15.0, gt=0, le=3600, description="Silence after which a worker is offline.")
+    requeue_after_s: float = Field(
+        default=600.0, ge=90, le=86400, description="Silence after which a lost worker's tasks start elsewhere."
+    )
+
+    dataset_roots: tuple[Path, ...] = Field(
+        default=(), description="Directories that local dataset sources may lie in; default: DIR/datasets."
+    )
+    datasets: dict[str, RegisteredDataset] = Field(default_factory=dict, description="Datasets that tasks may name.")
+    dataset_bytes_max: int = Field(default=2**40, ge=1, description="Largest dataset that is fetched, bytes.")
+    private_hosts: bool = Field(
+        default=False, description="May http(s) datasets come from loopback and private addresses? Off against SSRF."
+    )
+
+    segment_bytes: int = Field(
+        default=64 * 2**20,
+        ge=2**16,
+        le=2**32,
+        description="Size of a ledger segment; a full disk shows one segment early.",
+    )
+    body_bytes_max: int = Field(default=2**20, ge=1024, le=2**30, description="Largest JSON request body, bytes.")
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level logged.")
+
+    @field_validator("data_dir")
+    @classmethod
+    def _resolved(cls, value: Path) -> Path:
+        return value.expanduser().resolve()
+
+    @field_validator("dataset_roots", mode="before")
+    @classmethod
+    def _split_roots(cls, value: Any) -> Any:
+        return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+
+    @field_validator("dataset_roots")
+    @classmethod
+    def _resolved_roots(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(root.expanduser().resolve() for root in value)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings
+
+    @property
+    def local_roots(self) -> tuple[Path, ...]:
+        """The directories that local dataset sources may lie in."""
+        return self.dataset_roots or (self.data_dir / "datasets",)
+
+    @property
+    def paths(self) -> "Paths":
+        return Paths(self.data_dir)
+
+    @classmethod
+    def load(cls, file: Path | None = None, flags: dict[str, Any] | None = None) -> Self:
+        """Settings from `file`, then the environment, then `flags` (None values count as not given).
+
+        Raises `Invalid` naming the setting, its value and what is allowed.
+        """
+        given = {name: value for name, value in (flags or {}).items() if value is not None}
+        from_file = {n: v for n, v in _read_toml(file).items() if f"FETCHMLD_{n.upper()}" not in os.environ}
+        try:
+            return cls(**{**from_file, **given})
+        except ValidationError as error:
+            raise Invalid(_say(error)) from None
+
+    @classmethod
+    def from_dump(cls, dump: dict[str, Any]) -> Self:
+        """The settings that `model_dump(mode="json")` wrote in another process of ours; extra keys are ignored."""
+        return cls(**{name: value for name, value in dump.items() if name in cls.model_fields})
+
+
+def _read_toml(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        return tomllib.loads(file.read_text())
+    except FileNotFoundError:
+        raise Invalid(f"no configuration file at {file}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Invalid(f"cannot read the configuration file {file}: {error}") from None
+
+
+def _say(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "settings"
+    return f"setting {where}={first.get('input')!r}: {first['msg']}"
+
+
+@dataclass(slots=True, frozen=True)
+class Paths:
+    """Where things lie below one data directory."""
+
+    data_dir: Path
+
+    @property
+    def marker(self) -> Path:
+        return self.data_dir / "fetchml.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.data_dir / "lock"
+
+    @property
+    def daemon_file(self) -> Path:
+        return self.data_dir / "daemon.json"
+
+    @property
+    def admin_key(self) -> Path:
+        return self.data_dir / "admin.key"
+
+    @property
+    def ledger_dir(self) -> Path:
+        return self.data_dir / "ledger"
+
+    @property
+    def index(self) -> Path:
+        return self.data_dir / "index.duckdb"
+
+    @property
+    def objects(self) -> Path:
+        return self.data_dir / "objects"
+
+    @property
+    def datasets(self) -> Path:
+        return self.data_dir / "datasets"
+
+    @property
+    def node_dir(self) -> Path:
+        return self.data_dir / "node"
+
+    @property
+    def logs(self) -> Path:
+        return self.data_dir / "logs"
+
+    def make_run_dir(self) -> Path:
+        """The short directory for sockets and Ray's session, 0700, ours alone; remembered in `DIR/run_dir`.
+
+        Unix socket paths end at 107 bytes, so it cannot lie in the data directory. Raises `Invalid` where the
+        directory belongs to somebody else.
+        """
+        name = "fetchml-" + hashlib.blake2b(os.fsencode(self.data_dir), digest_size=4).hexdigest()
+        base = Path("/run") if os.access("/run", os.W_OK) else Path("/tmp")
+        run_dir = base / name
+        run_dir.mkdir(mode=0o700, exist_ok=True)
+        status = run_dir.lstat()
+        if status.st_uid != os.geteuid() or run_dir.is_symlink():
+            raise Invalid(
+                f"the run directory {run_dir} belongs to uid {status.st_uid}; remove it, or use another data directory"
+            )
+        run_dir.chmod(0o700)
+        (self.data_dir / "run_dir").write_text(f"{run_dir}\n")
+        return run_dir

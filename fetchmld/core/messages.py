@@ -1,0 +1,249 @@
+"""What goes into the core (events, past tense) and what comes out of it (effects, imperative).
+
+An event is something that happened; it carries its own ids, wall time and randomness, because the core makes none. An
+effect is something to do; `Persist` effects are made durable, all of one batch together, before any other effect of
+that batch is performed. Fields named `ticket` tie a `Reply` to the caller that waits for it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict
+
+from fetchmld.core.errors import FetchmlError
+from fetchmld.core.model import Assignment, Capacity, EndReport, Role, TaskId, TaskRequest, UserId, WorkerId
+
+EventType = Literal[
+    "job_queued",
+    "job_started",
+    "job_completed",
+    "file_access",
+    "auth_attempt",
+    "plugin_configured",
+    "scheduler_drain",
+    "audit_verified",
+]
+
+
+@dataclass(slots=True)
+class Fact:
+    """One audit event before it has its place in the chain. `metadata` carries all that a replay needs.
+
+    `at_us` is UTC wall time in microseconds, for showing; `clock_us` is the core's logical time, for deciding.
+    """
+
+    event_type: EventType
+    action: str
+    resource: str
+    user_id: str = ""
+    success: bool = True
+    ip_address: str = ""
+    error: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    at_us: int = 0
+    clock_us: int = 0
+
+
+# ---- events -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class TaskSubmitted:
+    task_id: TaskId
+    user_id: UserId
+    request: TaskRequest
+    at_us: int
+    ip_address: str = ""
+    trace_id: str = ""
+    ticket: int = 0
+
+
+@dataclass(slots=True)
+class CancelRequested:
+    """DELETE on a task: cancels a live one, takes an ended one out of the listings."""
+
+    task_id: TaskId
+    user_id: UserId
+    at_us: int
+    ip_address: str = ""
+    trace_id: str = ""
+    ticket: int = 0
+
+
+@dataclass(slots=True)
+class LiveAttempt:
+    """An attempt that a worker says it has: running or preparing there now, or ended and not yet acknowledged."""
+
+    task_id: TaskId
+    attempt: int
+    phase: Literal["preparing", "running", "collecting"]
+
+
+@dataclass(slots=True)
+class WorkerJoined:
+    """An agent said hello: its node's identity and capacity, and every attempt it has."""
+
+    worker_id: WorkerId
+    boot_id: str
+    hostname: str
+    capacity: Capacity
+    attempts: list[LiveAttempt]
+    at_us: int
+    detail: dict[str, Any] = field(default_factory=dict)
+    ip_address: str = ""
+
+
+@dataclass(slots=True)
+class HeartbeatReceived:
+    worker_id: WorkerId
+    at_us: int
+
+
+@dataclass(slots=True)
+class PhaseReported:
+    worker_id: WorkerId
+    task_id: TaskId
+    attempt: int
+    phase: Literal["preparing", "running", "collecting"]
+    at_us: int
+
+
+@dataclass(slots=True)
+class DatasetAccessed:
+    """A dataset was fetched or found in the cache for an attempt, or could not be."""
+
+    worker_id: WorkerId
+    task_id: TaskId
+    attempt: int
+    name: str
+    source: str
+    success: bool
+    at_us: int
+    sha256: str = ""
+    total_bytes: int = 0
+    cached: bool = False
+    error: str = ""
+
+
+@dataclass(slots=True)
+class AttemptEnded:
+    worker_id: WorkerId
+    task_id: TaskId
+    attempt: int
+    rank: int
+    report: EndReport
+    seed: int  # 32 random bits from the shell, for the retry's jitter
+    at_us: int
+
+
+@dataclass(slots=True)
+class FactNoted:
+    """Something that another part of us saw and that belongs in the record: a login, a verification, an artifact."""
+
+    fact: Fact
+    ticket: int = 0
+
+
+@dataclass(slots=True)
+class KeyCreated:
+    key_id: str
+    user_id: UserId
+    role: Role
+    sha256: str
+    expires_at: float
+    by: UserId
+    at_us: int
+    ticket: int = 0
+
+
+@dataclass(slots=True)
+class ExperimentCreated:
+    experiment_id: str
+    name: str
+    description: str
+    user_id: UserId
+    at_us: int
+    ip_address: str = ""
+    ticket: int = 0
+
+
+@dataclass(slots=True)
+class TimePassed:
+    """A tick: nothing happened but time."""
+
+    at_us: int
+
+
+Event = (
+    TaskSubmitted
+    | CancelRequested
+    | WorkerJoined
+    | HeartbeatReceived
+    | PhaseReported
+    | DatasetAccessed
+    | AttemptEnded
+    | FactNoted
+    | KeyCreated
+    | ExperimentCreated
+    | TimePassed
+)
+
+
+# ---- effects ------------------------------------------------------------------------------------------------------
+
+
+class LaunchOrder(TypedDict):
+    """What an agent needs to run one node of one attempt."""
+
+    task_id: str
+    attempt: int
+    rank: int
+    user_id: str
+    request: TaskRequest
+    assignments: list[Assignment]
+
+
+@dataclass(slots=True)
+class Persist:
+    fact: Fact
+
+
+@dataclass(slots=True)
+class Launch:
+    worker_id: WorkerId
+    order: LaunchOrder
+
+
+@dataclass(slots=True)
+class StopAttempt:
+    """End this attempt: SIGTERM, grace, SIGKILL. Idempotent; an agent that does not know it reports nothing."""
+
+    worker_id: WorkerId
+    task_id: TaskId
+    attempt: int
+    word: str  # the error word that the end is to carry
+    detail: str
+
+
+@dataclass(slots=True)
+class AcknowledgeEnd:
+    """The end of this attempt is on record (or was stale): the worker may forget it."""
+
+    worker_id: WorkerId
+    task_id: TaskId
+    attempt: int
+
+
+@dataclass(slots=True)
+class Reply:
+    ticket: int
+    value: Any = None
+    error: FetchmlError | None = None
+
+
+@dataclass(slots=True)
+class TaskChanged:
+    """The task's view is not what it was: tell those who watch it."""
+
+    task_id: TaskId
+
+
+Effect = Persist | Launch | StopAttempt | AcknowledgeEnd | Reply | TaskChanged

@@ -1,0 +1,277 @@
+"""What the scheduler knows about: ids, resources, tasks, workers, and the views of them that leave the core.
+
+Owns the shapes of the state; knows nothing of how it changes (`lifecycle`, `scheduler`) or of how the contract spells it
+(`api.wire`). Times named `_at` are UTC epoch seconds for showing; times named `_t` are the core's logical clock.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NewType, NotRequired, TypedDict
+
+TaskId = NewType("TaskId", str)
+WorkerId = NewType("WorkerId", str)
+UserId = NewType("UserId", str)
+
+Kind = Literal["batch", "service"]
+TaskStatus = Literal["queued", "preparing", "running", "collecting", "completed", "failed"]
+WorkerStatus = Literal["active", "suspect", "draining", "offline"]
+Role = Literal["viewer", "user", "operator", "auditor", "admin"]
+
+PRIORITY_DEFAULT: Final = 5
+OUTPUT_TAIL_BYTES: Final = 64 * 1024
+RECENT_TASKS_MAX: Final = 10_000
+
+
+class DatasetSpec(TypedDict):
+    """One dataset of a request, complete: `wire` fills in name and mount_path. `sha256` is hex, lower case, or absent."""
+
+    name: str
+    source: str
+    mount_path: str
+    sha256: NotRequired[str]
+
+
+class TaskRequest(TypedDict, total=False):
+    """What was asked for, as accepted: only fields that were given, names as in the contract, values already validated."""
+
+    job_name: str
+    priority: int
+    args: str
+    entrypoint: str
+    snapshot_id: str
+    experiment_id: str
+    reservation_id: str
+    datasets: list[str]
+    dataset_specs: list[DatasetSpec]
+    plugin_configs: dict[str, dict[str, Any]]
+    cpu: int
+    memory_gb: int
+    gpu: int
+    gpu_type: str
+    node_count: int
+    time_limit_s: int
+    kind: Kind
+    env: dict[str, str]
+    metadata: dict[str, str]
+    max_retries: int
+
+
+class Assignment(TypedDict):
+    """One node of one attempt: its rank, the worker, and the GPU indices it may use."""
+
+    rank: int
+    worker_id: str
+    gpus: list[int]
+
+
+class LogPlace(TypedDict):
+    """Where an ended attempt's output lies on its worker: a packed segment, or a file of its own when it was large."""
+
+    worker_id: str
+    file: str  # relative to the worker's logs directory
+    offset: int
+    length: int
+
+
+class Usage(TypedDict):
+    """What an attempt used, from the kernel's own account: seconds of processor, peak resident bytes."""
+
+    user_s: float
+    system_s: float
+    rss_max_bytes: int
+
+
+class EndReport(TypedDict, total=False):
+    """How an attempt ended, as its worker saw it. Exactly one of exit_code, signal, word is set.
+
+    `word` is one of `errors.TASK_ERROR_WORDS`, `detail` says it in plain words. `infrastructure` marks an end that was
+    not the program's doing, which is retried on another worker.
+    """
+
+    exit_code: int
+    signal: int
+    word: str
+    detail: str
+    infrastructure: bool
+    usage: Usage
+    log: LogPlace
+    artifacts: "ArtifactSet"
+    ended_at: float
+
+
+class ArtifactSet(TypedDict):
+    """What was left in the output directory: the manifest's hash in the content store, and its totals."""
+
+    manifest: str  # hex blake3 of the JSON manifest [{"path", "bytes", "hash"}, ...]
+    file_count: int
+    total_bytes: int
+
+
+@dataclass(slots=True, frozen=True)
+class Resources:
+    """Asked for per node: whole cores, whole GB, whole GPUs of a type ("" = any; "A|B" = either)."""
+
+    cpu: int = 1
+    memory_gb: int = 0
+    gpu: int = 0
+    gpu_type: str = ""
+    kind: Kind = "batch"
+    node_count: int = 1
+
+
+@dataclass(slots=True, frozen=True)
+class Gpu:
+    """One GPU of a worker. `uuid` is what CUDA_VISIBLE_DEVICES gets; a declared (fake) GPU has its index as text."""
+
+    index: int
+    type: str
+    uuid: str
+
+
+@dataclass(slots=True, frozen=True)
+class Capacity:
+    """All that a worker offers, running work included."""
+
+    cpu: int
+    memory_gb: int
+    batch_slots: int
+    service_slots: int
+    gpus: tuple[Gpu, ...] = ()
+
+
+@dataclass(slots=True)
+class Task:
+    """One submitted task, live. `status` changes only through `lifecycle.advance`."""
+
+    id: TaskId
+    user_id: UserId
+    request: TaskRequest
+    resources: Resources
+    submit_seq: int  # the order of submission, never reused; ties of aged priority go by it
+    created_at: float
+    submit_t: float  # logical time from which it ages
+    status: TaskStatus = "queued"
+    priority: int = PRIORITY_DEFAULT
+    attempt: int = 0
+    own_failures: int = 0  # failures of the program that were retried
+    infra_failures: int = 0  # ends that were not the program's doing and were retried
+    assignments: list[Assignment] = field(default_factory=list)
+    started_at: float = 0.0  # 0 = never started
+    ended_at: float = 0.0
+    hold_until_t: float = 0.0  # not eligible before; 0 = no hold
+    cancel_by: str = ""  # who asked, once somebody did
+    aged_at_start: float = 0.0
+    error: str = ""
+    reason: str = ""  # "cancelled" or "" on an ended task
+    report: EndReport | None = None
+    last_seq: int = 0  # sequence number of the newest fact about it
+
+
+@dataclass(slots=True)
+class Worker:
+    """A node's capacity record. `free_*` and the slot counts follow from what is assigned; never set by hand."""
+
+    id: WorkerId
+    capacity: Capacity
+    boot_id: str
+    hostname: str
+    connected_at: float
+    status: WorkerStatus = "active"
+    heartbeat_at: float = 0.0  # wall, for showing
+    heartbeat_t: float = 0.0
+    cpu_free: int = 0
+    memory_free_gb: int = 0
+    batch_free: int = 0
+    service_free: int = 0
+    gpus_free: set[int] = field(default_factory=set)
+    tasks: set[TaskId] = field(default_factory=set)
+    detail: dict[str, Any] = field(default_factory=dict)  # python, isolation, ...: shown, never decided on
+
+
+@dataclass(slots=True, frozen=True)
+class Key:
+    """An API key as we keep it: never the key itself, only the SHA-256 of it."""
+
+    id: str
+    user_id: UserId
+    role: Role
+    sha256: str
+    expires_at: float = 0.0  # 0 = never
+
+
+class TaskView(TypedDict):
+    """A task as it leaves the core: JSON-ready, complete, a copy. Times are epoch seconds, 0 where they have no value."""
+
+    id: str
+    user_id: str
+    request: TaskRequest
+    status: TaskStatus
+    priority: int
+    priority_aged: float
+    created_at: float
+    started_at: float
+    ended_at: float
+    attempt: int
+    retry_count: int
+    assignments: list[Assignment]
+    error: str
+    reason: str
+    wait_reason: str  # why it is queued, in plain words; "" once it is not
+    report: EndReport | None
+    last_seq: int
+
+
+class WorkerView(TypedDict):
+    """A worker as it leaves the core."""
+
+    id: str
+    hostname: str
+    status: WorkerStatus
+    connected_at: float
+    heartbeat_at: float
+    cpu_cores: int
+    memory_gb: int
+    gpu_count: int
+    gpu_type: str
+    cpu_free: int
+    memory_free_gb: int
+    gpu_free: int
+    batch_free: int
+    batch_total: int
+    service_free: int
+    service_total: int
+    active_tasks: list[str]
+    detail: dict[str, Any]
+
+
+class Counts(TypedDict):
+    """The numbers behind /v1/queue and /v1/scheduler/status, live ones only (ended tasks are counted by the history)."""
+
+    batch_queued: int
+    service_queued: int
+    running: int
+    workers_total: int
+    workers_active: int
+    workers_draining: int
+
+
+class Experiment(TypedDict):
+    """A named group of tasks."""
+
+    id: str
+    name: str
+    description: str
+    status: Literal["active", "archived", "deleted"]
+    created_at: float
+    user_id: str
+
+
+def resources_of(request: TaskRequest) -> Resources:
+    """What `request` asks for on each node, defaults filled in: 1 core, no GPU, no memory claim, 1 node, batch."""
+    return Resources(
+        cpu=request.get("cpu", 1),
+        memory_gb=request.get("memory_gb", 0),
+        gpu=request.get("gpu", 0),
+        gpu_type=request.get("gpu_type", ""),
+        kind=request.get("kind", "batch"),
+        node_count=request.get("node_count", 1),
+    )

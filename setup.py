@@ -1,0 +1,13 @@
+"""Builds the two native modules; everything else about the package is in pyproject.toml."""
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+NATIVE = ["_fastqueue", "_spawn"]
+
+setup(
+    ext_modules=cythonize(
+        [Extension(f"fetchmld.{name}", [f"fetchmld/{name}.pyx"], extra_compile_args=["-O2"]) for name in NATIVE],
+        language_level=3,
+    )
+)
