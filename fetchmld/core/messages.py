@@ -58,11 +58,15 @@ class TaskSubmitted:
 
 @dataclass(slots=True)
 class CancelRequested:
-    """DELETE on a task: cancels a live one, takes an ended one out of the listings."""
+    """DELETE on a task: cancels a live one, takes an ended one out of the listings.
+
+    `known_ended` says that the history has it as ended; the core keeps only the newest ended tasks itself.
+    """
 
     task_id: TaskId
     user_id: UserId
     at_us: int
+    known_ended: bool = False
     ip_address: str = ""
     trace_id: str = ""
     ticket: int = 0

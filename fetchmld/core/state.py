@@ -1,0 +1,268 @@
+"""The durable state, as a fold over the facts.
+
+`State.apply` is the only thing that changes what is durable, live as in a replay, so replaying the record gives exactly
+the state that was. It decides nothing: a fact is the truth, whatever the state was before. What a crash may forget
+(phases, heartbeats, the queue, who is suspect) is kept by `scheduler`, not here.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Final
+
+from fetchmld.core.lifecycle import ENDED, STARTED, advance
+from fetchmld.core.messages import Fact
+from fetchmld.core.model import (
+    RECENT_TASKS_MAX,
+    Capacity,
+    Experiment,
+    Gpu,
+    Key,
+    Task,
+    TaskId,
+    UserId,
+    Worker,
+    WorkerId,
+    resources_of,
+)
+
+
+class State:
+    """Everything that the record says is true now. Ended tasks stay only while they are among the newest."""
+
+    def __init__(self) -> None:
+        self.seq = 0  # sequence number of the next fact
+        self.submit_count = 0
+        self.clock_us = 0  # logical time of the newest fact
+        self.tasks: dict[TaskId, Task] = {}
+        self.recent: OrderedDict[TaskId, Task] = OrderedDict()
+        self.workers: dict[WorkerId, Worker] = {}
+        self.keys: dict[str, Key] = {}  # by the SHA-256 of the key
+        self.experiments: dict[str, Experiment] = {}
+
+    def apply(self, fact: Fact) -> None:
+        """Take one fact in. Facts of actions that change no state (logins, file accesses) only move the count."""
+        change = _CHANGES.get(fact.action)
+        if change is not None:
+            change(self, fact)
+        self.seq += 1
+        self.clock_us = max(self.clock_us, fact.clock_us)
+
+    def task(self, task_id: TaskId) -> Task | None:
+        """The task, live or among the newest ended ones."""
+        return self.tasks.get(task_id) or self.recent.get(task_id)
+
+    def durable(self) -> dict[str, Any]:
+        """All that a replay must give again, as plain data. A started task is "started", whatever its phase."""
+        return {
+            "seq": self.seq,
+            "submit_count": self.submit_count,
+            "tasks": {task_id: _durable_task(task) for task_id, task in self.tasks.items()},
+            "recent": {task_id: _durable_task(task) for task_id, task in self.recent.items()},
+            "workers": {worker_id: _durable_worker(worker) for worker_id, worker in self.workers.items()},
+            "keys": dict(self.keys),
+            "experiments": dict(self.experiments),
+        }
+
+
+def _durable_task(task: Task) -> dict[str, Any]:
+    fields = {name: getattr(task, name) for name in Task.__slots__}
+    fields["status"] = "started" if task.status in STARTED else task.status
+    return fields
+
+
+def _durable_worker(worker: Worker) -> dict[str, Any]:
+    fresh = {"status", "heartbeat_at", "heartbeat_t", "detail"}
+    fields = {name: getattr(worker, name) for name in Worker.__slots__ if name not in fresh}
+    fields["offline"] = worker.status == "offline"
+    return fields
+
+
+# ---- one function per action --------------------------------------------------------------------------------------
+
+
+def _submitted(state: State, fact: Fact) -> None:
+    task_id, meta = TaskId(fact.resource), fact.metadata
+    state.tasks[task_id] = Task(
+        id=task_id,
+        user_id=UserId(fact.user_id),
+        request=meta["request"],
+        resources=resources_of(meta["request"]),
+        submit_seq=state.submit_count,
+        created_at=fact.at_us / 1e6,
+        submit_t=fact.clock_us / 1e6,
+        priority=meta["priority"],
+        last_seq=state.seq,
+    )
+    state.submit_count += 1
+
+
+def _started(state: State, fact: Fact) -> None:
+    task, meta = state.tasks[TaskId(fact.resource)], fact.metadata
+    advance(task, "preparing")
+    task.attempt = meta["attempt"]
+    task.assignments = meta["assignments"]
+    task.aged_at_start = meta["aged"]
+    task.started_at = fact.at_us / 1e6
+    task.hold_until_t = 0.0
+    task.last_seq = state.seq
+    for assignment in task.assignments:
+        _hold(state.workers[WorkerId(assignment["worker_id"])], task, assignment["gpus"])
+
+
+def _requeued(state: State, fact: Fact) -> None:
+    """Back to the queue. An infrastructure failure keeps its age; a failure of its own ages anew after the hold."""
+    task, meta = state.tasks[TaskId(fact.resource)], fact.metadata
+    _release_all(state, task)
+    advance(task, "queued")
+    task.assignments = []
+    now_t = fact.clock_us / 1e6
+    task.hold_until_t = now_t + meta["hold_s"]
+    if meta["infrastructure"]:
+        task.infra_failures += 1
+        task.submit_t += meta["hold_s"]
+    else:
+        task.own_failures += 1
+        task.submit_t = task.hold_until_t
+    task.last_seq = state.seq
+
+
+def _cancel_requested(state: State, fact: Fact) -> None:
+    task = state.tasks[TaskId(fact.resource)]
+    task.cancel_by = fact.user_id
+    task.last_seq = state.seq
+
+
+def _ended(state: State, fact: Fact) -> None:
+    task = state.tasks.pop(TaskId(fact.resource))
+    _release_all(state, task)
+    advance(task, "completed" if fact.action == "task.completed" else "failed")
+    task.error = fact.error
+    task.reason = "cancelled" if fact.action == "task.cancelled" else ""
+    task.report = fact.metadata["report"] or None
+    task.ended_at = fact.at_us / 1e6
+    task.last_seq = state.seq
+    state.recent[task.id] = task
+    while len(state.recent) > RECENT_TASKS_MAX:
+        state.recent.popitem(last=False)
+
+
+def _deleted(state: State, fact: Fact) -> None:
+    state.recent.pop(TaskId(fact.resource), None)
+
+
+def _worker_joined(state: State, fact: Fact) -> None:
+    worker_id, meta = WorkerId(fact.resource), fact.metadata
+    capacity = capacity_of(meta["capacity"])
+    worker = state.workers.get(worker_id)
+    if worker is None:
+        worker = state.workers[worker_id] = Worker(worker_id, capacity, "", "", connected_at=fact.at_us / 1e6)
+    elif worker.status == "offline":
+        worker.connected_at = fact.at_us / 1e6
+        advance(worker, "active")
+    worker.capacity, worker.boot_id, worker.hostname = capacity, meta["boot_id"], meta["hostname"]
+    _recount(state, worker)
+
+
+def _worker_offline(state: State, fact: Fact) -> None:
+    advance(state.workers[WorkerId(fact.resource)], "offline")
+
+
+def _key_created(state: State, fact: Fact) -> None:
+    meta = fact.metadata
+    key = Key(fact.resource, UserId(meta["user_id"]), meta["role"], meta["sha256"], meta["expires_at"])
+    state.keys[key.sha256] = key
+
+
+def _experiment_created(state: State, fact: Fact) -> None:
+    state.experiments[fact.resource] = Experiment(
+        id=fact.resource,
+        name=fact.metadata["name"],
+        description=fact.metadata["description"],
+        status="active",
+        created_at=fact.at_us / 1e6,
+        user_id=fact.user_id,
+    )
+
+
+_CHANGES: Final[dict[str, Callable[[State, Fact], None]]] = {
+    "task.submit": _submitted,
+    "task.start": _started,
+    "task.requeue": _requeued,
+    "task.cancel_requested": _cancel_requested,
+    "task.completed": _ended,
+    "task.failed": _ended,
+    "task.cancelled": _ended,
+    "task.deleted": _deleted,
+    "worker.join": _worker_joined,
+    "worker.offline": _worker_offline,
+    "key.create": _key_created,
+    "experiment.create": _experiment_created,
+}
+
+
+# ---- what is held on a worker -------------------------------------------------------------------------------------
+
+
+def capacity_of(data: dict[str, Any]) -> Capacity:
+    """The capacity that `capacity_data` wrote."""
+    gpus = tuple(Gpu(gpu["index"], gpu["type"], gpu["uuid"]) for gpu in data["gpus"])
+    return Capacity(data["cpu"], data["memory_gb"], data["batch_slots"], data["service_slots"], gpus)
+
+
+def capacity_data(capacity: Capacity) -> dict[str, Any]:
+    """A capacity as plain data, for a fact."""
+    return {
+        "cpu": capacity.cpu,
+        "memory_gb": capacity.memory_gb,
+        "batch_slots": capacity.batch_slots,
+        "service_slots": capacity.service_slots,
+        "gpus": [{"index": gpu.index, "type": gpu.type, "uuid": gpu.uuid} for gpu in capacity.gpus],
+    }
+
+
+def _hold(worker: Worker, task: Task, gpus: list[int]) -> None:
+    wanted = task.resources
+    worker.cpu_free -= wanted.cpu
+    worker.memory_free_gb -= wanted.memory_gb
+    worker.gpus_free.difference_update(gpus)
+    if wanted.kind == "service":
+        worker.service_free -= 1
+    else:
+        worker.batch_free -= 1
+    worker.tasks.add(task.id)
+
+
+def _release_all(state: State, task: Task) -> None:
+    """Give back all that the task's attempt holds, if it is started."""
+    if task.status not in STARTED:
+        return
+    wanted = task.resources
+    for assignment in task.assignments:
+        worker = state.workers[WorkerId(assignment["worker_id"])]
+        worker.cpu_free += wanted.cpu
+        worker.memory_free_gb += wanted.memory_gb
+        if assignment["gpus"]:  # a worker may have come back without some of them
+            worker.gpus_free.update({gpu.index for gpu in worker.capacity.gpus} & set(assignment["gpus"]))
+        if wanted.kind == "service":
+            worker.service_free += 1
+        else:
+            worker.batch_free += 1
+        worker.tasks.discard(task.id)
+
+
+def _recount(state: State, worker: Worker) -> None:
+    """Free capacity from the capacity and what is assigned; below zero where a worker came back smaller."""
+    capacity = worker.capacity
+    worker.cpu_free, worker.memory_free_gb = capacity.cpu, capacity.memory_gb
+    worker.batch_free, worker.service_free = capacity.batch_slots, capacity.service_slots
+    worker.gpus_free = {gpu.index for gpu in capacity.gpus}
+    for task_id in list(worker.tasks):
+        task = state.tasks[task_id]
+        for assignment in task.assignments:
+            if assignment["worker_id"] == worker.id:
+                _hold(worker, task, assignment["gpus"])
+
+
+def ended(task: Task) -> bool:
+    """Whether the task is over."""
+    return task.status in ENDED
