@@ -1,0 +1,163 @@
+"""What a ledger found on disk holds: where its intact frames end, and whether what follows may be cut.
+
+Reads only. Raises LedgerDamaged for everything that is neither intact nor a torn, unacknowledged tail.
+
+A tail is torn where a part of it never reached the disk. The file was zeros before, so such a part shows as zeros: a
+frame without its end, or a whole sector's share of the frame that is zero. A frame that is all there and wrong was
+written whole and changed later: that is damage, also in the last frame, and is never cut. So is everything that is
+followed by something else (it was acknowledged before the next was written) or that `head` vouches for.
+"""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fetchmld.core.chain import HASH_BYTES, Malformed, event_hash, unpack
+from fetchmld.store.landmarks import Head
+from fetchmld.store.segment import (
+    ENTRY_EXTRA_BYTES,
+    HEADER,
+    MAGIC,
+    SIZE,
+    TRAILER,
+    FrameHeader,
+    LedgerDamaged,
+    is_zero,
+    list_segments,
+    payload_intact,
+    read_header,
+)
+
+_SECTOR: Final = 512  # the least that a disk writes whole
+_RECORD_PREV_AT: Final = SIZE.size + 16  # where a payload's first record has its prev_hash
+
+
+@dataclass(slots=True)
+class End:
+    """Where the intact frames end. `path` is the last segment, None where there is none."""
+
+    next_seq: int
+    head_hash: bytes
+    path: Path | None = None
+    segment: int = 0
+    offset: int = 0
+    file_bytes: int = 0
+    torn_bytes: int = 0
+    last_at_us: int = 0
+    last_clock_us: int = 0
+
+
+def find_end(segments: Path, genesis_hash: bytes, head: Head | None) -> End:
+    """Walk every frame of every segment. Raises LedgerDamaged, OSError."""
+    end = End(0, genesis_hash)
+    vouched = _Vouched(head, genesis_hash)
+    files = list_segments(segments)
+    for index, (first_seq, path) in enumerate(files):
+        if first_seq != end.next_seq:
+            raise LedgerDamaged(
+                min(first_seq, end.next_seq), f"a segment begins with event {first_seq}, due was {end.next_seq}"
+            )
+        _walk(path, end, vouched)
+        end.segment = first_seq
+        if end.torn_bytes and index + 1 < len(files):
+            raise LedgerDamaged(end.next_seq, f"{path.name} ends in an unfinished frame, yet another segment follows")
+    if head is not None and head.next_seq > end.next_seq:
+        raise LedgerDamaged(end.next_seq, f"events up to {head.next_seq - 1} were acknowledged and are gone")
+    return end
+
+
+def _walk(path: Path, end: End, vouched: "_Vouched") -> None:
+    """Advance `end` over the intact frames of one segment, and judge what follows them."""
+    buffer = path.read_bytes()
+    offset, last = 0, None
+    while (header := read_header(buffer, offset)) is not None and payload_intact(buffer, offset, header):
+        _check_place(buffer, offset, header, end)
+        last = (buffer, offset, header)
+        offset += header.frame_bytes
+        hash_at = offset - len(TRAILER) - HASH_BYTES
+        end.head_hash = buffer[hash_at : hash_at + HASH_BYTES]
+        end.next_seq = header.next_seq
+        vouched.passed(end.next_seq, end.head_hash)
+    if last is not None:
+        _note_times(*last, end)
+    end.path, end.offset, end.file_bytes = path, offset, len(buffer)
+    end.torn_bytes = 0 if is_zero(buffer, offset, len(buffer)) else _torn_bytes(buffer, offset, end)
+
+
+def _check_place(buffer: bytes, offset: int, header: FrameHeader, end: End) -> None:
+    """The frame is intact; is it the one that belongs here?"""
+    prev_at = offset + HEADER.size + _RECORD_PREV_AT
+    if header.first_seq != end.next_seq:
+        raise LedgerDamaged(
+            min(header.first_seq, end.next_seq), f"event {header.first_seq} stands where it does not belong"
+        )
+    if header.acked > header.first_seq or not header.events:
+        raise LedgerDamaged(end.next_seq, "its frame's header contradicts itself")
+    if buffer[prev_at : prev_at + HASH_BYTES] != end.head_hash:
+        raise LedgerDamaged(max(0, end.next_seq - 1), f"event {end.next_seq} does not follow from the one before it")
+
+
+def _note_times(buffer: bytes, offset: int, header: FrameHeader, end: End) -> None:
+    """The times of the frame's last event: a replay goes on from them."""
+    at, size = offset + HEADER.size, 0
+    for _ in range(header.events):
+        (size,) = SIZE.unpack_from(buffer, at)
+        at += size + ENTRY_EXTRA_BYTES
+    try:
+        _, _, fact = unpack(buffer, at - HASH_BYTES - size, size)
+    except Malformed as problem:
+        raise LedgerDamaged(header.next_seq - 1, str(problem)) from problem
+    end.last_at_us, end.last_clock_us = fact.at_us, fact.clock_us
+
+
+def _torn_bytes(buffer: bytes, offset: int, end: End) -> int:
+    """How many bytes after `offset` an unfinished write left. Raises LedgerDamaged where it was not unfinished."""
+    last = offset + len(buffer[offset:].rstrip(b"\0"))
+    header = read_header(buffer, offset)
+    if header is not None and last > offset + header.frame_bytes:
+        raise LedgerDamaged(_first_bad(buffer, offset, header), "its frame is broken, yet others follow it")
+    until = last if header is None else offset + header.frame_bytes
+    cut_in_header = last - offset < HEADER.size and MAGIC.startswith(buffer[offset:last][: len(MAGIC)])
+    cut_later = buffer[until - 1 : until] in (b"", b"\0")
+    if not (cut_in_header or cut_later or _has_unwritten_sector(buffer, offset, until)):
+        bad = end.next_seq if header is None else _first_bad(buffer, offset, header)
+        raise LedgerDamaged(bad, "its frame was written whole and has been changed since")
+    return last - offset
+
+
+def _has_unwritten_sector(buffer: bytes, start: int, end: int) -> bool:
+    """Whether some sector's share of [start, end) is all zeros; no part of a frame that long ever is."""
+    edges = [start, *range(start - start % _SECTOR + _SECTOR, end, _SECTOR), end]
+    return any(is_zero(buffer, a, b) for a, b in itertools.pairwise(edges))
+
+
+def _first_bad(buffer: bytes, offset: int, header: FrameHeader) -> int:
+    """The first event of a broken frame whose bytes do not have the hash that stands beside them."""
+    at = offset + HEADER.size
+    stop = at + header.payload_bytes
+    for seq in range(header.first_seq, header.next_seq):
+        if at + SIZE.size > len(buffer):
+            return seq
+        (size,) = SIZE.unpack_from(buffer, at)
+        record_at, hash_at = at + SIZE.size, at + SIZE.size + size
+        at = hash_at + HASH_BYTES
+        if at > stop or event_hash(buffer[record_at:hash_at]) != buffer[hash_at:at]:
+            return seq
+    return header.first_seq
+
+
+class _Vouched:
+    """Compares the chain, as it is walked, with what the head file says."""
+
+    def __init__(self, head: Head | None, genesis_hash: bytes) -> None:
+        self._head = head
+        self.passed(0, genesis_hash)
+
+    def passed(self, next_seq: int, head_hash: bytes) -> None:
+        head = self._head
+        if head is None or next_seq < head.next_seq:
+            return
+        if next_seq != head.next_seq or head_hash != head.event_hash:
+            raise LedgerDamaged(max(0, head.next_seq - 1), "it is not the event that the head file vouches for")
+        self._head = None

@@ -1,0 +1,161 @@
+"""A reader that follows the ledger while another process writes it: history, audit, and the replay at start.
+
+It goes from frame to frame, checks each frame's sum and each record's link to the one before, and remembers where it
+stopped. It never writes. What is acknowledged is intact and there; so an acknowledged frame that cannot be read is
+damage, and any other incomplete frame is simply not there yet.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from fetchmld.core.chain import HASH_BYTES, Event, unpack
+from fetchmld.store.segment import (
+    FRAME_EXTRA_BYTES,
+    HEADER,
+    SIZE,
+    FrameHeader,
+    LedgerDamaged,
+    list_segments,
+    payload_intact,
+    read_header,
+)
+
+_READ_BYTES: Final = 256 * 1024
+
+
+class Tail:
+    """`Tail(DIR/ledger, from_seq=n)` yields events from n on. One instance has one position and one user."""
+
+    def __init__(self, directory: Path, from_seq: int = 0) -> None:
+        self.next_seq = from_seq
+        self._segments = directory / "segments"
+        self._file = -1
+        self._segment = -1
+        self._offset = 0  # in the segment, of the frame that comes next
+        self._frame_seq = 0  # that frame's first event
+        self._buffer = b""
+        self._buffer_at = 0
+        self._payload = b""  # of the frame that is being read
+        self._payload_at = 0
+        self._payload_left = 0  # events
+        self._prev_hash: bytes | None = None  # of the event before next_seq, once known
+
+    def read(self, to_seq: int | None, max_events: int) -> list[Event]:
+        """The next events, none beyond `to_seq`, at most `max_events`; empty where there is none yet.
+
+        `to_seq` is how far the writer has acknowledged. With None, all complete frames are read, also such as the
+        writer may still take back: only for when nobody writes. Raises LedgerDamaged where an event up to `to_seq` is
+        missing or does not follow from the one before it, and OSError.
+        """
+        events: list[Event] = []
+        while len(events) < max_events and (to_seq is None or self.next_seq <= to_seq):
+            if not self._payload_left and not self._next_frame():
+                if to_seq is not None:
+                    raise LedgerDamaged(self.next_seq, "it was acknowledged and cannot be read")
+                break
+            room = max_events - len(events)
+            if to_seq is not None:
+                room = min(room, to_seq + 1 - self.next_seq)
+            self._take(events, min(room, self._payload_left))
+        return events
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __del__(self) -> None:
+        if getattr(self, "_file", -1) >= 0:
+            self.close()
+
+    def _take(self, events: list[Event], count: int) -> None:
+        """The next `count` events of the current frame."""
+        payload, at, seq, prev = self._payload, self._payload_at, self.next_seq, self._prev_hash
+        for _ in range(count):
+            (size,) = SIZE.unpack_from(payload, at)
+            hash_at = at + SIZE.size + size
+            found, prev_hash, fact = unpack(payload, at + SIZE.size, size, orjson.loads)
+            if found != seq or (prev is not None and prev_hash != prev):
+                raise LedgerDamaged(seq, "it does not follow from the event before it")
+            at = hash_at + HASH_BYTES
+            prev = payload[hash_at:at]
+            events.append(Event(seq, prev_hash, prev, fact))
+            seq += 1
+        self._payload_at, self.next_seq, self._prev_hash = at, seq, prev
+        self._payload_left -= count
+
+    def _next_frame(self) -> bool:
+        """Load the frame that holds `next_seq`. False where it is not there yet."""
+        while True:
+            if self._file < 0 and not self._open():
+                return False
+            header = self._header()
+            if header is None:
+                if not self._open():
+                    return False
+                continue
+            if header.next_seq > self.next_seq:
+                return self._load(header)
+            self._offset += header.frame_bytes
+            self._frame_seq = header.next_seq
+
+    def _header(self) -> FrameHeader | None:
+        """The next frame's header, None where there is none yet. What was read ahead may be old: then read anew."""
+        for fresh in (False, True):
+            at = self._at(HEADER.size, fresh)
+            header = read_header(self._buffer, at)
+            if header is not None:
+                if header.first_seq != self._frame_seq or not header.events:
+                    raise LedgerDamaged(min(self._frame_seq, header.first_seq), "its frame is not where it belongs")
+                return header
+        return None
+
+    def _load(self, header: FrameHeader) -> bool:
+        for fresh in (False, True):
+            at = self._at(header.frame_bytes, fresh)
+            if payload_intact(self._buffer, at, header):
+                break
+        else:
+            return False
+        start = at + HEADER.size
+        self._payload = self._buffer[start : start + header.payload_bytes]
+        self._payload_at, self._payload_left = 0, header.events
+        self._offset += header.payload_bytes + FRAME_EXTRA_BYTES
+        self._frame_seq = header.next_seq
+        self._skip(self.next_seq - header.first_seq)
+        return True
+
+    def _skip(self, count: int) -> None:
+        """Pass over the first events of the frame: reading begins in its middle."""
+        for _ in range(count):
+            (size,) = SIZE.unpack_from(self._payload, self._payload_at)
+            end = self._payload_at + SIZE.size + size + HASH_BYTES
+            self._prev_hash = self._payload[end - HASH_BYTES : end]
+            self._payload_at = end
+            self._payload_left -= 1
+
+    def _at(self, size: int, fresh: bool) -> int:
+        """Where in the buffer `size` bytes from the next frame on are; fewer where the file ends."""
+        at = self._offset - self._buffer_at
+        if fresh or at < 0 or at + size > len(self._buffer):
+            self._buffer = os.pread(self._file, max(size, _READ_BYTES), self._offset)
+            self._buffer_at, at = self._offset, 0
+        return at
+
+    def _open(self) -> bool:
+        """Go to the segment that holds what comes next. False where there is no other than the present one."""
+        wanted = self._frame_seq if self._file >= 0 else self.next_seq
+        fitting = [(first, path) for first, path in list_segments(self._segments) if first <= wanted]
+        if not fitting or (self._file >= 0 and fitting[-1][0] < wanted):
+            return False
+        first, path = fitting[-1]
+        if self._file >= 0 and first == self._segment:
+            return False
+        fresh = os.open(path, os.O_RDONLY)
+        self.close()
+        self._file, self._segment, self._frame_seq = fresh, first, first
+        self._offset, self._buffer, self._buffer_at = 0, b"", 0
+        return True
