@@ -1,0 +1,82 @@
+"""The application: which operation is served where, and how the parts of the API are put together.
+
+Owns the table of routes, in the contract's order and then ours. Whoever runs it calls `build_app` and `make_runner`.
+"""
+
+from typing import Final
+
+import orjson
+from aiohttp import web
+
+from fetchmld.api.context import CONFIG, DOCUMENT, HEAD, INTAKE, STREAMS
+from fetchmld.api.guard import Operation, add_headers, make_guard
+from fetchmld.api.handlers import artifacts, audit, experiments, health, later, logs, scheduler, tasks
+from fetchmld.api.head import Head
+from fetchmld.api.intake import Intake
+from fetchmld.api.openapi import build_document
+from fetchmld.api.protocol import make_runner
+from fetchmld.api.streams import Streams
+from fetchmld.config import Config
+
+__all__ = ["OPERATIONS", "build_app", "make_runner"]
+
+_TASK: Final = "/v1/tasks/{taskId}"
+_PLUGIN: Final = "/v1/plugins/{pluginName}"
+_WORKER: Final = "/v1/scheduler/workers/{workerId}"
+_JOB: Final = "/v1/scheduler/jobs/{jobId}"
+
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    Operation("getHealth", "GET", "/health", health.health, is_open=True),
+    Operation("listTasks", "GET", "/v1/tasks", tasks.list_),
+    Operation("createTask", "POST", "/v1/tasks", tasks.create),
+    Operation("getTask", "GET", _TASK, tasks.read),
+    Operation("deleteTask", "DELETE", _TASK, tasks.delete),
+    Operation("getQueueStats", "GET", "/v1/queue", scheduler.queue),
+    Operation("listPlugins", "GET", "/v1/plugins", later.not_built),
+    Operation("getPlugin", "GET", _PLUGIN, later.not_built),
+    Operation("getPluginConfig", "GET", f"{_PLUGIN}/config", later.not_built),
+    Operation("putPluginConfig", "PUT", f"{_PLUGIN}/config", later.not_built),
+    Operation("disablePlugin", "DELETE", f"{_PLUGIN}/config", later.not_built),
+    Operation("getPluginHealth", "GET", f"{_PLUGIN}/health", later.not_built),
+    Operation("getSchedulerStatus", "GET", "/v1/scheduler/status", scheduler.status),
+    Operation("streamSchedulerStatus", "GET", "/v1/scheduler/status/stream", later.not_built),
+    Operation("listWorkers", "GET", "/v1/scheduler/workers", scheduler.list_workers),
+    Operation("getWorker", "GET", _WORKER, scheduler.read_worker),
+    Operation("drainWorker", "DELETE", _WORKER, later.not_built),
+    Operation("listReservations", "GET", "/v1/scheduler/reservations", later.not_built),
+    Operation("createReservation", "POST", "/v1/scheduler/reservations", later.not_built),
+    Operation("updateJobPriority", "PATCH", f"{_JOB}/priority", later.not_built),
+    Operation("streamJob", "GET", f"{_JOB}/stream", later.not_built),
+    Operation("listAuditEvents", "GET", "/v1/audit/events", audit.events),
+    Operation("verifyAuditChain", "POST", "/v1/audit/verify", audit.verify),
+    Operation("getAuditChainRoot", "GET", "/v1/audit/chain-root", audit.chain_root),
+    Operation("listExperiments", "GET", "/v1/experiments", experiments.list_),
+    Operation("createExperiment", "POST", "/v1/experiments", experiments.create),
+    Operation("listJupyterServices", "GET", "/v1/jupyter/services", later.not_built),
+    Operation("startJupyterService", "POST", "/v1/jupyter/services", later.not_built),
+    Operation("stopJupyterService", "DELETE", "/v1/jupyter/services/{serviceId}", later.not_built),
+    Operation("openWebSocket", "GET", "/ws", later.websocket),
+    # Beside the contract's.
+    Operation("getLiveness", "GET", "/livez", health.livez, is_open=True),
+    Operation("getReadiness", "GET", "/readyz", health.readyz, is_open=True),
+    Operation("getOpenapi", "GET", "/openapi.json", health.openapi, is_open=True),
+    Operation("getTaskLogs", "GET", f"{_TASK}/logs", logs.read),
+    Operation("listTaskArtifacts", "GET", f"{_TASK}/artifacts", artifacts.list_),
+    Operation("getTaskArtifact", "GET", f"{_TASK}/artifacts/{{path:.+}}", artifacts.read),
+)
+
+
+def build_app(head: Head, config: Config) -> web.Application:
+    """The whole API over `head`. Run it with `make_runner`, so that errors below the application have our shape too."""
+    mounted: dict[web.AbstractRoute, Operation] = {}
+    app = web.Application(middlewares=[make_guard(head, mounted)], client_max_size=config.body_bytes_max)
+    app[HEAD] = head
+    app[CONFIG] = config
+    app[INTAKE] = Intake(config)
+    app[DOCUMENT] = orjson.dumps(build_document(OPERATIONS))
+    streams = app[STREAMS] = Streams()
+    for operation in OPERATIONS:
+        mounted[app.router.add_route(operation.method, operation.path, operation.handler)] = operation
+    app.on_response_prepare.append(add_headers)
+    app.on_shutdown.append(streams.end_all)
+    return app

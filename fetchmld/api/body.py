@@ -1,0 +1,154 @@
+"""A request body: bytes to a checked object, and the words for what is wrong with one.
+
+Strict JSON: UTF-8, no duplicate names, no NaN or Infinity, no NUL and no lone surrogate anywhere. Unparsable is
+`BadRequest` (400), readable but wrong is `Invalid` (422) and names the field. Knows no particular request.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final, NoReturn
+
+from aiohttp import web
+from pydantic import TypeAdapter, ValidationError
+
+from fetchmld.api.context import CONFIG
+from fetchmld.core.errors import BadRequest, BodyTooLarge, Invalid
+
+PROBLEMS_SHOWN_MAX: Final = 5
+_NAME_CHARACTERS_MAX: Final = 64
+_VALUE_CHARACTERS_MAX: Final = 80
+# Values of these fields may hold secrets: an error names the field and keeps the value to itself.
+_PRIVATE_FIELDS: Final = frozenset({"env", "metadata", "args", "entrypoint", "source"})
+
+_PHRASES: Final[dict[str, str]] = {
+    "missing": "is required",
+    "extra_forbidden": "is not a field of this request",
+    "int_type": "must be an integer",
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
+    "dict_type": "must be an object",
+    "list_type": "must be a list",
+    "string_unicode": "must be valid Unicode",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "string_pattern_mismatch": "must match {pattern}",
+    "string_too_short": "must have at least {min_length} character(s)",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_long": "must have at most {max_length} items",
+    "literal_error": "must be {expected}",
+    "value_error": "{error}",
+}
+
+
+async def read_object(request: web.Request) -> dict[str, Any]:
+    """The JSON object in the body of `request`. Raises BadRequest, BodyTooLarge or Invalid."""
+    _check_type(request.headers.get("Content-Type"))
+    limit_bytes = request.app[CONFIG].body_bytes_max
+    if (request.content_length or 0) > limit_bytes:
+        raise BodyTooLarge(f"the body has {request.content_length} bytes; at most {limit_bytes} are accepted")
+    try:
+        raw = await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise BodyTooLarge(f"the body has more than {limit_bytes} bytes, which is the limit") from None
+    return parse_object(raw)
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object in `raw`. Raises BadRequest where it is not JSON, Invalid where it is something else."""
+    try:
+        value = _DECODER.decode(raw.decode("utf-8"))
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, _NotJsonError) as error:
+        raise BadRequest(f"the body is not valid JSON: {error}") from None
+    except ValueError:  # Python's own limit on the digits of an integer
+        raise BadRequest("the body holds a number with too many digits") from None
+    if not isinstance(value, dict):
+        raise Invalid("the body must be a JSON object")
+    if b"\\u" in raw:  # JSON can carry NUL and lone surrogates only as escapes
+        _refuse_odd_text(value)
+    return value
+
+
+def validate(adapter: TypeAdapter[Any], value: dict[str, Any]) -> Any:
+    """`value` as `adapter` has it. Raises Invalid naming the wrong fields (the first few) and what is allowed."""
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise Invalid(_describe(error)) from None
+
+
+def _check_type(content_type: str | None) -> None:
+    if content_type is None or content_type == "application/json":
+        return
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise BadRequest(f"Content-Type {kind[:_VALUE_CHARACTERS_MAX]!r} is not supported; send application/json")
+
+
+class _NotJsonError(ValueError):
+    """What Python's parser would let pass."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1) if len(names) < 1000 else "a name"
+        raise _NotJsonError(f"{twice[:_NAME_CHARACTERS_MAX]!r} appears twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise _NotJsonError(f"{name} is not a JSON number")
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
+def _refuse_odd_text(value: dict[str, Any]) -> None:
+    for path, text in _texts(value, ""):
+        if "\0" in text:
+            raise Invalid(f"{path or 'a name'}: must not contain the NUL character")
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise Invalid(f"{path or 'a name'}: must be valid Unicode, but has a lone surrogate")
+
+
+def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Every string in `value`, names included, with the top-level field it is in. No recursion: depth is the client's."""
+    stack: list[tuple[str, Any]] = [(path, value)]
+    while stack:
+        where, item = stack.pop()
+        if isinstance(item, str):
+            yield where, item
+        elif isinstance(item, dict):
+            for name, inner in item.items():
+                yield where, name
+                stack.append((where or name[:_NAME_CHARACTERS_MAX], inner))
+        elif isinstance(item, list):
+            stack.extend((where, inner) for inner in item)
+
+
+def _describe(error: ValidationError) -> str:
+    problems = error.errors(include_url=False)
+    said = [_problem(dict(problem)) for problem in problems[:PROBLEMS_SHOWN_MAX]]
+    if len(problems) > PROBLEMS_SHOWN_MAX:
+        said.append(f"and {len(problems) - PROBLEMS_SHOWN_MAX} more")
+    return "; ".join(said)
+
+
+def _problem(problem: dict[str, Any]) -> str:
+    location = [part for part in problem["loc"] if part != "[key]"]
+    where = ".".join(str(part)[:_NAME_CHARACTERS_MAX] for part in location) or "the body"
+    phrase = _PHRASES.get(problem["type"])
+    said = phrase.format(**problem.get("ctx", {})) if phrase else problem["msg"]
+    shown = "" if _PRIVATE_FIELDS.intersection(location) else _shown(problem)
+    return f"{where}: {said}{shown}"
+
+
+def _shown(problem: dict[str, Any]) -> str:
+    value = problem["input"]
+    if problem["type"] in {"missing", "extra_forbidden", "value_error"} or not isinstance(value, str | int | float):
+        return ""
+    text = json.dumps(value)
+    return f", not {text if len(text) <= _VALUE_CHARACTERS_MAX else text[:_VALUE_CHARACTERS_MAX] + '...'}"

@@ -1,0 +1,24 @@
+"""What handlers find on the application and on the request: typed keys, and nothing else.
+
+Owns no behaviour. `Intake` and `Config` hang on the application; who asks and under which trace hang on the request.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from fetchmld.api.head import Caller, Head
+from fetchmld.config import Config
+
+if TYPE_CHECKING:
+    from fetchmld.api.intake import Intake
+    from fetchmld.api.streams import Streams
+
+HEAD: Final[web.AppKey[Head]] = web.AppKey("head")
+CONFIG: Final = web.AppKey("config", Config)
+INTAKE: Final[web.AppKey["Intake"]] = web.AppKey("intake")
+STREAMS: Final[web.AppKey["Streams"]] = web.AppKey("streams")
+DOCUMENT: Final = web.AppKey("document", bytes)
+
+CALLER: Final = web.RequestKey("caller", Caller)
+TRACE: Final = web.RequestKey("trace", str)

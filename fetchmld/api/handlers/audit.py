@@ -1,0 +1,41 @@
+"""The audit chain: its events, its verification, its newest hash."""
+
+from typing import Final, cast, get_args
+
+from aiohttp import web
+
+from fetchmld.api import query, wire
+from fetchmld.api.answers import reply
+from fetchmld.api.context import CALLER, HEAD
+from fetchmld.api.head import EventQuery
+from fetchmld.core.messages import EventType
+
+LIST_DEFAULT: Final = 100
+_EVENT_TYPES: Final = cast(tuple[EventType, ...], get_args(EventType))
+
+
+async def events(request: web.Request) -> web.Response:
+    """GET /v1/audit/events: newest first."""
+    given = request.query
+    limit, offset = query.page(given, LIST_DEFAULT)
+    asked = EventQuery(
+        from_us=query.instant_us(given, "from"),
+        to_us=query.instant_us(given, "to"),
+        event_type=query.choice(given, "event_type", _EVENT_TYPES),
+        user_id=query.text(given, "user_id"),
+        limit=limit,
+        offset=offset,
+    )
+    page = await request.app[HEAD].events(asked)
+    rows = [wire.audit_event(row) for row in page["events"]]
+    return reply({"events": rows, "total": page["total"], "limit": limit, "offset": offset})
+
+
+async def verify(request: web.Request) -> web.Response:
+    """POST /v1/audit/verify: checks every hash and link, and the index's copy; recorded as an event of its own."""
+    return reply(wire.verification(await request.app[HEAD].verify(request[CALLER])))
+
+
+async def chain_root(request: web.Request) -> web.Response:
+    """GET /v1/audit/chain-root."""
+    return reply(wire.chain_root(await request.app[HEAD].root()))

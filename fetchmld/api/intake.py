@@ -1,0 +1,135 @@
+"""The body of POST /v1/tasks: the contract's fields and ours, their bounds, and the rules that no type can say.
+
+Owns what a valid request is; produces a `TaskRequest` with exactly the fields that were given. Never asks the head.
+"""
+
+import re
+from typing import Annotated, Any, Final, Literal, Required, cast
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, with_config
+from typing_extensions import TypedDict
+
+from fetchmld.api.body import validate
+from fetchmld.api.datasets import Datasets
+from fetchmld.config import Config
+from fetchmld.core.errors import Invalid
+from fetchmld.core.model import TaskRequest
+
+COMMAND_CHARACTERS_MAX: Final = 65_536
+TABLE_BYTES_MAX: Final = 65_536  # env and metadata, names and values together
+TABLE_ENTRIES_MAX: Final = 1000
+
+# What shlex.split accepts, as one linear pass: it is a hundred times slower, and only its verdict is wanted here.
+_SPLITTABLE: Final = re.compile(r"""(?:[^'"\\]++|\\.|'[^']*+'|"(?:[^"\\]++|\\.)*+")*+""", re.DOTALL)
+
+
+def _splittable(text: str) -> str:
+    if not _SPLITTABLE.fullmatch(text):
+        raise ValueError("has an open quote, or ends in a backslash; quote it as for a shell")
+    return text
+
+
+def _command(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty; leave it out to run the snapshot's train.py")
+    return _splittable(text)
+
+
+def _small_table(table: dict[str, str]) -> dict[str, str]:
+    total = sum(len(name.encode()) + len(value.encode()) for name, value in table.items())
+    if total > TABLE_BYTES_MAX:
+        raise ValueError(f"has {total} bytes of names and values, at most {TABLE_BYTES_MAX} are accepted")
+    return table
+
+
+def _variable(name: str) -> str:
+    if name.startswith("FETCHML_"):
+        raise ValueError("names that begin with FETCHML_ are set by FetchML itself")
+    return name
+
+
+_GPU_TYPE: Final = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}(\|[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}){0,7}$"
+
+Id = Annotated[str, Field(min_length=1, max_length=128)]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256), AfterValidator(_variable)]
+Table = Annotated[dict[str, str], Field(max_length=TABLE_ENTRIES_MAX), AfterValidator(_small_table)]
+Variables = Annotated[dict[VariableName, str], Field(max_length=TABLE_ENTRIES_MAX), AfterValidator(_small_table)]
+_STRICT: Final = ConfigDict(extra="forbid", strict=True)
+
+
+@with_config(_STRICT)
+class PluginConfig(TypedDict, total=False):
+    """The contract's PluginConfig."""
+
+    enabled: bool
+    mode: Literal["sidecar", "remote", "disabled"]
+    image: str
+    settings: dict[str, Any]
+
+
+@with_config(_STRICT)
+class GivenSpec(TypedDict, total=False):
+    """The contract's DatasetSpec, before `Datasets` completes it."""
+
+    name: Id
+    source: Annotated[str, Field(min_length=1)]
+    sha256: str
+    mount_path: str
+
+
+@with_config(_STRICT)
+class CreateTask(TypedDict, total=False):
+    """The contract's CreateTaskRequest, and our optional fields."""
+
+    job_name: Required[Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_-]+$")]]
+    priority: Annotated[int, Field(ge=1, le=10)]
+    args: Annotated[str, Field(max_length=COMMAND_CHARACTERS_MAX), AfterValidator(_splittable)]
+    entrypoint: Annotated[str, Field(max_length=COMMAND_CHARACTERS_MAX), AfterValidator(_command)]
+    snapshot_id: Id
+    experiment_id: Id
+    reservation_id: Id
+    datasets: list[Id]
+    dataset_specs: list[GivenSpec]
+    plugin_configs: dict[Id, PluginConfig]
+    cpu: Annotated[int, Field(ge=0, le=4096)]
+    memory_gb: Annotated[int, Field(ge=0, le=65_536)]
+    gpu: Annotated[int, Field(ge=0, le=1024)]
+    gpu_type: Annotated[str, Field(pattern=_GPU_TYPE)]
+    node_count: Annotated[int, Field(ge=1, le=4096)]
+    time_limit_s: Annotated[int, Field(ge=1, le=31_536_000)]
+    kind: Literal["batch", "service"]
+    env: Variables
+    metadata: Table
+    max_retries: Annotated[int, Field(ge=0, le=100)]
+    depends_on: Any
+    array: Any
+
+
+_CREATE_TASK: Final[TypeAdapter[CreateTask]] = TypeAdapter(CreateTask)
+_DATASETS: Final = frozenset({"datasets", "dataset_specs"})
+_REFUSED: Final[dict[str, str]] = {
+    "depends_on": "is not supported by this version yet; submit the task once what it depends on has ended",
+    "array": "is not supported by this version yet; submit the tasks one by one",
+    "snapshot_id": "there is no such snapshot; this version does not take snapshots yet",
+    "reservation_id": "there is no such reservation; this version does not take reservations yet",
+}
+
+
+class Intake:
+    """Decodes the bodies of POST /v1/tasks under one configuration."""
+
+    def __init__(self, config: Config) -> None:
+        self._datasets = Datasets(config)
+
+    def task_request(self, body: dict[str, Any]) -> TaskRequest:
+        """The request that `body` describes, complete. Raises Invalid naming what is wrong."""
+        given: dict[str, Any] = validate(_CREATE_TASK, body)
+        if refused := given.keys() & _REFUSED.keys():
+            name = min(refused)
+            raise Invalid(f"{name}: {_REFUSED[name]}")
+        if given.get("plugin_configs"):
+            raise Invalid(f"plugin_configs: no plugin named {min(given['plugin_configs'])!r} is available")
+        if given.keys() & _DATASETS:
+            specs = self._datasets.complete(given.get("datasets", []), given.get("dataset_specs", []))
+            given["dataset_specs"] = specs
+        return cast(TaskRequest, given)

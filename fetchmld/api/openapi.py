@@ -1,0 +1,274 @@
+"""The document that GET /openapi.json serves: what each mounted operation takes and every status it can answer.
+
+Owns the descriptions of operations, keyed by operation id; methods and paths come from the mounted table, so that the
+two cannot differ. An operation without a description, or the other way round, is an error when the application is built.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Final
+
+from fetchmld.api.guard import Operation
+from fetchmld.api.schemas import (
+    BOOLEAN,
+    EVENT_TYPES,
+    INSTANT,
+    INTEGER,
+    SCHEMAS,
+    STRING,
+    TASK_STATUSES,
+    Schema,
+    array,
+    record,
+    ref,
+)
+
+_PATH_PATTERN: Final = re.compile(r"\{(\w+):[^}]*\}")
+_PATH_NAME: Final = re.compile(r"\{(\w+)\}")
+
+# Response name and description of each error status.
+_ERRORS: Final[dict[int, tuple[str, str]]] = {
+    400: ("BadRequest", "The request cannot be read, or a query parameter is wrong."),
+    401: ("Unauthorized", "No API key, or one that is not known."),
+    403: ("Forbidden", "The key's role may not do this."),
+    404: ("NotFound", "There is no such object, or not for this caller."),
+    409: ("Conflict", "The object's state forbids this."),
+    413: ("TooLarge", "The body is over the limit."),
+    417: ("ExpectationFailed", "The Expect header asks for something other than 100-continue."),
+    422: ("ValidationError", "The body can be read, but its content is wrong."),
+    426: ("UpgradeRequired", "This is a WebSocket."),
+    429: ("RateLimited", "Too many requests with this key."),
+    500: ("InternalError", "Our fault; quote the trace_id."),
+    501: ("NotBuilt", "In the contract, but not served by this version yet."),
+    503: ("Unavailable", "Cannot be done now; try again after Retry-After seconds."),
+}
+_ALWAYS: Final = (400, 417, 500)
+_CLOSED: Final = (401, 403, 429, 503)
+_BODY: Final = (413, 422)
+_RETRY_AFTER: Final = {"Retry-After": {"schema": INTEGER, "description": "Seconds to wait."}}
+
+
+@dataclass(slots=True, frozen=True)
+class Doc:
+    """What the document says of one operation. `status` is that of success, `answer` its schema or None for no body."""
+
+    summary: str
+    answer: Schema | None
+    status: int = 200
+    media_type: str = "application/json"
+    tags: tuple[str, ...] = ()
+    query: tuple[Schema, ...] = ()
+    body: Schema | None = None
+    errors: tuple[int, ...] = ()
+    more_types: dict[str, Schema] = field(default_factory=dict)
+
+
+def parameter(name: str, schema: Schema, description: str = "", **keywords: Any) -> Schema:
+    """A query parameter."""
+    said = {"description": description} if description else {}
+    return {"name": name, "in": "query", **said, **keywords, "schema": schema}
+
+
+_BYTES: Final[Schema] = {"type": "string", "format": "binary"}
+_LIMIT_50: Final = parameter("limit", {"type": "integer", "default": 50, "minimum": 1, "maximum": 1000})
+_LIMIT_100: Final = parameter("limit", {"type": "integer", "default": 100, "minimum": 1, "maximum": 1000})
+_OFFSET: Final = parameter("offset", {"type": "integer", "default": 0, "minimum": 0})
+_USER_ID: Final = parameter("user_id", {"type": "string"}, "Of this user; users see their own only.")
+
+_LIST_TASKS: Final = (
+    parameter("status", {"type": "string", "enum": TASK_STATUSES}),
+    _LIMIT_50,
+    _OFFSET,
+    _USER_ID,
+    parameter(
+        "plugin_configs",
+        {"type": "object", "additionalProperties": ref("PluginConfig")},
+        "Tasks that name these plugins; as JSON text or as deepObject.",
+        style="deepObject",
+        explode=True,
+    ),
+    parameter("node_count", {"type": "integer", "minimum": 1, "default": 1}, "No filter where it is absent."),
+    parameter("reservation_id", STRING),
+)
+_LIST_EVENTS: Final = (
+    parameter("from", INSTANT, "Not before."),
+    parameter("to", INSTANT, "Not after."),
+    parameter("event_type", {"type": "string", "enum": EVENT_TYPES}),
+    parameter("user_id", STRING),
+    _LIMIT_100,
+    _OFFSET,
+)
+_READ_TASK: Final = (
+    parameter(
+        "wait_s",
+        {"type": "number", "minimum": 0, "maximum": 60, "default": 0},
+        "Answer when the task has ended, or after so many seconds.",
+    ),
+    parameter("output", {"type": "boolean", "default": True}, "Include the last 64 KiB of the log."),
+)
+_READ_LOGS: Final = (
+    parameter("offset", {"type": "integer", "minimum": 0, "default": 0}, "First byte."),
+    parameter("follow", {**BOOLEAN, "default": False}, "Go on until the attempt ends."),
+    parameter("attempt", {"type": "integer", "minimum": 1}, "The newest where absent."),
+)
+_CHAIN_ROOT: Final = record({"root_hash": STRING, "timestamp": INSTANT, "total_events": INTEGER})
+_SET_PRIORITY: Final = record({"priority": {"type": "integer", "minimum": 1, "maximum": 10}}, required=["priority"])
+_LATER: Final = (501,)
+_PLUGINS, _SCHEDULER, _AUDIT = ("Plugins",), ("Scheduler",), ("Audit",)
+_TASKS, _EXPERIMENTS, _JUPYTER, _SERVER = ("Tasks",), ("Experiments",), ("Jupyter",), ("Server",)
+_EVENTS_TYPE: Final = "text/event-stream"
+
+DOCS: Final[dict[str, Doc]] = {
+    "getHealth": Doc("Is everything there?", ref("HealthResponse"), tags=_SERVER),
+    "getLiveness": Doc("Does the process answer?", ref("Probe"), tags=_SERVER),
+    "getReadiness": Doc("Is everything there that a task needs?", ref("Probe"), tags=_SERVER, errors=(503,)),
+    "getOpenapi": Doc("This document.", {"type": "object"}, tags=_SERVER),
+    "listTasks": Doc("List tasks, newest first.", ref("TaskList"), tags=_TASKS, query=_LIST_TASKS),
+    "createTask": Doc(
+        "Submit a task; answered once it is on disk.", ref("Task"), 201, tags=_TASKS, body=ref("CreateTaskRequest")
+    ),
+    "getTask": Doc("Read a task.", ref("Task"), tags=_TASKS, query=_READ_TASK, errors=(404,)),
+    "deleteTask": Doc(
+        "Cancel a live task, or take an ended one out of the listings.", None, 204, tags=_TASKS, errors=(404, 409)
+    ),
+    "getTaskLogs": Doc(
+        "A task's log as bytes, or as server-sent events whose ids are byte offsets.",
+        STRING,
+        media_type="text/plain",
+        tags=_TASKS,
+        query=_READ_LOGS,
+        errors=(404,),
+        more_types={_EVENTS_TYPE: STRING},
+    ),
+    "listTaskArtifacts": Doc("What a task left behind.", array(ref("Artifact")), tags=_TASKS, errors=(404,)),
+    "getTaskArtifact": Doc(
+        "One file that a task left behind; its path may have slashes.",
+        _BYTES,
+        media_type="application/octet-stream",
+        tags=_TASKS,
+        errors=(404,),
+    ),
+    "getQueueStats": Doc("What waits, runs and ended today.", ref("QueueStats"), tags=_TASKS),
+    "listPlugins": Doc("List plugins.", array(ref("Plugin")), tags=_PLUGINS, errors=_LATER),
+    "getPlugin": Doc("Read a plugin.", ref("Plugin"), tags=_PLUGINS, errors=(404, *_LATER)),
+    "getPluginConfig": Doc("Read a plugin's configuration.", ref("PluginConfig"), tags=_PLUGINS, errors=(404, *_LATER)),
+    "putPluginConfig": Doc(
+        "Set a plugin's configuration.",
+        ref("Plugin"),
+        tags=_PLUGINS,
+        body=ref("PluginConfig"),
+        errors=(404, *_LATER),
+    ),
+    "disablePlugin": Doc("Disable a plugin.", None, 204, tags=_PLUGINS, errors=(404, *_LATER)),
+    "getPluginHealth": Doc("A plugin's health.", ref("HealthResponse"), tags=_PLUGINS, errors=(404, *_LATER)),
+    "getSchedulerStatus": Doc("Queue depths and workers.", ref("SchedulerStatus"), tags=_SCHEDULER),
+    "streamSchedulerStatus": Doc(
+        "Follow the scheduler's state.", STRING, media_type=_EVENTS_TYPE, tags=_SCHEDULER, errors=_LATER
+    ),
+    "listWorkers": Doc("List workers.", array(ref("Worker")), tags=_SCHEDULER),
+    "getWorker": Doc("Read a worker.", ref("Worker"), tags=_SCHEDULER, errors=(404,)),
+    "drainWorker": Doc("Drain a worker.", None, 204, tags=_SCHEDULER, errors=(404, *_LATER)),
+    "listReservations": Doc("List reservations.", array(ref("Reservation")), tags=_SCHEDULER, errors=_LATER),
+    "createReservation": Doc(
+        "Reserve capacity.",
+        ref("Reservation"),
+        201,
+        tags=_SCHEDULER,
+        body=ref("CreateReservationRequest"),
+        errors=_LATER,
+    ),
+    "updateJobPriority": Doc(
+        "Change a task's priority.", ref("Task"), tags=_SCHEDULER, body=_SET_PRIORITY, errors=(404, 409, *_LATER)
+    ),
+    "streamJob": Doc("Follow a task.", STRING, media_type=_EVENTS_TYPE, tags=_SCHEDULER, errors=(404, *_LATER)),
+    "listAuditEvents": Doc("List audit events, newest first.", ref("AuditEventList"), tags=_AUDIT, query=_LIST_EVENTS),
+    "verifyAuditChain": Doc("Check the whole chain and the index.", ref("VerificationResult"), tags=_AUDIT),
+    "getAuditChainRoot": Doc("The newest event's hash.", _CHAIN_ROOT, tags=_AUDIT),
+    "listExperiments": Doc("List experiments.", array(ref("Experiment")), tags=_EXPERIMENTS),
+    "createExperiment": Doc(
+        "Create an experiment.", ref("Experiment"), 201, tags=_EXPERIMENTS, body=ref("CreateExperimentRequest")
+    ),
+    "listJupyterServices": Doc("List Jupyter services.", array(ref("JupyterService")), tags=_JUPYTER, errors=_LATER),
+    "startJupyterService": Doc(
+        "Start a Jupyter service.",
+        ref("JupyterService"),
+        201,
+        tags=_JUPYTER,
+        body=ref("StartJupyterRequest"),
+        errors=_LATER,
+    ),
+    "stopJupyterService": Doc("Stop a Jupyter service.", None, 204, tags=_JUPYTER, errors=(404, *_LATER)),
+    "openWebSocket": Doc("Follow tasks over a WebSocket.", None, 101, tags=_SERVER, errors=(426, *_LATER)),
+}
+
+
+def document_path(path: str) -> str:
+    """A mounted path as the document writes it: `{path:.+}` is `{path}`."""
+    return _PATH_PATTERN.sub(r"{\1}", path)
+
+
+def build_document(operations: Iterable[Operation]) -> dict[str, Any]:
+    """The OpenAPI 3.0.3 document of `operations`. Raises KeyError for one that has no description."""
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        path = document_path(operation.path)
+        paths.setdefault(path, {})[operation.method.lower()] = _operation(operation, path)
+    return {
+        "openapi": "3.0.3",
+        "info": {
+            "title": "ML Worker API",
+            "version": "1.0.0",
+            "description": "FetchML: submit tasks, follow them, and prove afterwards what was done.",
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"ApiKeyAuth": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"ApiKeyAuth": {"type": "apiKey", "in": "header", "name": "X-API-Key"}},
+            "schemas": SCHEMAS,
+            "responses": {name: _error_response(status, text) for status, (name, text) in _ERRORS.items()},
+        },
+    }
+
+
+def _operation(operation: Operation, path: str) -> dict[str, Any]:
+    doc = DOCS[operation.id]
+    statuses = {*_ALWAYS, *doc.errors, *(() if operation.is_open else _CLOSED), *(_BODY if doc.body else ())}
+    responses: dict[str, Any] = {str(doc.status): _success(doc)}
+    for status in sorted(statuses):
+        responses[str(status)] = {"$ref": f"#/components/responses/{_ERRORS[status][0]}"}
+    out: dict[str, Any] = {"operationId": operation.id, "summary": doc.summary, "tags": list(doc.tags)}
+    if operation.is_open:
+        out["security"] = []
+    elif operation.id == "openWebSocket":
+        out["security"] = [{"ApiKeyAuth": []}]
+    if parameters := [*_path_parameters(path), *doc.query]:
+        out["parameters"] = parameters
+    if doc.body:
+        out["requestBody"] = {"required": True, "content": {"application/json": {"schema": doc.body}}}
+    out["responses"] = responses
+    return out
+
+
+def _path_parameters(path: str) -> list[Schema]:
+    return [{"name": n, "in": "path", "required": True, "schema": STRING} for n in _PATH_NAME.findall(path)]
+
+
+def _success(doc: Doc) -> dict[str, Any]:
+    out: dict[str, Any] = {"description": HTTPStatus(doc.status).phrase}
+    if doc.answer is not None:
+        types = {doc.media_type: doc.answer, **doc.more_types}
+        out["content"] = {media_type: {"schema": schema} for media_type, schema in types.items()}
+    return out
+
+
+def _error_response(status: int, description: str) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "description": description,
+        "content": {"application/json": {"schema": ref("ErrorResponse")}},
+    }
+    if status in {429, 503}:
+        out["headers"] = _RETRY_AFTER
+    return out

@@ -1,0 +1,362 @@
+"""The schemas of the served document: the contract's, word for word in their facts, and what we add to them.
+
+Owns JSON schemas as data. A bound that only we have on a field of the contract stands in its description, so that the
+document never says less than the contract; our own fields carry theirs as keywords.
+"""
+
+from typing import Any, Final
+
+Schema = dict[str, Any]
+
+STRING: Final[Schema] = {"type": "string"}
+INTEGER: Final[Schema] = {"type": "integer"}
+NUMBER: Final[Schema] = {"type": "number"}
+BOOLEAN: Final[Schema] = {"type": "boolean"}
+INSTANT: Final[Schema] = {"type": "string", "format": "date-time"}
+STRINGS: Final[Schema] = {"type": "array", "items": STRING}
+STRING_TABLE: Final[Schema] = {"type": "object", "additionalProperties": STRING}
+JOB_NAME: Final[Schema] = {"type": "string", "pattern": "^[a-zA-Z0-9_-]+$", "maxLength": 64}
+PRIORITY: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": 10, "default": 5}
+PLUGIN_MODE: Final[Schema] = {"type": "string", "enum": ["sidecar", "remote", "disabled"]}
+TASK_STATUSES: Final = ["queued", "preparing", "running", "collecting", "completed", "failed"]
+EVENT_TYPES: Final = [
+    "job_queued",
+    "job_started",
+    "job_completed",
+    "file_access",
+    "auth_attempt",
+    "plugin_configured",
+    "scheduler_drain",
+    "audit_verified",
+]
+
+
+def ref(name: str) -> Schema:
+    """A reference to the schema `name`."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def array(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def record(properties: dict[str, Schema], **keywords: Any) -> Schema:
+    """An object with these properties."""
+    return {"type": "object", **keywords, "properties": properties}
+
+
+def enum(*values: str) -> Schema:
+    return {"type": "string", "enum": list(values)}
+
+
+def said(schema: Schema, description: str) -> Schema:
+    """`schema` with a description (a reference cannot carry one in OpenAPI 3.0)."""
+    return {**schema, "description": description}
+
+
+def bounded(least: int, most: int) -> Schema:
+    return {"type": "integer", "minimum": least, "maximum": most}
+
+
+_TASK_ADDED: Final[dict[str, Schema]] = {
+    "kind": enum("batch", "service"),
+    "args": STRING,
+    "env": STRING_TABLE,
+    "metadata": STRING_TABLE,
+    "dataset_specs": array(ref("DatasetSpec")),
+    "plugin_configs": {"type": "object", "additionalProperties": ref("PluginConfig")},
+    "gpu_type": STRING,
+    "node_count": INTEGER,
+    "time_limit_s": INTEGER,
+    "experiment_id": STRING,
+    "reservation_id": STRING,
+    "attempt": said(INTEGER, "Number of the newest attempt; 0 before the first."),
+    "reason": said(STRING, "`cancelled` on a task that was cancelled."),
+    "wait_reason": said(STRING, "Why a queued task is not running yet."),
+    "exit_code": INTEGER,
+    "signal": said(INTEGER, "The signal that ended the program."),
+    "usage": said(
+        record({"user_s": NUMBER, "system_s": NUMBER, "rss_max_bytes": INTEGER}),
+        "What the last attempt used, from the kernel's account.",
+    ),
+    "artifacts": record({"file_count": INTEGER, "total_bytes": INTEGER}),
+}
+
+_TASK: Final = record(
+    {
+        "id": STRING,
+        "job_name": JOB_NAME,
+        "status": {"type": "string", "enum": TASK_STATUSES},
+        "priority": PRIORITY,
+        "created_at": INSTANT,
+        "started_at": INSTANT,
+        "ended_at": INSTANT,
+        "worker_id": said(STRING, "The worker of the first node."),
+        "error": said(STRING, "Why it failed: one of a closed list of words, a colon, and an explanation."),
+        "output": said(STRING, "The last 64 KiB of the log; on the single task only."),
+        "entrypoint": STRING,
+        "snapshot_id": STRING,
+        "datasets": STRINGS,
+        "cpu": INTEGER,
+        "memory_gb": INTEGER,
+        "gpu": INTEGER,
+        "user_id": STRING,
+        "retry_count": INTEGER,
+        "max_retries": INTEGER,
+        "plugin_status": {"type": "object", "additionalProperties": ref("PluginStatus")},
+        "node_assignments": array(ref("NodeAssignment")),
+        "priority_aged": said(NUMBER, "The priority with the time waited added; it stays as it was at the start."),
+        **_TASK_ADDED,
+    }
+)
+
+_CREATE_TASK: Final = record(
+    {
+        "job_name": said(JOB_NAME, "A label; several tasks may share it."),
+        "priority": said(PRIORITY, "10 goes first."),
+        "args": said(STRING, "Words appended to the entrypoint's, quoted as for a shell. At most 65,536 characters."),
+        "entrypoint": said(
+            STRING,
+            "The program and its first words, quoted as for a shell; no shell runs it. A first word ending in .py is run "
+            "by Python, .sh by bash. At most 65,536 characters.",
+        ),
+        "snapshot_id": said(STRING, "The snapshot to unpack; none are taken by this version yet."),
+        "datasets": said(STRINGS, "Names that an administrator registered."),
+        "dataset_specs": said(array(ref("DatasetSpec")), "At most 64, the registered names included."),
+        "cpu": said(INTEGER, "Whole cores per node, 0 to 4,096; 1 where absent."),
+        "memory_gb": said(INTEGER, "GB per node, 0 to 65,536; no claim where absent."),
+        "gpu": said(INTEGER, "Whole GPUs per node, 0 to 1,024."),
+        "metadata": said(STRING_TABLE, "Kept with the task; at most 65,536 bytes in all."),
+        "plugin_configs": {"type": "object", "additionalProperties": ref("PluginConfig")},
+        "node_count": said(bounded(1, 4096), "Nodes that must start together."),
+        "reservation_id": {"type": "string", "minLength": 1, "maxLength": 128},
+        "experiment_id": {"type": "string", "minLength": 1, "maxLength": 128},
+        "max_retries": said(bounded(0, 100), "Further attempts after a failure of the program."),
+        "gpu_type": {"type": "string", "maxLength": 512, "description": "A type, or several as `A100|H100`."},
+        "time_limit_s": said(bounded(1, 31_536_000), "Seconds that an attempt may run."),
+        "kind": enum("batch", "service"),
+        "env": said(STRING_TABLE, "Environment variables; names beginning with FETCHML_ are refused."),
+        "depends_on": said(STRINGS, "Not supported by this version yet: 422."),
+        "array": said(STRING, "Not supported by this version yet: 422."),
+    },
+    required=["job_name"],
+    additionalProperties=False,
+)
+
+_WORKER: Final = record(
+    {
+        "id": STRING,
+        "hostname": STRING,
+        "connected_at": INSTANT,
+        "last_heartbeat": INSTANT,
+        "capabilities": record(
+            {"gpu_count": INTEGER, "gpu_type": STRING, "cpu_cores": INTEGER, "memory_gb": INTEGER},
+        ),
+        "free": said(
+            record({"gpu_count": INTEGER, "cpu_cores": INTEGER, "memory_gb": INTEGER}), "What no task holds now."
+        ),
+        "slots": record(
+            {
+                "batch_available": INTEGER,
+                "batch_total": INTEGER,
+                "service_available": INTEGER,
+                "service_total": INTEGER,
+            }
+        ),
+        "active_tasks": said(STRINGS, "Ids of the tasks on it, of those that the caller may know of."),
+        "status": enum("active", "draining", "offline"),
+        "suspect": said(BOOLEAN, "Silent for a moment: nothing new is placed on it."),
+        "detail": {"type": "object", "additionalProperties": True, "description": "What else the node says of itself."},
+    }
+)
+
+SCHEMAS: Final[dict[str, Schema]] = {
+    "HealthResponse": record(
+        {
+            "status": enum("healthy", "degraded", "unhealthy"),
+            "version": STRING,
+            "timestamp": INSTANT,
+            "missing": said(STRINGS, "The parts that are not there; absent where all are."),
+        }
+    ),
+    "Probe": record({"status": STRING}, required=["status"]),
+    "Task": _TASK,
+    "CreateTaskRequest": _CREATE_TASK,
+    "DatasetSpec": record(
+        {
+            "name": said(STRING, "Letters, digits, `.`, `_`, `-`; the source's last part where absent."),
+            "source": said(
+                STRING,
+                "A path or file:// URL on the worker under its dataset roots, or an http(s) URL with its sha256.",
+            ),
+            "sha256": said(STRING, "64 hexadecimal digits, checked before the task starts."),
+            "mount_path": said(STRING, "Relative path in the working directory; `data/<name>` where absent."),
+        },
+        additionalProperties=False,
+    ),
+    "TaskList": record({"tasks": array(ref("Task")), "total": INTEGER, "limit": INTEGER, "offset": INTEGER}),
+    "Artifact": record(
+        {"path": STRING, "bytes": INTEGER, "hash": said(STRING, "BLAKE3 of the bytes, in hex.")},
+        required=["path", "bytes", "hash"],
+    ),
+    "QueueStats": record(
+        {
+            "queued": INTEGER,
+            "running": INTEGER,
+            "completed": said(INTEGER, "Since the start of the UTC day."),
+            "failed": said(INTEGER, "Since the start of the UTC day."),
+            "workers": said(INTEGER, "Active workers."),
+        }
+    ),
+    "Experiment": record(
+        {
+            "id": STRING,
+            "name": STRING,
+            "commit_id": STRING,
+            "created_at": INSTANT,
+            "status": enum("active", "archived", "deleted"),
+            "description": STRING,
+            "user_id": STRING,
+        }
+    ),
+    "CreateExperimentRequest": record(
+        {
+            "name": said({"type": "string", "maxLength": 128}, "One line of printable text."),
+            "description": said(STRING, "At most 65,536 characters."),
+        },
+        required=["name"],
+        additionalProperties=False,
+    ),
+    "JupyterService": record(
+        {
+            "id": STRING,
+            "name": STRING,
+            "status": enum("starting", "running", "stopping", "stopped", "error"),
+            "url": {"type": "string", "format": "uri"},
+            "token": STRING,
+            "created_at": INSTANT,
+        }
+    ),
+    "StartJupyterRequest": record(
+        {"name": STRING, "workspace": STRING, "image": {"type": "string", "default": "jupyter/pytorch:latest"}},
+        required=["name"],
+    ),
+    "PluginConfig": record(
+        {
+            "enabled": BOOLEAN,
+            "mode": PLUGIN_MODE,
+            "image": STRING,
+            "settings": {"type": "object", "additionalProperties": True},
+        }
+    ),
+    "PluginStatus": record(
+        {
+            "name": STRING,
+            "status": enum("healthy", "unhealthy", "starting", "stopped"),
+            "url": STRING,
+            "last_check": INSTANT,
+        }
+    ),
+    "NodeAssignment": record(
+        {
+            "node_id": said(INTEGER, "Rank of the node in the task, from 0."),
+            "worker_id": STRING,
+            "slot_assigned": BOOLEAN,
+            "gpus": said(array(INTEGER), "Indices of the GPUs held there."),
+        }
+    ),
+    "Plugin": record(
+        {
+            "name": STRING,
+            "enabled": BOOLEAN,
+            "mode": PLUGIN_MODE,
+            "status": ref("PluginStatus"),
+            "config": ref("PluginConfig"),
+            "requires_restart": BOOLEAN,
+            "version": STRING,
+        }
+    ),
+    "Worker": _WORKER,
+    "SchedulerStatus": record(
+        {
+            "workers_total": INTEGER,
+            "workers_active": INTEGER,
+            "workers_draining": INTEGER,
+            "batch_queue_depth": INTEGER,
+            "service_queue_depth": INTEGER,
+            "tasks_running": INTEGER,
+            "tasks_completed_24h": INTEGER,
+            "reservations_active": INTEGER,
+            "timestamp": INSTANT,
+        }
+    ),
+    "Reservation": record(
+        {
+            "id": STRING,
+            "user_id": STRING,
+            "gpu_count": INTEGER,
+            "gpu_type": STRING,
+            "node_count": INTEGER,
+            "expires_at": INSTANT,
+            "status": enum("active", "claimed", "expired"),
+        }
+    ),
+    "CreateReservationRequest": record(
+        {
+            "gpu_count": {"type": "integer", "minimum": 1},
+            "gpu_type": STRING,
+            "node_count": {"type": "integer", "minimum": 1, "default": 1},
+            "expires_minutes": {"type": "integer", "default": 30},
+        },
+        required=["gpu_count"],
+    ),
+    "AuditEvent": record(
+        {
+            "timestamp": INSTANT,
+            "event_type": {"type": "string", "enum": EVENT_TYPES},
+            "user_id": STRING,
+            "resource": STRING,
+            "action": said(STRING, "The finer kind of the event."),
+            "success": BOOLEAN,
+            "ip_address": STRING,
+            "error": STRING,
+            "prev_hash": STRING,
+            "event_hash": STRING,
+            "sequence_num": INTEGER,
+            "metadata": {"type": "object", "additionalProperties": True},
+        }
+    ),
+    "AuditEventList": record(
+        {"events": array(ref("AuditEvent")), "total": INTEGER, "limit": INTEGER, "offset": INTEGER}
+    ),
+    "VerificationResult": record(
+        {
+            "valid": BOOLEAN,
+            "total_events": INTEGER,
+            "first_tampered": said(INTEGER, "The lowest bad sequence number; absent where all are good."),
+            "chain_root_hash": STRING,
+            "verified_at": INSTANT,
+            "index_valid": said(BOOLEAN, "Does the index hold what the chain says?"),
+            "index_first_bad": said(INTEGER, "The lowest sequence number whose index row differs."),
+            "problem": said(STRING, "What is wrong, in plain words."),
+        }
+    ),
+    "ErrorResponse": record(
+        {
+            "error": said(STRING, "What was wrong, and what to do."),
+            "code": enum(
+                "BAD_REQUEST",
+                "UNAUTHORIZED",
+                "FORBIDDEN",
+                "NOT_FOUND",
+                "CONFLICT",
+                "RATE_LIMITED",
+                "INTERNAL_ERROR",
+                "SERVICE_UNAVAILABLE",
+                "VALIDATION_ERROR",
+            ),
+            "trace_id": said(STRING, "Also in the X-Trace-Id header; from `traceparent` where one was sent."),
+        },
+        required=["error", "code", "trace_id"],
+    ),
+}

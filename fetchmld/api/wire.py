@@ -1,0 +1,211 @@
+"""Views into the contract's JSON: its names, its enums, its times; fields without a value are left out, never null.
+
+Owns the spelling of everything that leaves the API; decides nothing and calls nobody.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from fetchmld.api.head import Ended, EventRow, Root, Verification
+from fetchmld.core.model import Counts, EndReport, Experiment, TaskView, WorkerView
+
+_SHOWN_AS_GIVEN: Final = (
+    "entrypoint",
+    "args",
+    "snapshot_id",
+    "experiment_id",
+    "reservation_id",
+    "datasets",
+    "dataset_specs",
+    "plugin_configs",
+    "gpu_type",
+    "time_limit_s",
+    "env",
+    "metadata",
+)
+# What an auditor does not need in order to audit: it may hold secrets.
+REDACTED: Final = ("entrypoint", "args", "env", "metadata", "dataset_specs", "plugin_configs")
+
+
+def instant(at: float) -> str:
+    """Epoch seconds as RFC 3339, UTC, with microseconds: 2026-01-31T12:00:00.000000Z."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def instant_us(at_us: int) -> str:
+    """Epoch microseconds as RFC 3339, exactly."""
+    seconds, micros = divmod(at_us, 1_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]}.{micros:06d}Z"
+
+
+def task(view: TaskView, *, redacted: bool = False) -> dict[str, Any]:
+    """A Task without its `output`, which only the single task has."""
+    request = view["request"]
+    out: dict[str, Any] = {
+        "id": view["id"],
+        "job_name": request["job_name"],
+        "status": view["status"],
+        "priority": view["priority"],
+        "priority_aged": view["priority_aged"],
+        "created_at": instant(view["created_at"]),
+        "user_id": view["user_id"],
+        "kind": request.get("kind", "batch"),
+        "cpu": request.get("cpu", 1),
+        "memory_gb": request.get("memory_gb", 0),
+        "gpu": request.get("gpu", 0),
+        "node_count": request.get("node_count", 1),
+        "max_retries": request.get("max_retries", 0),
+        "retry_count": view["retry_count"],
+        "attempt": view["attempt"],
+    }
+    for name in _SHOWN_AS_GIVEN:
+        if name in request:
+            out[name] = request[name]
+    _add_progress(out, view)
+    if report := view["report"]:
+        _add_end(out, report)
+    if redacted:
+        for name in REDACTED:
+            out.pop(name, None)
+    return out
+
+
+def _add_progress(out: dict[str, Any], view: TaskView) -> None:
+    for name in ("started_at", "ended_at"):
+        if at := view[name]:
+            out[name] = instant(at)
+    for name in ("error", "reason", "wait_reason"):
+        if text := view[name]:  # type: ignore[literal-required]
+            out[name] = text
+    if assignments := view["assignments"]:
+        out["worker_id"] = assignments[0]["worker_id"]
+        out["node_assignments"] = [
+            {"node_id": a["rank"], "worker_id": a["worker_id"], "slot_assigned": True, "gpus": a["gpus"]}
+            for a in assignments
+        ]
+
+
+def _add_end(out: dict[str, Any], report: EndReport) -> None:
+    for name in ("exit_code", "signal", "usage"):
+        if name in report:
+            out[name] = report[name]
+    if artifacts := report.get("artifacts"):
+        out["artifacts"] = {"file_count": artifacts["file_count"], "total_bytes": artifacts["total_bytes"]}
+
+
+def worker(view: WorkerView, active_tasks: list[str]) -> dict[str, Any]:
+    """A Worker. `active_tasks` are those that the caller may know of; the contract calls a suspect worker `active`."""
+    capabilities: dict[str, Any] = {
+        "gpu_count": view["gpu_count"],
+        "cpu_cores": view["cpu_cores"],
+        "memory_gb": view["memory_gb"],
+    }
+    if view["gpu_type"]:
+        capabilities["gpu_type"] = view["gpu_type"]
+    out: dict[str, Any] = {
+        "id": view["id"],
+        "hostname": view["hostname"],
+        "status": "active" if view["status"] == "suspect" else view["status"],
+        "suspect": view["status"] == "suspect",
+        "connected_at": instant(view["connected_at"]),
+        "capabilities": capabilities,
+        "free": {"gpu_count": view["gpu_free"], "cpu_cores": view["cpu_free"], "memory_gb": view["memory_free_gb"]},
+        "slots": {
+            "batch_available": view["batch_free"],
+            "batch_total": view["batch_total"],
+            "service_available": view["service_free"],
+            "service_total": view["service_total"],
+        },
+        "active_tasks": active_tasks,
+        "detail": view["detail"],
+    }
+    if view["heartbeat_at"]:
+        out["last_heartbeat"] = instant(view["heartbeat_at"])
+    return out
+
+
+def queue_stats(counts: Counts, ended: Ended) -> dict[str, int]:
+    """QueueStats: what waits and runs now, what ended since the start of the UTC day."""
+    return {
+        "queued": counts["batch_queued"] + counts["service_queued"],
+        "running": counts["running"],
+        "completed": ended["completed_today"],
+        "failed": ended["failed_today"],
+        "workers": counts["workers_active"],
+    }
+
+
+def scheduler_status(counts: Counts, ended: Ended, now: float) -> dict[str, Any]:
+    """SchedulerStatus at wall time `now`."""
+    return {
+        "workers_total": counts["workers_total"],
+        "workers_active": counts["workers_active"],
+        "workers_draining": counts["workers_draining"],
+        "batch_queue_depth": counts["batch_queued"],
+        "service_queue_depth": counts["service_queued"],
+        "tasks_running": counts["running"],
+        "tasks_completed_24h": ended["completed_24h"],
+        "reservations_active": 0,
+        "timestamp": instant(now),
+    }
+
+
+def audit_event(row: EventRow) -> dict[str, Any]:
+    """An AuditEvent."""
+    out: dict[str, Any] = {
+        "sequence_num": row["sequence_num"],
+        "timestamp": instant_us(row["at_us"]),
+        "event_type": row["event_type"],
+        "action": row["action"],
+        "resource": row["resource"],
+        "success": row["success"],
+        "prev_hash": row["prev_hash"],
+        "event_hash": row["event_hash"],
+        "metadata": row["metadata"],
+    }
+    for name in ("user_id", "ip_address", "error"):
+        if text := row[name]:
+            out[name] = text
+    return out
+
+
+def verification(found: Verification) -> dict[str, Any]:
+    """A VerificationResult: valid only where both the chain and the index's copy of it are."""
+    out: dict[str, Any] = {
+        "valid": found["valid"] and found["index_valid"],
+        "total_events": found["total_events"],
+        "chain_root_hash": found["root_hash"],
+        "verified_at": instant(found["verified_at"]),
+        "index_valid": found["index_valid"],
+    }
+    bad = [seq for seq in (found["first_bad"], found["index_first_bad"]) if seq >= 0]
+    if bad:
+        out["first_tampered"] = min(bad)
+    if found["index_first_bad"] >= 0:
+        out["index_first_bad"] = found["index_first_bad"]
+    if found["problem"]:
+        out["problem"] = found["problem"]
+    return out
+
+
+def chain_root(root: Root) -> dict[str, Any]:
+    """The newest event's hash, when it was recorded, and how many events there are."""
+    return {
+        "root_hash": root["root_hash"],
+        "timestamp": instant_us(root["at_us"]),
+        "total_events": root["total_events"],
+    }
+
+
+def experiment(found: Experiment) -> dict[str, Any]:
+    """An Experiment. It has no commit_id until snapshots are there."""
+    out: dict[str, Any] = {
+        "id": found["id"],
+        "name": found["name"],
+        "status": found["status"],
+        "created_at": instant(found["created_at"]),
+        "user_id": found["user_id"],
+    }
+    if found["description"]:
+        out["description"] = found["description"]
+    return out
