@@ -1,0 +1,223 @@
+"""The history: a DuckDB index over the ledger, behind lists, totals and single views of what is over.
+
+It owns `index.duckdb` and holds nothing that the segments do not say, so on any doubt the file is moved aside and made
+anew from them, and `rebuilt` says why. It never writes to the ledger. Blocking: one thread at a time calls its methods,
+except `check`, which may run in a second thread meanwhile.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from fetchmld.core.chain import Event
+from fetchmld.core.model import TaskView
+from fetchmld.store import event_rows, experiment_rows, history_pages, task_rows
+from fetchmld.store.history_check import Check, check_rows
+from fetchmld.store.history_file import SCHEMA_VERSION, IndexDoubt, IndexFile, doubting, move_aside
+from fetchmld.store.segment import LedgerDamaged
+from fetchmld.store.tail import Tail
+from fetchmld.store.task_rows import TaskRow
+
+BATCH_EVENTS: Final = 5_000
+LIVE_ROWS_MAX: Final = 20_000  # rows of unfinished tasks kept at hand; others are read back when a fact needs them
+
+
+class History:
+    """The index, in the file `index_path`, of the ledger in `ledger_dir`.
+
+    Opening raises `Unavailable` while another process has the file open. Everything below `next_seq` is indexed.
+    `rebuilt`: why the file was begun anew, "" where it was in order.
+    """
+
+    def __init__(self, index_path: Path, ledger_dir: Path) -> None:
+        self._path = index_path
+        self._ledger_dir = ledger_dir
+        self._file: IndexFile | None = None
+        self._tail: Tail | None = None
+        self._live: dict[str, TaskRow] = {}
+        self._last_hash = b""
+        self.next_seq = 0
+        self.rebuilt = ""
+        try:
+            self._open()
+        except IndexDoubt as doubt:
+            self.start_anew(doubt.message)
+
+    # -- following the ledger
+
+    def step(self, to_seq: int | None = None) -> bool:
+        """Index the next batch of events, up to and including `to_seq`. False: it was all indexed already.
+
+        `to_seq` is durable (acknowledged). None means all that is there, and is only for when nobody writes. Raises
+        `IndexDoubt` where the events do not follow what is indexed or the file is damaged, `LedgerDamaged` where the
+        segments are, OSError where they cannot be read.
+        """
+        if to_seq is not None and to_seq < self.next_seq:
+            return False
+        tail = self._tail or Tail(self._ledger_dir, from_seq=self.next_seq)
+        self._tail = None  # after a failure a new one: this one has moved on then, and the index has not
+        events = tail.read(to_seq, BATCH_EVENTS)
+        if events:
+            with doubting(self._path):
+                self._index(events)
+        self._tail = tail
+        return bool(events)
+
+    def catch_up(self, to_seq: int | None = None) -> int:
+        """Index everything up to and including `to_seq`, as `step` does. Returns `next_seq`."""
+        while self.step(to_seq):
+            pass
+        return self.next_seq
+
+    def _index(self, events: Sequence[Event]) -> None:
+        self._refuse_gap(events)
+        tasks = self._fold_tasks(events)
+        first, last = events[0], events[-1]
+        with self.file.transaction():
+            self.file.insert("events", event_rows.to_arrow(events))
+            self._replace_tasks(tasks, first.seq)
+            experiments = experiment_rows.to_arrow(events)
+            if experiments.num_rows:
+                self.file.insert("experiments", experiments)
+            self.file.db.execute("UPDATE meta SET next_seq = ?, last_hash = ?", [last.seq + 1, last.event_hash])
+            if first.seq == 0:
+                self.file.db.execute("UPDATE meta SET installation = ?", [first.prev_hash])
+        self.next_seq, self._last_hash = last.seq + 1, last.event_hash
+        self._keep_live(tasks)
+
+    def _refuse_gap(self, events: Sequence[Event]) -> None:
+        seq, last_hash = self.next_seq, self._last_hash
+        for event in events:
+            if event.seq != seq or (seq > 0 and event.prev_hash != last_hash):
+                raise IndexDoubt(f"event {event.seq} does not follow event {seq - 1} as it was indexed")
+            seq, last_hash = seq + 1, event.event_hash
+
+    # -- task rows
+
+    def _fold_tasks(self, events: Sequence[Event]) -> dict[str, TaskRow]:
+        """The rows that `events` change, as they are afterwards."""
+        about = [event for event in events if task_rows.is_about_task(event.fact)]
+        rows = self._rows_before(about)
+        changed: dict[str, TaskRow] = {}
+        for event in about:
+            task_id = event.fact.resource
+            row = task_rows.fold(rows.get(task_id), event.seq, event.fact)
+            if row is not None:
+                rows[task_id] = changed[task_id] = row
+        return changed
+
+    def _rows_before(self, events: Sequence[Event]) -> dict[str, TaskRow]:
+        """The rows that `events` build upon: those at hand, the others read back with one query."""
+        submitted = {event.fact.resource for event in events if event.fact.action == "task.submit"}
+        wanted = {event.fact.resource for event in events} - submitted
+        rows = {task_id: self._live[task_id] for task_id in wanted if task_id in self._live}
+        missing = sorted(wanted - rows.keys())
+        if missing and self.next_seq:
+            with self.file.arriving(pa.table({"id": pa.array(missing, pa.string())})):
+                found = self.file.db.execute(
+                    f"SELECT id, {task_rows.KEPT} FROM tasks WHERE id IN (SELECT id FROM arriving)"
+                ).fetchall()
+            rows.update({task_id: TaskRow.read(*kept) for task_id, *kept in found})
+        return rows
+
+    def _replace_tasks(self, rows: Mapping[str, TaskRow], first_new: int) -> None:
+        """Delete and insert: DuckDB's own update of a row does the same, and slower. The key follows the rows' order."""
+        old = [row.submit_seq for row in rows.values() if row.submit_seq < first_new]
+        if old:
+            with self.file.arriving(pa.table({"submit_seq": pa.array(old, pa.uint64())})):
+                self.file.db.execute("DELETE FROM tasks USING arriving WHERE tasks.submit_seq = arriving.submit_seq")
+        if rows:
+            self.file.insert("tasks", task_rows.to_arrow(list(rows.values())))
+
+    def _keep_live(self, rows: Mapping[str, TaskRow]) -> None:
+        for task_id, row in rows.items():
+            self._live.pop(task_id, None)
+            if not row.ended:
+                self._live[task_id] = row
+        for task_id in list(self._live)[: max(len(self._live) - LIVE_ROWS_MAX, 0)]:
+            del self._live[task_id]
+
+    # -- reading
+
+    def task(self, task_id: str) -> TaskView | None:
+        """The task as its newest indexed fact left it; None for an unknown one, or one taken out of the listings."""
+        with doubting(self._path):
+            return history_pages.one_task(self.file.db, task_id)
+
+    def tasks(self, query: Mapping[str, Any]) -> dict[str, Any]:
+        """A page of tasks and the total, for the fields of the API's `TaskQuery`. Phases (preparing) are not known."""
+        with doubting(self._path):
+            return history_pages.task_page(self.file.db, query)
+
+    def events(self, query: Mapping[str, Any]) -> dict[str, Any]:
+        """A page of audit events and the total, for the fields of the API's `EventQuery`."""
+        with doubting(self._path):
+            return history_pages.event_page(self.file.db, query, self.next_seq)
+
+    def ended(self, now_us: int) -> dict[str, int]:
+        """completed_today and failed_today (since the start of the UTC day), completed_24h."""
+        with doubting(self._path):
+            return history_pages.ended_counts(self.file.db, now_us)
+
+    def experiments(self) -> list[dict[str, Any]]:
+        """Every experiment, newest first."""
+        with doubting(self._path):
+            return history_pages.all_experiments(self.file.db)
+
+    def check(self) -> Check:
+        """Compare every row with the segments, up to what is indexed now. Changes nothing, raises nothing of DuckDB's."""
+        return check_rows(self.file.checker, self._ledger_dir)
+
+    # -- the file
+
+    @property
+    def file(self) -> IndexFile:
+        assert self._file is not None, "the history is closed"
+        return self._file
+
+    def start_anew(self, why: str) -> None:
+        """Move the file aside and begin an empty one. The caller then catches up; no `check` may be running."""
+        self.close()
+        move_aside(self._path)
+        self._open()
+        self.rebuilt = why
+
+    def close(self) -> None:
+        """Close the file; harmless when it is closed."""
+        if self._tail is not None:
+            self._tail.close()
+        if self._file is not None:
+            self._file.close()
+        self._file = self._tail = None
+
+    def _open(self) -> None:
+        """Open the file, making it where there is none. Raises `IndexDoubt` unless it belongs to these segments."""
+        self._live, self._last_hash, self.next_seq = {}, b"", 0
+        self._file = IndexFile(self._path)
+        with doubting(self._path):
+            rows = self._file.db.execute(
+                "SELECT schema_version, installation, next_seq, last_hash FROM meta"
+            ).fetchall()
+        if len(rows) != 1 or rows[0][0] != SCHEMA_VERSION:
+            raise IndexDoubt(f"its layout is not version {SCHEMA_VERSION}")
+        _, installation, next_seq, last_hash = rows[0]
+        if next_seq:
+            self._doubt_what_differs(installation, next_seq - 1, last_hash)
+        self.next_seq, self._last_hash = next_seq, last_hash
+
+    def _doubt_what_differs(self, installation: bytes, newest_seq: int, newest_hash: bytes) -> None:
+        try:
+            first, newest = self._event(0), self._event(newest_seq)
+        except LedgerDamaged:
+            return  # no reason to doubt the copy
+        if first is None or first.prev_hash != installation:
+            raise IndexDoubt("it belongs to another ledger")
+        if newest is None or newest.event_hash != newest_hash:
+            raise IndexDoubt(f"its newest event, {newest_seq}, is not the ledger's")
+
+    def _event(self, seq: int) -> Event | None:
+        with closing(Tail(self._ledger_dir, from_seq=seq)) as tail:
+            return next(iter(tail.read(None, 1)), None)

@@ -1,0 +1,57 @@
+-- The index over the ledger. It holds nothing that the segments do not say, so it may be dropped at any time.
+-- No primary keys and no other indexes: rows lie in the order of the ledger, and DuckDB's zone maps do the rest.
+
+CREATE TABLE meta (
+    schema_version INTEGER NOT NULL,
+    installation BLOB NOT NULL,      -- prev_hash of event 0: names the installation; empty while there is no event
+    next_seq UBIGINT NOT NULL,       -- everything below it is indexed; moves in the same transaction as the rows
+    last_hash BLOB NOT NULL          -- event_hash of event next_seq - 1
+);
+
+CREATE TABLE events (                -- one row per event, appended in order, never changed
+    seq UBIGINT,
+    at_us BIGINT,
+    clock_us BIGINT,
+    event_type VARCHAR,
+    action VARCHAR,
+    user_id VARCHAR,
+    resource VARCHAR,
+    success BOOLEAN,
+    ip_address VARCHAR,
+    error VARCHAR,
+    prev_hash BLOB,
+    event_hash BLOB,
+    metadata VARCHAR                 -- JSON exactly as the ledger hashed it
+);
+
+CREATE TABLE tasks (                 -- one row per task, as its newest event left it
+    id VARCHAR,
+    user_id VARCHAR,
+    submit_seq UBIGINT,              -- the event that submitted it: its key here, since it follows the order of rows
+    created_us BIGINT,
+    job_name VARCHAR,
+    status VARCHAR,                  -- queued, running, completed or failed: phases are not durable
+    priority INTEGER,
+    node_count INTEGER,
+    reservation_id VARCHAR,          -- '' where it names none
+    plugins VARCHAR[],               -- names, sorted
+    started_us BIGINT,               -- of the newest attempt; 0 = never
+    ended_us BIGINT,                 -- 0 = not yet
+    attempt INTEGER,
+    worker_id VARCHAR,               -- of rank 0
+    error VARCHAR,
+    reason VARCHAR,
+    deleted BOOLEAN,                 -- taken out of the listings
+    last_seq UBIGINT,                -- the newest event about it
+    view VARCHAR                     -- the whole task view, JSON
+);
+
+CREATE TABLE experiments (
+    id VARCHAR,
+    name VARCHAR,
+    description VARCHAR,
+    status VARCHAR,
+    created_us BIGINT,
+    user_id VARCHAR,
+    seq UBIGINT                      -- the event that created it
+);

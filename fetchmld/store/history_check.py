@@ -1,0 +1,225 @@
+"""Whether the index says what the segments say: every event row, then every task and experiment row.
+
+Event rows are compared with the segments. Task rows are compared with a fold over the event rows that were just found
+right. Reads in order and in batches, so that memory stays bounded whatever the length of the ledger. Works on any
+connection to an index, also on one that was opened read-only without a daemon.
+"""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final, TypedDict, cast
+
+import duckdb
+import orjson
+import pyarrow as pa
+
+from fetchmld.core.messages import Fact
+from fetchmld.store import event_rows, experiment_rows, task_rows
+from fetchmld.store.segment import LedgerDamaged
+from fetchmld.store.tail import Tail
+from fetchmld.store.task_rows import TaskRow
+
+BATCH_EVENTS: Final = 5_000
+SNAPSHOT_TRIES_MAX: Final = 100
+
+Connection = duckdb.DuckDBPyConnection
+Columns = tuple[Any, ...]
+
+_LAST_SEQ: Final = task_rows.SCHEMA.names.index("last_seq")
+
+
+class Check(TypedDict):
+    """`first_bad`: the lowest sequence number whose event, or whose task's newest event, the index has wrong; or -1.
+
+    `checked`: how many events the index held. `damaged`: the file itself could not be read.
+    """
+
+    valid: bool
+    first_bad: int
+    problem: str
+    checked: int
+    damaged: bool
+
+
+class _Findings:
+    """The lowest bad sequence number so far, and what is wrong there."""
+
+    def __init__(self) -> None:
+        self.seq = -1
+        self.problem = ""
+
+    def note(self, seq: int, problem: str) -> None:
+        if self.seq < 0 or seq < self.seq:
+            self.seq, self.problem = seq, problem
+
+
+def check_rows(db: Connection, ledger_dir: Path) -> Check:
+    """Compare all that the index behind `db` holds with the segments in `ledger_dir`. Changes nothing.
+
+    `db` is idle and stays so meanwhile. The index may be behind the segments; what it lacks is not looked at.
+    """
+    found = _Findings()
+    upto, damaged = 0, False
+    other = db.cursor()
+    try:
+        upto = _same_snapshot(db, other)
+        with closing(Tail(ledger_dir)) as tail:
+            _check_events(db, tail, upto, found)
+        _check_tasks(db, other, upto, upto if found.seq < 0 else found.seq, found)
+    except LedgerDamaged as error:
+        found.note(error.first_bad, f"the segments it is compared with are damaged: {error.why}")
+    except duckdb.Error as error:
+        damaged = True
+        found.note(0, f"the index cannot be read: {str(error).splitlines()[0]}")
+    finally:
+        _let_go(db, other)
+    return Check(valid=found.seq < 0, first_bad=found.seq, problem=found.problem, checked=upto, damaged=damaged)
+
+
+def _same_snapshot(one: Connection, other: Connection) -> int:
+    """Begin a transaction on each, both of the same state of the index; how many events that holds."""
+    for _ in range(SNAPSHOT_TRIES_MAX):
+        counts = []
+        for connection in (one, other):
+            connection.begin()
+            counts.append(connection.execute("SELECT next_seq FROM meta").fetchall())
+        if counts[0] == counts[1] and len(counts[0]) == 1:
+            return int(counts[0][0][0])
+        for connection in (one, other):
+            connection.rollback()
+    raise duckdb.Error("its meta table does not hold exactly one row")
+
+
+def _let_go(db: Connection, other: Connection) -> None:
+    for connection in (db, other):
+        try:
+            connection.rollback()
+        except duckdb.Error:
+            pass  # it had not begun, or is broken
+    other.close()
+
+
+# ---- events and experiments ---------------------------------------------------------------------------------------
+
+
+def _check_events(db: Connection, tail: Tail, upto: int, found: _Findings) -> None:
+    """Stops at the first bad event: what follows cannot be lower."""
+    at, experiments = 0, []
+    while at < upto and found.seq < 0:
+        events = tail.read(None, min(BATCH_EVENTS, upto - at))
+        if not events:
+            found.note(at, f"the index has event {at}, the segments end before it")
+            return
+        at = events[-1].seq + 1
+        _compare_events(db, event_rows.to_arrow(events), found)
+        experiments.append(experiment_rows.to_arrow(events))
+    if found.seq < 0:
+        _refuse_extra_events(db, upto, found)
+    _compare_experiments(db, pa.concat_tables([experiment_rows.SCHEMA.empty_table(), *experiments]), at, found)
+
+
+def _compare_events(db: Connection, expected: pa.Table, found: _Findings) -> None:
+    numbers = expected["seq"]
+    actual = db.sql(
+        f"SELECT {event_rows.COLUMNS} FROM events WHERE seq BETWEEN ? AND ? ORDER BY seq",
+        params=[numbers[0].as_py(), numbers[-1].as_py()],
+    ).to_arrow_table()
+    if not actual.equals(expected):
+        seq = _lowest_difference(expected, actual, "seq")
+        found.note(seq, f"the row of event {seq} is not what the segments say")
+
+
+def _refuse_extra_events(db: Connection, upto: int, found: _Findings) -> None:
+    ((count, beyond),) = db.execute(
+        "SELECT count(*), min(seq) FROM events WHERE seq IS NULL OR seq >= ?", [upto]
+    ).fetchall()
+    if count:
+        found.note(upto if beyond is None else beyond, f"{count} event rows belong to no event")
+
+
+def _compare_experiments(db: Connection, expected: pa.Table, below: int, found: _Findings) -> None:
+    actual = db.sql(
+        "SELECT * FROM experiments WHERE seq < ? OR seq IS NULL ORDER BY seq", params=[below]
+    ).to_arrow_table()
+    if not actual.equals(expected):
+        seq = _lowest_difference(expected, actual, "seq")
+        found.note(seq, f"the experiment row of event {seq} is not what the segments say")
+
+
+def _lowest_difference(expected: pa.Table, actual: pa.Table, key: str) -> int:
+    """The lowest key at which two tables, each sorted by `key`, differ. A row without a key counts as 0."""
+    keys = (expected[key].to_pylist(), actual[key].to_pylist())
+    rows = (_rows(expected.to_batches()), _rows(actual.to_batches()))
+    for place, (one, other) in enumerate(zip(*rows, strict=False)):
+        if one != other:
+            return min(keys[0][place] or 0, keys[1][place] or 0)
+    shorter, longer = sorted(keys, key=len)
+    return longer[len(shorter)] or 0
+
+
+def _rows(batches: Any) -> Iterator[Columns]:
+    for batch in batches:
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+# ---- tasks --------------------------------------------------------------------------------------------------------
+
+
+def _check_tasks(db: Connection, other: Connection, upto: int, below: int, found: _Findings) -> None:
+    """Compare task rows, by id, with a fold over the event rows before `below`.
+
+    Where `below` is a bad event, tasks that it or a later one may have touched are left out: it is the lower finding.
+    """
+    expected, actual = _folded(db, below), _task_rows(other)
+    want, have = next(expected, None), next(actual, None)
+    while want is not None or have is not None:
+        order = _order(want, have)
+        if have is not None and order >= 0 and (below == upto or (have[_LAST_SEQ] or 0) < below):
+            _compare_task(want if order == 0 else None, have, found)
+        elif want is not None and order < 0:
+            found.note(want[_LAST_SEQ], f"task {want[0]} has no row")
+        want = next(expected, None) if order <= 0 else want
+        have = next(actual, None) if order >= 0 else have
+
+
+def _order(want: Columns | None, have: Columns | None) -> int:
+    """Whose turn it is in the merge by id: -1 the expected row's, 1 the actual row's, 0 both. No id sorts last."""
+    if want is None or have is None:
+        return 1 if want is None else -1
+    one, other = (False, want[0]), (have[0] is None, have[0] or "")
+    return (one > other) - (one < other)
+
+
+def _compare_task(want: Columns | None, have: Columns, found: _Findings) -> None:
+    if want is None:
+        found.note(have[_LAST_SEQ] or 0, f"the task row {have[0]} belongs to no task, or is there twice")
+    elif want != have:
+        names = [n for n, one, other in zip(task_rows.SCHEMA.names, want, have, strict=True) if one != other]
+        found.note(want[_LAST_SEQ], f"the row of task {want[0]} is wrong in {', '.join(names)}")
+
+
+def _folded(db: Connection, below: int) -> Iterator[Columns]:
+    """The row that each task should have, by id."""
+    reader = db.sql(
+        "SELECT resource, seq, at_us, action, user_id, error, metadata FROM events"
+        " WHERE starts_with(action, 'task.') AND seq < ? ORDER BY resource, seq",
+        params=[below],
+    ).to_arrow_reader(BATCH_EVENTS)
+    row: TaskRow | None = None
+    current: str | None = None
+    for task_id, seq, at_us, action, user_id, error, metadata in _rows(reader):
+        if task_id != current and row is not None:
+            yield row.columns()
+        if task_id != current:
+            row, current = None, task_id
+        fact = Fact(cast(Any, ""), action, task_id, user_id, error=error, at_us=at_us)
+        fact.metadata = orjson.loads(metadata)
+        row = task_rows.fold(row, seq, fact)
+    if row is not None:
+        yield row.columns()
+
+
+def _task_rows(db: Connection) -> Iterator[Columns]:
+    columns = ", ".join(task_rows.SCHEMA.names)
+    return _rows(db.sql(f"SELECT {columns} FROM tasks ORDER BY id").to_arrow_reader(BATCH_EVENTS))

@@ -1,0 +1,190 @@
+"""What the facts say about one task, folded into the row that the index keeps of it.
+
+Pure: facts in, rows out. The live state makes the same fold in `core.state`; this one keeps only what lists and single
+views show, and keeps it for ended tasks too. Used to fill the index and to check it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import orjson
+import pyarrow as pa
+
+from fetchmld.core.messages import Fact
+from fetchmld.core.model import PRIORITY_DEFAULT, TaskView
+
+ENDED: Final = frozenset({"completed", "failed"})
+
+SCHEMA: Final = pa.schema(
+    [
+        ("id", pa.string()),
+        ("user_id", pa.string()),
+        ("submit_seq", pa.uint64()),
+        ("created_us", pa.int64()),
+        ("job_name", pa.string()),
+        ("status", pa.string()),
+        ("priority", pa.int32()),
+        ("node_count", pa.int32()),
+        ("reservation_id", pa.string()),
+        ("plugins", pa.list_(pa.string())),
+        ("started_us", pa.int64()),
+        ("ended_us", pa.int64()),
+        ("attempt", pa.int32()),
+        ("worker_id", pa.string()),
+        ("error", pa.string()),
+        ("reason", pa.string()),
+        ("deleted", pa.bool_()),
+        ("last_seq", pa.uint64()),
+        ("view", pa.string()),
+    ]
+)
+KEPT: Final = "submit_seq, created_us, started_us, ended_us, deleted, view"  # the columns a row can be read back from
+
+
+@dataclass(slots=True, frozen=True)
+class TaskRow:
+    """A task as its newest fact left it. The view says the rest; times are kept once more here as whole microseconds."""
+
+    submit_seq: int
+    created_us: int
+    started_us: int
+    ended_us: int
+    deleted: bool
+    view: TaskView
+
+    @property
+    def ended(self) -> bool:
+        return self.view["status"] in ENDED
+
+    @classmethod
+    def read(
+        cls, submit_seq: int, created_us: int, started_us: int, ended_us: int, deleted: bool, view: str
+    ) -> "TaskRow":
+        """The row that the columns `KEPT` describe."""
+        return cls(submit_seq, created_us, started_us, ended_us, deleted, orjson.loads(view))
+
+    def columns(self) -> tuple[Any, ...]:
+        """The row in the order of `SCHEMA`."""
+        view = self.view
+        request, assignments = view["request"], view["assignments"]
+        return (
+            view["id"],
+            view["user_id"],
+            self.submit_seq,
+            self.created_us,
+            request.get("job_name", ""),
+            view["status"],
+            view["priority"],
+            request.get("node_count", 1),
+            request.get("reservation_id", ""),
+            sorted(request.get("plugin_configs", ())),
+            self.started_us,
+            self.ended_us,
+            view["attempt"],
+            assignments[0]["worker_id"] if assignments else "",
+            view["error"],
+            view["reason"],
+            self.deleted,
+            view["last_seq"],
+            orjson.dumps(view, option=orjson.OPT_SORT_KEYS).decode(),
+        )
+
+
+def to_arrow(rows: Sequence[TaskRow]) -> pa.Table:
+    """The rows as one Arrow table with `SCHEMA`."""
+    columns = zip(*(row.columns() for row in rows), strict=True) if rows else [()] * len(SCHEMA)
+    return pa.table([pa.array(c, field.type) for c, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+
+
+def is_about_task(fact: Fact) -> bool:
+    """Whether `fold` needs to see it."""
+    return fact.action in _CHANGES or fact.action == "task.submit"
+
+
+def fold(row: TaskRow | None, seq: int, fact: Fact) -> TaskRow | None:
+    """The row of task `fact.resource` after event `seq`. None while nobody has submitted it.
+
+    A fact is the truth whatever the row was before; fields that it lacks leave the row as it was, so that one odd event
+    never stops the index.
+    """
+    if fact.action == "task.submit":
+        return _submitted(seq, fact)
+    change = _CHANGES.get(fact.action)
+    if row is None or change is None:
+        return row
+    changed = change(row, fact)
+    changed.view["last_seq"] = seq
+    return changed
+
+
+def _submitted(seq: int, fact: Fact) -> TaskRow:
+    request = fact.metadata.get("request", {})
+    priority = fact.metadata.get("priority", PRIORITY_DEFAULT)
+    view = TaskView(
+        id=fact.resource,
+        user_id=fact.user_id,
+        request=request,
+        status="queued",
+        priority=priority,
+        priority_aged=float(priority),
+        created_at=fact.at_us / 1e6,
+        started_at=0.0,
+        ended_at=0.0,
+        attempt=0,
+        retry_count=0,
+        assignments=[],
+        error="",
+        reason="",
+        wait_reason="",
+        report=None,
+        last_seq=seq,
+    )
+    return TaskRow(seq, fact.at_us, 0, 0, False, view)
+
+
+def _started(row: TaskRow, fact: Fact) -> TaskRow:
+    view, meta = row.view.copy(), fact.metadata
+    view["status"] = "running"
+    view["attempt"] = meta.get("attempt", view["attempt"])
+    view["assignments"] = meta.get("assignments", view["assignments"])
+    view["priority_aged"] = meta.get("aged", view["priority_aged"])
+    view["started_at"] = fact.at_us / 1e6
+    return replace(row, started_us=fact.at_us, view=view)
+
+
+def _requeued(row: TaskRow, fact: Fact) -> TaskRow:
+    view = row.view.copy()
+    view["status"] = "queued"
+    view["retry_count"] += 1
+    return replace(row, view=view)
+
+
+def _cancel_requested(row: TaskRow, fact: Fact) -> TaskRow:
+    return replace(row, view=row.view.copy())
+
+
+def _ended(row: TaskRow, fact: Fact) -> TaskRow:
+    view = row.view.copy()
+    view["status"] = "completed" if fact.action == "task.completed" else "failed"
+    view["error"] = fact.error
+    view["reason"] = "cancelled" if fact.action == "task.cancelled" else ""
+    view["attempt"] = fact.metadata.get("attempt", view["attempt"])
+    view["report"] = fact.metadata.get("report") or None
+    view["ended_at"] = fact.at_us / 1e6
+    return replace(row, ended_us=fact.at_us, view=view)
+
+
+def _deleted(row: TaskRow, fact: Fact) -> TaskRow:
+    return replace(row, deleted=True, view=row.view.copy())
+
+
+_CHANGES: Final[dict[str, Callable[[TaskRow, Fact], TaskRow]]] = {
+    "task.start": _started,
+    "task.requeue": _requeued,
+    "task.cancel_requested": _cancel_requested,
+    "task.completed": _ended,
+    "task.failed": _ended,
+    "task.cancelled": _ended,
+    "task.deleted": _deleted,
+}
