@@ -1,0 +1,258 @@
+"""The head actor: serves the REST API and brings its wishes to whoever can meet them. Owns nothing durable."""
+
+import asyncio
+import gc
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import orjson
+from aiohttp import web
+
+from fetchmld.api.app import build_app
+from fetchmld.api.head import (
+    ArtifactEntry,
+    Caller,
+    Ended,
+    EventPage,
+    EventQuery,
+    LogChunk,
+    Root,
+    TaskPage,
+    TaskQuery,
+    Verification,
+)
+from fetchmld.api.protocol import make_runner
+from fetchmld.channel import Client
+from fetchmld.config import Config
+from fetchmld.core.errors import NotFound, Unavailable
+from fetchmld.core.lifecycle import ENDED
+from fetchmld.core.messages import Fact
+from fetchmld.core.model import Counts, Experiment, Key, TaskId, TaskRequest, TaskView, UserId, WorkerView
+from fetchmld.store.content import ContentStore
+
+log = logging.getLogger(__name__)
+
+ID_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"
+KEY_CACHE_S: Final = 1.0  # a revoked key is refused within this
+VERIFY_TIMEOUT_S: Final = 600.0
+READY_TIMEOUT_S: Final = 2.0
+
+
+def new_id() -> str:
+    """60 random bits in 12 letters and digits."""
+    bits = secrets.randbits(60)
+    return "".join(ID_ALPHABET[bits >> shift & 31] for shift in range(55, -1, -5))
+
+
+class HeadActor:
+    """One per cluster. Implements `api.head.Head` over the other actors' sockets."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._config = Config.from_dump(settings)
+        self._run_dir = Path(settings["run_dir"])
+        self._objects = ContentStore(self._config.paths.objects)
+        self._scheduler = self._client("scheduler")
+        self._history = self._client("history")
+        self._audit = self._client("audit")
+        self._agents: dict[str, Client] = {}
+        self._keys: dict[str, tuple[float, Key | None]] = {}
+        self._runner: web.AppRunner | None = None
+
+    def _client(self, name: str) -> Client:
+        path = self._run_dir / f"{name}.sock"
+
+        async def resolve() -> Path:
+            return path
+
+        return Client(resolve)
+
+    # -- life
+
+    async def start(self) -> None:
+        for client in (self._scheduler, self._history, self._audit):
+            await client.start()
+        self._runner = make_runner(build_app(self, self._config))
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self._config.host, self._config.port, backlog=1024).start()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+
+    async def ping(self) -> dict[str, Any]:
+        return {"started": self._runner is not None}
+
+    async def shutdown(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+        for client in (self._scheduler, self._history, self._audit, *self._agents.values()):
+            await client.close()
+
+    # -- tasks
+
+    async def submit(self, caller: Caller, requests: list[TaskRequest]) -> list[TaskView]:
+        body = {
+            "user_id": caller.user_id,
+            "ip_address": caller.ip_address,
+            "trace_id": caller.trace_id,
+            "tasks": [{"id": new_id(), "request": request} for request in requests],
+        }
+        return cast(list[TaskView], (await self._scheduler.request("submit", body)).body)
+
+    async def cancel(self, caller: Caller, task_id: TaskId) -> None:
+        live = (await self._scheduler.request("view", {"task_id": task_id})).body
+        known_ended = live is None and await self._ended_task(task_id) is not None
+        if live is None and not known_ended:
+            raise NotFound(f"no task {task_id}")
+        body = {
+            "task_id": task_id,
+            "user_id": caller.user_id,
+            "known_ended": known_ended,
+            "ip_address": caller.ip_address,
+            "trace_id": caller.trace_id,
+        }
+        await self._scheduler.request("cancel", body)
+
+    async def task(self, task_id: TaskId) -> TaskView | None:
+        live = (await self._scheduler.request("view", {"task_id": task_id})).body
+        return cast(TaskView, live) if live is not None else await self._ended_task(task_id)
+
+    async def _ended_task(self, task_id: TaskId) -> TaskView | None:
+        found = await self._history.request("task", {"id": task_id, "min_seq": await self._durable_seq()})
+        return cast("TaskView | None", found.body)
+
+    async def wait(self, task_id: TaskId, timeout_s: float) -> TaskView | None:
+        try:
+            body = {"task_id": task_id, "timeout_s": timeout_s}
+            ended = (await self._scheduler.request("wait", body, timeout_s=timeout_s)).body
+        except Unavailable:
+            ended = None  # it goes on, or the scheduler does not answer: asking again tells which
+        return cast(TaskView, ended) if ended is not None else await self.task(task_id)
+
+    async def tasks(self, query: TaskQuery) -> TaskPage:
+        page = cast(TaskPage, await self._ask_history("tasks", {"query": asdict(query)}))
+        live = [task["id"] for task in page["tasks"] if task["status"] not in ENDED]
+        if live:
+            views = (await self._scheduler.request("views", {"task_ids": live})).body
+            newer = {view["id"]: view for view in views if view is not None}
+            page["tasks"] = [newer.get(task["id"], task) for task in page["tasks"]]
+        return page
+
+    async def _ask_history(self, kind: str, body: dict[str, Any]) -> Any:
+        """Ask the history for something that holds all that anybody has been told up to now."""
+        return (await self._history.request(kind, {**body, "min_seq": await self._durable_seq()})).body
+
+    async def _durable_seq(self) -> int:
+        return int((await self._scheduler.request("durable")).body["seq"])
+
+    # -- logs and artifacts
+
+    async def logs(self, task: TaskView, offset: int, limit_bytes: int, wait_s: float) -> LogChunk:
+        ended = task["status"] in ENDED
+        if not task["assignments"]:
+            return LogChunk(b"", offset, 0, ended)
+        report = task["report"] or {}
+        place = report.get("log")
+        if ended and place is None:
+            return LogChunk(b"", offset, 0, True)
+        body = {
+            "task_id": task["id"],
+            "attempt": task["attempt"],
+            "place": place,
+            "offset": offset,
+            "limit": limit_bytes,
+            "wait_s": wait_s,
+        }
+        agent = await self._agent(task["assignments"][0]["worker_id"])
+        answer = await agent.request("log.read", body, timeout_s=wait_s + 10.0)
+        return LogChunk(answer.blob, answer.body["offset"], answer.body["size"], answer.body["ended"])
+
+    async def _agent(self, worker_id: str) -> Client:
+        if worker_id not in self._agents:
+            client = self._agents[worker_id] = self._client(f"agent-{worker_id}")
+            await client.start()
+        return self._agents[worker_id]
+
+    async def artifacts(self, task: TaskView) -> list[ArtifactEntry]:
+        found = (task["report"] or {}).get("artifacts")
+        if found is None:
+            return []
+        manifest = await asyncio.to_thread(self._objects.read, found["manifest"])
+        return cast(list[ArtifactEntry], orjson.loads(manifest))
+
+    async def artifact(self, entry: ArtifactEntry) -> AsyncIterator[bytes]:
+        file = await asyncio.to_thread(self._objects.open, entry["hash"])
+        with file:
+            while chunk := await asyncio.to_thread(file.read, 2**18):
+                yield chunk
+
+    # -- the cluster
+
+    async def counts(self) -> Counts:
+        return cast(Counts, (await self._scheduler.request("counts")).body)
+
+    async def ended(self) -> Ended:
+        return cast(Ended, await self._ask_history("ended", {}))
+
+    async def workers(self) -> list[WorkerView]:
+        return cast(list[WorkerView], (await self._scheduler.request("workers")).body)
+
+    # -- the record
+
+    async def events(self, query: EventQuery) -> EventPage:
+        return cast(EventPage, await self._ask_history("events", {"query": asdict(query)}))
+
+    async def verify(self, caller: Caller) -> Verification:
+        result = cast(Verification, (await self._audit.request("verify", timeout_s=VERIFY_TIMEOUT_S)).body)
+        metadata = {name: result[name] for name in ("valid", "total_events", "first_bad", "root_hash", "index_valid")}
+        fact = Fact("audit_verified", "audit.verify", "ledger", caller.user_id, result["valid"], caller.ip_address)
+        fact.metadata = {**metadata, "trace_id": caller.trace_id}
+        await self._scheduler.request("fact", asdict(fact))
+        return result
+
+    async def root(self) -> Root:
+        durable = (await self._scheduler.request("durable")).body
+        return Root(root_hash=durable["root_hash"], at_us=durable["at_us"], total_events=durable["seq"] + 1)
+
+    # -- experiments
+
+    async def experiments(self) -> list[Experiment]:
+        return cast(list[Experiment], await self._ask_history("experiments", {}))
+
+    async def create_experiment(self, caller: Caller, name: str, description: str) -> Experiment:
+        body = {"id": new_id(), "name": name, "description": description, "user_id": caller.user_id}
+        return cast(Experiment, (await self._scheduler.request("experiment", body)).body)
+
+    # -- keys and facts
+
+    async def key(self, sha256: str) -> Key | None:
+        now = time.monotonic()
+        cached = self._keys.get(sha256)
+        if cached is not None and now - cached[0] < KEY_CACHE_S:
+            return cached[1]
+        found = (await self._scheduler.request("key", {"sha256": sha256})).body
+        key = None if found is None else Key(**{**found, "user_id": UserId(found["user_id"])})
+        if key is not None:  # unknown ones are not kept: guesses must not fill our memory
+            self._keys[sha256] = (now, key)
+        return key
+
+    def note(self, fact: Fact) -> None:
+        self._scheduler.post("note", asdict(fact))
+
+    async def ready(self) -> dict[Literal["scheduler", "history", "audit", "worker"], bool]:
+        return {
+            "scheduler": self._scheduler.connected,
+            "history": self._history.connected,
+            "audit": self._audit.connected,
+            "worker": await self._has_worker(),
+        }
+
+    async def _has_worker(self) -> bool:
+        if not self._scheduler.connected:
+            return False
+        workers = (await self._scheduler.request("workers", timeout_s=READY_TIMEOUT_S)).body
+        return any(worker["status"] == "active" for worker in workers)

@@ -1,0 +1,97 @@
+"""What the scheduler is told over its socket, as events of the core. One function per kind of message.
+
+Bodies come from other parts of us (never straight from a user), so their shape is trusted; what users wrote was checked
+where it came in.
+"""
+
+import secrets
+from collections.abc import Callable
+from typing import Any, Final
+
+from fetchmld.core.messages import (
+    AttemptEnded,
+    CancelRequested,
+    DatasetAccessed,
+    Event,
+    ExperimentCreated,
+    Fact,
+    FactNoted,
+    HeartbeatReceived,
+    LiveAttempt,
+    PhaseReported,
+    TaskSubmitted,
+    WorkerJoined,
+)
+from fetchmld.core.model import TaskId, UserId, WorkerId
+from fetchmld.core.state import capacity_of
+
+Body = dict[str, Any]
+
+
+def _submit(body: Body, at_us: int, ticket: int) -> list[Event]:
+    user, ip, trace = UserId(body["user_id"]), body["ip_address"], body["trace_id"]
+    tasks = body["tasks"]
+    return [TaskSubmitted(TaskId(task["id"]), user, task["request"], at_us, ip, trace) for task in tasks]
+
+
+def _cancel(body: Body, at_us: int, ticket: int) -> list[Event]:
+    return [
+        CancelRequested(
+            TaskId(body["task_id"]),
+            UserId(body["user_id"]),
+            at_us,
+            body["known_ended"],
+            body["ip_address"],
+            body["trace_id"],
+            ticket,
+        )
+    ]
+
+
+def _experiment(body: Body, at_us: int, ticket: int) -> list[Event]:
+    return [ExperimentCreated(body["id"], body["name"], body["description"], body["user_id"], at_us, ticket=ticket)]
+
+
+def _fact(body: Body, at_us: int, ticket: int) -> list[Event]:
+    return [FactNoted(Fact(**{**body, "at_us": body.get("at_us") or at_us}), ticket)]
+
+
+def _hello(body: Body, at_us: int, ticket: int) -> list[Event]:
+    attempts = [LiveAttempt(TaskId(a["task_id"]), a["attempt"], a["phase"]) for a in body["attempts"]]
+    worker, capacity = WorkerId(body["worker_id"]), capacity_of(body["capacity"])
+    return [WorkerJoined(worker, body["boot_id"], body["hostname"], capacity, attempts, at_us, body["detail"])]
+
+
+def _beat(body: Body, at_us: int, ticket: int) -> list[Event]:
+    return [HeartbeatReceived(WorkerId(body["worker_id"]), at_us)]
+
+
+def _phase(body: Body, at_us: int, ticket: int) -> list[Event]:
+    return [PhaseReported(body["worker_id"], TaskId(body["task_id"]), body["attempt"], body["phase"], at_us)]
+
+
+def _dataset(body: Body, at_us: int, ticket: int) -> list[Event]:
+    return [DatasetAccessed(**{**body, "at_us": at_us})]
+
+
+def _ended(body: Body, at_us: int, ticket: int) -> list[Event]:
+    seed = secrets.randbits(32)
+    return [
+        AttemptEnded(
+            body["worker_id"], TaskId(body["task_id"]), body["attempt"], body["rank"], body["report"], seed, at_us
+        )
+    ]
+
+
+EVENTS: Final[dict[str, Callable[[Body, int, int], list[Event]]]] = {
+    "submit": _submit,
+    "cancel": _cancel,
+    "experiment": _experiment,
+    "note": _fact,
+    "fact": _fact,
+    "hello": _hello,
+    "beat": _beat,
+    "phase": _phase,
+    "dataset": _dataset,
+    "ended": _ended,
+}

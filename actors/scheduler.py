@@ -1,0 +1,355 @@
+"""The scheduler actor: the pure core, the ledger's writer, and the mailbox between them and everybody else.
+
+One loop takes all that has arrived, lets the core decide on each message in turn, makes the facts of the whole batch
+durable with one sync, and only then answers and gives orders. While a sync runs the next batch gathers, so the disk sets
+the size of a batch and no timer does. Reads go through the same loop: nobody is told of what is not durable.
+
+If the ledger cannot be written, the core has decided what never happened. It is thrown away and rebuilt from the record;
+until a write succeeds again whoever wants a change is told to come back, and running tasks go on.
+"""
+
+import asyncio
+import contextlib
+import gc
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from actors.mailbox import EVENTS
+from fetchmld.channel import Message, Peer, Server, serve
+from fetchmld.config import Config
+from fetchmld.core.errors import BadRequest, Unavailable
+from fetchmld.core.messages import (
+    AcknowledgeEnd,
+    Effect,
+    Event,
+    Fact,
+    FactNoted,
+    KeyCreated,
+    Launch,
+    Persist,
+    Reply,
+    StopAttempt,
+    TaskChanged,
+    TimePassed,
+)
+from fetchmld.core.model import TaskId, UserId, WorkerId
+from fetchmld.core.scheduler import Policy, Scheduler
+from fetchmld.core.state import ended
+from fetchmld.store.clock import LogicalClock
+from fetchmld.store.ledger import Ledger, LedgerUnavailable
+
+log = logging.getLogger(__name__)
+
+MAILBOX_MAX: Final = 200_000  # messages that wait for the loop; beyond it requests are refused
+WAITERS_MAX: Final = 100_000  # callers that wait for ends
+TICK_S: Final = 1.0
+
+
+class SchedulerActor:
+    """One per cluster. `settings` is the daemon's configuration as `Config.model_dump` wrote it, and the run directory."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._config = Config.from_dump(settings)
+        self._socket = Path(settings["run_dir"]) / "scheduler.sock"
+        self._policy = Policy(
+            self._config.ageing_tau_s,
+            self._config.suspect_after_s,
+            self._config.offline_after_s,
+            self._config.requeue_after_s,
+        )
+        self._writer = ThreadPoolExecutor(1, "ledger")
+        self._mailbox: list[Message | Event] = []
+        self._tickets: dict[int, Message] = {}
+        self._last_ticket = 0
+        self._waiters: dict[TaskId, list[tuple[float, Message]]] = {}  # with the time when they stop waiting
+        self._agents: dict[WorkerId, Peer] = {}
+        self._broken_since = 0.0  # monotonic; 0 = the ledger can be written
+        self._tasks: list[asyncio.Task[None]] = []
+        self._server: Server | None = None
+        self._ledger: Ledger
+        self._core: Scheduler
+        self._clock: LogicalClock
+        self._wake: asyncio.Event
+
+    # -- life
+
+    async def start(self) -> None:
+        """Recover the state from the record and open for business. Raises `LedgerDamaged` rather than start on loss."""
+        self._wake = asyncio.Event()
+        await self._in_thread(self._recover)
+        self._server = await serve(self._socket, self._on_messages, self._on_close)
+        self._tasks = [asyncio.create_task(self._work()), asyncio.create_task(self._tick())]
+        gc.collect()
+        gc.freeze()  # what start-up made lives as long as we do
+        gc.set_threshold(50_000, 20, 100)
+
+    def _recover(self) -> None:
+        paths = self._config.paths
+        self._ledger = Ledger.open(paths.ledger_dir, segment_bytes=self._config.segment_bytes)
+        self._clock = LogicalClock(paths.data_dir / "clock", self._ledger.last_clock_us)
+        self._rebuild()
+        recovery = self._ledger.recovery
+        if recovery.torn_bytes:
+            gap = {"cause": "torn tail", "bytes": recovery.torn_bytes, "first_seq": recovery.torn_seq}
+            self._mailbox.append(FactNoted(Fact("audit_verified", "audit.gap", "ledger", success=False, metadata=gap)))
+        self._mailbox.append(self._admin_key())
+
+    def _rebuild(self) -> None:
+        """The core as the record has it."""
+        self._core = Scheduler(self._policy)
+        self._core.replay((event.fact for event in self._ledger.read()), self._clock.now())
+
+    def _admin_key(self) -> KeyCreated:
+        digest = hashlib.sha256(self._config.paths.admin_key.read_bytes().strip()).hexdigest()
+        admin = UserId("admin")
+        return KeyCreated(f"admin-{digest[:8]}", admin, "admin", digest, 0.0, admin, _wall_us())
+
+    async def ping(self) -> dict[str, Any]:
+        return {"started": self._server is not None, "seq": self._core.state.seq if self._server else -1}
+
+    async def address(self) -> str:
+        return str(self._socket)
+
+    async def shutdown(self) -> None:
+        """Take no more, finish the batch at hand, close the ledger."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await self._in_thread(self._ledger.close)
+        self._writer.shutdown()
+
+    async def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, work, *arguments)
+
+    # -- the mailbox
+
+    def _on_messages(self, _peer: Peer, messages: list[Message]) -> None:
+        if len(self._mailbox) + len(messages) > MAILBOX_MAX:
+            for message in messages:
+                self._refuse(message, "too many requests are waiting")
+            return
+        self._mailbox += messages
+        self._wake.set()
+
+    def _on_close(self, peer: Peer) -> None:
+        self._keep_waiters(lambda _until, message: message.peer is not peer)
+
+    def _keep_waiters(self, stays: Callable[[float, Message], bool]) -> None:
+        for task_id, waiting in list(self._waiters.items()):
+            left = [(until, message) for until, message in waiting if stays(until, message)]
+            if left:
+                self._waiters[task_id] = left
+            else:
+                del self._waiters[task_id]
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            self._keep_waiters(lambda until, _message, now=now: until > now)  # type: ignore[misc]
+            self._mailbox.append(TimePassed(_wall_us()))
+            self._wake.set()
+
+    async def _work(self) -> None:
+        self._wake.set()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            batch, self._mailbox = self._mailbox, []
+            try:
+                await self._work_through(batch)
+            except Exception:
+                log.exception("scheduler.batch_failed size=%d", len(batch))
+                await self._fall_back(batch, "something went wrong on our side")
+
+    async def _work_through(self, batch: list[Message | Event]) -> None:
+        if self._broken_since and not await self._mended():
+            self._refuse_changes(batch)
+            return
+        effects: list[Effect] = []
+        for item in batch:
+            effects += self._take(item)
+        facts = [effect.fact for effect in effects if isinstance(effect, Persist)]
+        if facts:
+            try:
+                await self._in_thread(self._ledger.append, facts)
+            except LedgerUnavailable as error:
+                log.error("ledger.unavailable error=%s", error)
+                self._broken_since = time.monotonic()
+                await self._fall_back(batch, f"the record cannot be written: {error}")
+                return
+        self._perform(effects)
+
+    def _take(self, item: Message | Event) -> list[Effect]:
+        """Let the core decide on one message. Nothing is said yet."""
+        now = self._clock.now()
+        if not isinstance(item, Message):
+            return self._core.handle(item, now)
+        ticket = self._ticket(item)
+        if item.kind not in EVENTS:
+            return self._read(item, ticket)
+        effects: list[Effect] = []
+        for event in EVENTS[item.kind](item.body, _wall_us(), ticket):
+            effects += self._core.handle(event, now)
+        if item.kind == "submit":
+            effects.append(Reply(ticket, [self._core.view(TaskId(task["id"])) for task in item.body["tasks"]]))
+        elif item.kind == "hello":
+            self._agents[WorkerId(item.body["worker_id"])] = item.peer
+            effects.insert(0, Reply(ticket, {}))
+        elif item.kind == "beat":
+            item.peer.post("beat", {"sent_t": item.body["sent_t"]})
+        return effects
+
+    def _ticket(self, message: Message) -> int:
+        if not message.id:
+            return 0
+        self._last_ticket += 1
+        self._tickets[self._last_ticket] = message
+        return self._last_ticket
+
+    # -- reads, answered in turn with the writes
+
+    def _read(self, message: Message, ticket: int) -> list[Effect]:
+        core, body = self._core, message.body
+        match message.kind:
+            case "view":
+                value: Any = core.view(TaskId(body["task_id"]))
+            case "views":
+                value = [core.view(TaskId(task_id)) for task_id in body["task_ids"]]
+            case "wait":
+                return self._wait(message, ticket)
+            case "counts":
+                value = core.counts()
+            case "workers":
+                value = core.worker_views()
+            case "key":
+                key = core.state.keys.get(body["sha256"])
+                value = asdict(key) if key else None
+            case "durable":
+                value = {
+                    "seq": self._ledger.next_seq - 1,
+                    "root_hash": self._ledger.root_hash.hex(),
+                    "at_us": self._ledger.last_at_us,
+                }
+            case _:
+                return [Reply(ticket, error=BadRequest(f"the scheduler knows no message {message.kind!r}"))]
+        return [Reply(ticket, value)]
+
+    def _wait(self, message: Message, ticket: int) -> list[Effect]:
+        """Answer when the task has ended; at once if it has, or is not known here."""
+        task_id = TaskId(message.body["task_id"])
+        task = self._core.state.task(task_id)
+        if task is None or ended(task):
+            return [Reply(ticket, self._core.view(task_id))]
+        del self._tickets[ticket]
+        if len(self._waiters) >= WAITERS_MAX:
+            message.fail(Unavailable("too many callers wait for tasks; ask again later"))
+        else:
+            until = time.monotonic() + message.body["timeout_s"]
+            self._waiters.setdefault(task_id, []).append((until, message))
+        return []
+
+    # -- deeds, once everything before them is durable
+
+    def _perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Persist():
+                    pass
+                case Launch():
+                    self._tell(effect.worker_id, "launch", {"order": effect.order})
+                case StopAttempt():
+                    self._tell(
+                        effect.worker_id,
+                        "stop",
+                        {
+                            "task_id": effect.task_id,
+                            "attempt": effect.attempt,
+                            "word": effect.word,
+                            "detail": effect.detail,
+                        },
+                    )
+                case AcknowledgeEnd():
+                    self._tell(effect.worker_id, "ack", {"task_id": effect.task_id, "attempt": effect.attempt})
+                case Reply():
+                    self._answer(effect)
+                case TaskChanged():
+                    self._changed(effect.task_id)
+
+    def _tell(self, worker_id: WorkerId, kind: str, body: dict[str, Any]) -> None:
+        """Tell an agent. One that is away hears it again when it says hello."""
+        peer = self._agents.get(worker_id)
+        if peer is not None:
+            peer.post(kind, body)
+
+    def _answer(self, reply: Reply) -> None:
+        message = self._tickets.pop(reply.ticket, None)
+        if message is None:
+            return
+        if reply.error is not None:
+            message.fail(reply.error)
+        else:
+            message.reply(reply.value)
+
+    def _changed(self, task_id: TaskId) -> None:
+        waiting = self._waiters.get(task_id)
+        task = self._core.state.task(task_id)
+        if waiting and (task is None or ended(task)):
+            view = self._core.view(task_id)
+            for _until, message in self._waiters.pop(task_id):
+                message.reply(view)
+
+    # -- when the ledger cannot be written
+
+    async def _fall_back(self, batch: list[Message | Event], why: str) -> None:
+        """Forget what was decided in this batch: the record has none of it."""
+        for item in batch:
+            if isinstance(item, Message):
+                self._refuse(item, why)
+        self._tickets.clear()
+        await self._in_thread(self._rebuild)
+        for peer in self._agents.values():
+            peer.close()  # they come back, say what they have, and report their ends again
+        self._agents.clear()
+
+    async def _mended(self) -> bool:
+        """Try to write again, at most once a tick."""
+        gap = {"cause": "the record could not be written", "seconds": round(time.monotonic() - self._broken_since, 3)}
+        fact = Fact("audit_verified", "audit.gap", "ledger", success=False, metadata=gap, at_us=_wall_us())
+        effects = self._core.handle(FactNoted(fact), self._clock.now())
+        try:
+            await self._in_thread(self._ledger.append, [e.fact for e in effects if isinstance(e, Persist)])
+        except LedgerUnavailable:
+            await self._in_thread(self._rebuild)
+            return False
+        self._broken_since = 0.0
+        log.info("ledger.mended %s", gap)
+        return True
+
+    def _refuse_changes(self, batch: list[Message | Event]) -> None:
+        """Reads go on; whoever wants a change is told to come back."""
+        for item in batch:
+            if isinstance(item, Message):
+                if item.kind in EVENTS:
+                    self._refuse(item, "the record cannot be written")
+                else:
+                    self._perform(self._read(item, self._ticket(item)))
+
+    def _refuse(self, message: Message, why: str) -> None:
+        if message.kind == "hello":
+            message.peer.close()
+        elif message.id:
+            message.fail(Unavailable(f"{why}; nothing was changed, try again later"))
+
+
+def _wall_us() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,58 @@
+"""The logical clock: what the core decides by.
+
+It runs with CLOCK_BOOTTIME, which no administrator sets and which counts a machine's sleep, and never goes back: after a
+restart of ours on the same boot it goes on as if we had been there, and after a restart of the machine it goes on from
+the record's newest time. Jumps of the wall clock change nothing.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id() -> str:
+    """What tells this boot of the machine from every other."""
+    return BOOT_ID_FILE.read_text().strip()
+
+
+def boottime() -> float:
+    """Seconds since the machine started, its sleep included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class LogicalClock:
+    """`now()` in seconds, at least `last_clock_us` of the record. `file` remembers the offset to this boot's time."""
+
+    def __init__(
+        self, file: Path, last_clock_us: int, boot: str | None = None, source: Callable[[], float] = boottime
+    ) -> None:
+        self._source = source
+        boot = boot_id() if boot is None else boot
+        last = last_clock_us / 1e6
+        offset = _remembered(file, boot)
+        if offset is None or source() + offset < last:
+            offset = last - source()
+            _remember(file, boot, offset)
+        self._offset = offset
+
+    def now(self) -> float:
+        return self._source() + self._offset
+
+
+def _remembered(file: Path, boot: str) -> float | None:
+    try:
+        kept = json.loads(file.read_text())
+        return float(kept["offset"]) if kept["boot_id"] == boot else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # first start, or a file that says nothing: the record's time is enough
+
+
+def _remember(file: Path, boot: str, offset: float) -> None:
+    fresh = file.with_suffix(".new")
+    fresh.write_text(json.dumps({"boot_id": boot, "offset": offset}))
+    os.replace(fresh, file)

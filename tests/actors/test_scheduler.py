@@ -1,0 +1,189 @@
+"""The scheduler actor as a plain class: a real ledger, real sockets, an agent that this test plays."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.scheduler import SchedulerActor
+from fetchmld.channel import Client, Message, Peer
+from fetchmld.config import Config
+from fetchmld.core.errors import Unavailable
+from fetchmld.store.ledger import Ledger
+
+BOUND_S = 20.0
+CAPACITY = {"cpu": 4, "memory_gb": 8, "batch_slots": 4, "service_slots": 1, "gpus": []}
+
+
+class Cluster:
+    """A running scheduler actor, a client of it, and an agent."""
+
+    def __init__(self, directory: Path) -> None:
+        (directory / "admin.key").write_text("fml_test\n")
+        config = Config(data_dir=directory, segment_bytes=2**20)
+        self.actor = SchedulerActor({**config.model_dump(mode="json"), "run_dir": str(directory)})
+        self.socket = directory / "scheduler.sock"
+        self.orders: asyncio.Queue[Message] = asyncio.Queue()
+        self.client = Client(self._resolve)
+        self.agent = Client(self._resolve, self._on_order, self._hello)
+
+    async def _resolve(self) -> Path:
+        return self.socket
+
+    def _on_order(self, _peer: Peer, messages: list[Message]) -> None:
+        for message in messages:
+            self.orders.put_nowait(message)
+
+    async def _hello(self, agent: Client) -> None:
+        body = {"worker_id": "w1", "boot_id": "b", "hostname": "h", "capacity": CAPACITY, "attempts": [], "detail": {}}
+        await agent.request("hello", body)
+
+    async def order(self, kind: str) -> Any:
+        while True:
+            message = await self.orders.get()
+            if message.kind == kind:
+                return message.body
+
+    async def submit(self, *ids: str) -> list[dict[str, Any]]:
+        tasks = [{"id": task_id, "request": {"job_name": "job", "cpu": 1}} for task_id in ids]
+        body = {"user_id": "ada", "ip_address": "127.0.0.1", "trace_id": "t", "tasks": tasks}
+        views: list[dict[str, Any]] = (await self.client.request("submit", body)).body
+        return views
+
+    async def view(self, task_id: str) -> Any:
+        return (await self.client.request("view", {"task_id": task_id})).body
+
+    def end(self, task_id: str, attempt: int = 1) -> None:
+        report = {"exit_code": 0}
+        body = {"worker_id": "w1", "task_id": task_id, "attempt": attempt, "rank": 0, "report": report}
+        self.agent.post("ended", body)
+
+
+@asynccontextmanager
+async def running(directory: Path) -> AsyncIterator[Cluster]:
+    cluster = Cluster(directory)
+    await cluster.actor.start()
+    await cluster.client.start()
+    await cluster.agent.start()
+    await cluster.client.request("durable")
+    try:
+        yield cluster
+    finally:
+        await cluster.client.close()
+        await cluster.agent.close()
+        await cluster.actor.shutdown()
+
+
+def run(tmp_path: Path, scenario: Callable[[Cluster], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with running(tmp_path) as cluster:
+            await asyncio.wait_for(_as_coroutine(scenario(cluster)), BOUND_S)
+
+    asyncio.run(bounded())
+
+
+async def _as_coroutine(awaitable: Awaitable[None]) -> None:
+    await awaitable
+
+
+def actions(directory: Path) -> list[str]:
+    ledger = Ledger.open(directory / "ledger", segment_bytes=2**20)
+    try:
+        return [event.fact.action for event in ledger.read()]
+    finally:
+        ledger.close()
+
+
+def test_a_task_goes_through_and_the_record_has_it(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.submit("t1")
+        order = (await cluster.order("launch"))["order"]
+        assert (order["task_id"], order["attempt"], order["request"]["job_name"]) == ("t1", 1, "job")
+        waiting = asyncio.create_task(cluster.client.request("wait", {"task_id": "t1", "timeout_s": 10}))
+        await cluster.view("t1")
+        cluster.end("t1")
+        assert (await waiting).body["status"] == "completed"
+        assert await cluster.order("ack") == {"task_id": "t1", "attempt": 1}
+
+    run(tmp_path, scenario)
+    assert [a for a in actions(tmp_path) if a.startswith("task.")] == ["task.submit", "task.start", "task.completed"]
+
+
+def test_a_batch_of_requests_costs_few_syncs(tmp_path: Path) -> None:
+    syncs = 0
+
+    async def scenario(cluster: Cluster) -> None:
+        nonlocal syncs
+        append = cluster.actor._ledger.append
+
+        def counted(facts: Any) -> int:
+            nonlocal syncs
+            syncs += 1
+            return append(facts)
+
+        cluster.actor._ledger.append = counted  # type: ignore[method-assign]
+        await asyncio.gather(*(cluster.submit(f"t{n}") for n in range(200)))
+
+    run(tmp_path, scenario)
+    assert syncs < 20
+    assert actions(tmp_path).count("task.submit") == 200
+
+
+def test_a_restart_finds_everything_again(tmp_path: Path) -> None:
+    async def first(cluster: Cluster) -> None:
+        await cluster.submit("t1", "t2")
+        await cluster.order("launch")
+        cluster.end("t1")
+        await cluster.order("ack")
+
+    async def second(cluster: Cluster) -> None:
+        assert (await cluster.view("t1"))["status"] == "completed"
+        assert (await cluster.view("t2"))["status"] == "preparing"
+        assert (await cluster.order("launch"))["order"]["task_id"] == "t2", "the worker says it has nothing"
+        digest = hashlib.sha256(b"fml_test").hexdigest()
+        assert (await cluster.client.request("key", {"sha256": digest})).body["role"] == "admin"
+
+    run(tmp_path, first)
+    run(tmp_path, second)
+    assert actions(tmp_path).count("key.create") == 1
+
+
+def test_nothing_counts_while_the_record_cannot_be_written(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.submit("before")
+        ledger = cluster.actor._ledger
+        working, ledger._sync = ledger._sync, broken_disk
+        with pytest.raises(Unavailable, match="nothing was changed"):
+            await cluster.submit("lost")
+        assert await cluster.view("lost") is None
+        assert (await cluster.view("before"))["id"] == "before", "reads go on"
+        ledger._sync = working
+        while True:
+            try:
+                await cluster.submit("after")
+                break
+            except Unavailable:
+                continue
+        assert (await cluster.view("before"))["id"] == "before"
+
+    run(tmp_path, scenario)
+    recorded = actions(tmp_path)
+    assert recorded.count("task.submit") == 2
+    assert "audit.gap" in recorded
+
+
+def broken_disk(_fd: int) -> None:
+    raise OSError(28, os.strerror(28))
+
+
+def test_unknown_messages_are_refused(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        with pytest.raises(Exception, match="knows no message 'nonsense'"):
+            await cluster.client.request("nonsense", {})
+
+    run(tmp_path, scenario)
