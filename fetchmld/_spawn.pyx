@@ -1,0 +1,174 @@
+# cython: language_level=3
+"""One process start: a vfork-like start with directory, session, uid, limits and no-new-privileges.
+
+The child shares our memory until it executes, so between the two only system calls are made, raw ones where the C library
+would signal our other threads. The errno of the step that failed comes back through that shared memory.
+"""
+
+from libc.errno cimport errno
+from libc.stdlib cimport free, malloc
+
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <grp.h>
+    #include <pthread.h>
+    #include <signal.h>
+    #include <string.h>
+    #include <sys/prctl.h>
+    #include <sys/resource.h>
+    #include <sys/stat.h>
+    #include <sys/syscall.h>
+    #include <sys/wait.h>
+    #include <unistd.h>
+
+    enum { FML_LIMITS_MAX = 16 };
+
+    typedef struct {
+        const char *path, *cwd;
+        char **argv, **env;
+        int stdin_fd, log_fd, reset_oom, no_new_privs, limit_count;
+        long uid, gid;
+        int resource[FML_LIMITS_MAX];
+        struct rlimit limit[FML_LIMITS_MAX];
+        volatile int step, error;  /* written by the child, read by the parent after it has executed or ended */
+    } fml_order;
+
+    /* the steps, in the order of fetchmld.spawning.STEPS */
+    enum { FML_SESSION = 1, FML_FILES, FML_LIMIT, FML_USER, FML_PRIVILEGES, FML_DIRECTORY, FML_EXECUTE, FML_FORK };
+
+    #define FML_TRY(which, call) do { if ((call) < 0) { o->step = (which); o->error = errno; _exit(127); } } while (0)
+
+    static void fml_default_signals(void) {
+        struct sigaction plain;
+        memset(&plain, 0, sizeof plain);
+        plain.sa_handler = SIG_DFL;
+        for (int number = 1; number < 32; number++)
+            if (number != SIGKILL && number != SIGSTOP) sigaction(number, &plain, NULL);
+    }
+
+    __attribute__((noinline, noreturn)) static void fml_child(fml_order *o) {
+        sigset_t none;
+        fml_default_signals();
+        FML_TRY(FML_SESSION, setsid());
+        FML_TRY(FML_FILES, dup2(o->stdin_fd, 0));
+        FML_TRY(FML_FILES, dup2(o->log_fd, 1));
+        FML_TRY(FML_FILES, dup2(o->log_fd, 2));
+        if (o->reset_oom) {  /* ours is protected; a job must not be */
+            int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+            if (fd >= 0) { if (write(fd, "0", 1) < 0) {} close(fd); }
+        }
+        for (int i = 0; i < o->limit_count; i++) FML_TRY(FML_LIMIT, setrlimit(o->resource[i], &o->limit[i]));
+        if (o->gid >= 0) {
+            FML_TRY(FML_USER, syscall(SYS_setgroups, 0, NULL));
+            FML_TRY(FML_USER, syscall(SYS_setresgid, o->gid, o->gid, o->gid));
+        }
+        if (o->uid >= 0) FML_TRY(FML_USER, syscall(SYS_setresuid, o->uid, o->uid, o->uid));
+        if (o->no_new_privs) FML_TRY(FML_PRIVILEGES, prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+        umask(022);
+        FML_TRY(FML_DIRECTORY, chdir(o->cwd));
+        sigemptyset(&none);
+        sigprocmask(SIG_SETMASK, &none, NULL);
+        execve(o->path, o->argv, o->env);
+        o->step = FML_EXECUTE;
+        o->error = errno;
+        _exit(127);
+    }
+
+    static pid_t fml_start(fml_order *o) {
+        sigset_t all, before;
+        pid_t pid;
+        int status;
+        o->step = o->error = 0;
+        sigfillset(&all);
+        pthread_sigmask(SIG_BLOCK, &all, &before);  /* no handler of ours may run in the child, on our memory */
+        pid = vfork();
+        if (pid == 0) fml_child(o);
+        if (pid < 0) { o->step = FML_FORK; o->error = errno; }
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        if (pid > 0 && o->error) while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
+        return pid;
+    }
+    """
+    ctypedef struct rlimit_t "struct rlimit":
+        unsigned long rlim_cur
+        unsigned long rlim_max
+    ctypedef struct fml_order:
+        const char *path
+        const char *cwd
+        char **argv
+        char **env
+        int stdin_fd, log_fd, reset_oom, no_new_privs, limit_count
+        long uid, gid
+        int resource[16]
+        rlimit_t limit[16]
+        int step, error
+    int fml_start(fml_order *o) nogil
+    int prctl(int option, unsigned long value, unsigned long, unsigned long, unsigned long)
+    int PR_SET_CHILD_SUBREAPER
+
+
+cdef char **_strings(list values) except NULL:
+    cdef char **array = <char **>malloc((len(values) + 1) * sizeof(char *))
+    if array == NULL:
+        raise MemoryError()
+    cdef Py_ssize_t i
+    for i in range(len(values)):
+        array[i] = <bytes?>values[i]
+    array[len(values)] = NULL
+    return array
+
+
+def spawn(
+    bytes path not None,
+    list argv not None,
+    list env not None,
+    bytes cwd not None,
+    int stdin_fd,
+    int log_fd,
+    list limits not None,
+    long uid=-1,
+    long gid=-1,
+    bint reset_oom=False,
+    bint no_new_privs=True,
+):
+    """Start `path` and return (pid, 0, 0), or (0, step, errno) when a step before or of the execution failed."""
+    cdef fml_order order
+    cdef int pid
+    if len(limits) > 16:
+        raise ValueError(f"at most 16 limits, got {len(limits)}")
+    order.path = path
+    order.cwd = cwd
+    order.stdin_fd = stdin_fd
+    order.log_fd = log_fd
+    order.uid = uid
+    order.gid = gid
+    order.reset_oom = reset_oom
+    order.no_new_privs = no_new_privs
+    order.limit_count = <int>len(limits)
+    for i, (resource, soft, hard) in enumerate(limits):
+        order.resource[i] = resource
+        order.limit[i].rlim_cur = soft
+        order.limit[i].rlim_max = hard
+    order.argv = _strings(argv)
+    try:
+        order.env = _strings(env)
+        try:
+            with nogil:
+                pid = fml_start(&order)
+        finally:
+            free(order.env)
+    finally:
+        free(order.argv)
+    if order.error:
+        return 0, order.step, order.error
+    return pid, 0, 0
+
+
+def become_subreaper():
+    """Let processes whose parents end become our children from now on; errno, 0 on success."""
+    return errno if prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 else 0

@@ -1,0 +1,5 @@
+"""`python -m fetchmld.runner NODE_DIR SOCKET [IDLE_S]`."""
+
+from fetchmld.runner.serve import main
+
+main()

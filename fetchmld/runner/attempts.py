@@ -1,0 +1,277 @@
+"""The processes of attempts: started, stopped, reaped, adopted, and nothing of them left behind. Standard library only.
+
+An attempt is its first process (the leader of a session of its own) and all that came from it. We are the subreaper, so
+whatever outlives its parent becomes our child. When the leader has ended, what is left is killed, and only when nothing is
+left does the attempt count as ended. `ended` collects those; the runner takes them from there.
+"""
+
+import os
+import resource
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fetchmld.runner import proctree, spawning
+from fetchmld.runner.loop import Loop, boottime
+
+GRACE_S: Final = 10.0
+AGAIN_S: Final = 0.05  # between two looks at processes that should be gone
+GIVE_UP_S: Final = 5.0  # how long killed processes may take to go before the end is reported without them
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One attempt and what became of it. `status` is wait4's, None while it lives or where nobody could read it."""
+
+    key: str
+    pid: int
+    slot: int
+    started_t: float  # boot time, as all `_t`
+    start_ticks: int = 0
+    grace_s: float = GRACE_S
+    deadline_t: float = 0.0  # the end of its time limit; 0 = none, or it is being enforced
+    pidfd: int = -1  # of a living adopted one, whose end no SIGCHLD tells
+    adopted: bool = False  # started by a runner before us: not our child
+    leader_gone: bool = False
+    status: int | None = None
+    word: str = ""  # why we stopped it, or EXIT_UNKNOWN
+    detail: str = ""
+    kill_t: float = 0.0  # when the grace ends, once it was told to stop
+    give_up_t: float = 0.0
+    unkillable: bool = False  # something of it is still there: its log file must not be used again
+    user_s: float = 0.0
+    system_s: float = 0.0
+    rss_max_bytes: int = 0
+    log: dict[str, Any] | None = None  # where its output was put
+    exit: dict[str, Any] | None = None  # how it ended, as it is journaled and reported
+
+    @property
+    def alive(self) -> bool:
+        return not self.leader_gone
+
+    def add_usage(self, usage: resource.struct_rusage) -> None:
+        self.user_s += usage.ru_utime
+        self.system_s += usage.ru_stime
+        self.rss_max_bytes = max(self.rss_max_bytes, usage.ru_maxrss * 1024)
+
+    def end(self, at: float) -> dict[str, Any]:
+        """How it ended: `code` or `signal` where the status is known, and `word` where we had a hand in it."""
+        record = {"key": self.key, "at": at, "log": self.log, "word": self.word, "detail": self.detail}
+        if self.status is not None:
+            code = os.waitstatus_to_exitcode(self.status)
+            record["code" if code >= 0 else "signal"] = abs(code)
+            record["usage"] = {
+                "user_s": round(self.user_s, 6),
+                "system_s": round(self.system_s, 6),
+                "rss_max_bytes": self.rss_max_bytes,
+            }
+        return record
+
+
+class Attempts:
+    """Every attempt that is not forgotten, and their processes. Must live on the thread that reaps."""
+
+    def __init__(self, loop: Loop, live_log: Callable[[int], str], protected: bool, say: Callable[[str], None]) -> None:
+        """`live_log` names a slot's file; `protected`: we are out of the OOM killer's reach, and children must not be."""
+        self.all: dict[str, Attempt] = {}
+        self.ended: list[Attempt] = []
+        self._loop = loop
+        self._live_log = live_log
+        self._say = say
+        self._spawner = spawning.Spawner(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC), protected)
+        self._by_pid: dict[int, Attempt] = {}  # leaders that are our children and not reaped yet
+        self._orphans: dict[int, str] = {}  # our other children: leftovers of the attempt of that key ("" = unknown)
+        self._sweeping: dict[str, Attempt] = {}  # leader gone, leftovers perhaps not
+
+    def living(self) -> list[Attempt]:
+        """Those whose end is not on record."""
+        return [attempt for attempt in self.all.values() if attempt.exit is None]
+
+    # -- starting
+
+    def start(self, starts: list[tuple[str, spawning.Start, int, int]]) -> list[Attempt | spawning.StartFailed]:
+        """Start the first process of each (key, start, slot, log descriptor)."""
+        for key, start, _, _ in starts:
+            start.env[proctree.MARK] = key
+        pids = self._spawner.spawn_all([(start, log_fd) for _, start, _, log_fd in starts])
+        return [
+            self._started(key, pid, slot) if isinstance(pid, int) else pid
+            for (key, _, slot, _), pid in zip(starts, pids, strict=True)
+        ]
+
+    def _started(self, key: str, pid: int, slot: int) -> Attempt:
+        stat = proctree.stat_of(pid)
+        attempt = Attempt(key, pid, slot, boottime(), stat.start_ticks if stat else 0)
+        self.all[key] = self._by_pid[pid] = attempt
+        return attempt
+
+    # -- stopping
+
+    def stop(self, attempt: Attempt, word: str, detail: str, grace_s: float) -> None:
+        """SIGTERM to all of the attempt now, SIGKILL after `grace_s`. A second call can only shorten the grace."""
+        kill_t = boottime() + grace_s
+        told = attempt.kill_t > 0
+        if attempt.exit is not None or (attempt.leader_gone and not told) or (told and attempt.kill_t <= kill_t):
+            return
+        attempt.kill_t = kill_t
+        if not told:
+            attempt.word, attempt.detail = word, detail
+            self._signal(attempt, signal.SIGTERM)
+        self._loop.at(kill_t, lambda: self._kill_until_gone(attempt))
+
+    def _kill_until_gone(self, attempt: Attempt) -> None:
+        if attempt.alive:  # afterwards the sweep does it
+            self._signal(attempt, signal.SIGKILL)
+            self._loop.at(boottime() + AGAIN_S, lambda: self._kill_until_gone(attempt))
+
+    def _signal(self, attempt: Attempt, number: int) -> None:
+        self._find_orphans()
+        for pid in self._tree(attempt):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
+            except PermissionError as error:
+                self._say(f"cannot signal {pid} of {attempt.key}: {error}")
+
+    def _tree(self, attempt: Attempt) -> list[int]:
+        """Every process of the attempt that is there now."""
+        roots = [attempt.pid] if attempt.alive else []
+        roots += [pid for pid, key in self._orphans.items() if key == attempt.key]
+        if attempt.adopted:  # not below us: its leftovers went to another reaper
+            roots += [pid for pid in proctree.find_marked({attempt.key}) if pid not in roots]
+        return proctree.with_descendants(roots)
+
+    # -- ends
+
+    def reap(self) -> None:
+        """Take every child that has ended, then see what the ended leaders left behind."""
+        gone: list[Attempt] = []
+        while (child := _next_ended()) is not None:
+            pid, status, usage = child
+            attempt = self._by_pid.pop(pid, None)
+            if attempt is not None:
+                attempt.status = status
+                attempt.add_usage(usage)
+                gone.append(attempt)
+            else:
+                owner = self.all.get(self._orphans.pop(pid, ""))
+                if owner is not None:
+                    owner.add_usage(usage)
+        self._settle(gone)
+
+    def _settle(self, gone: list[Attempt]) -> None:
+        """`gone` have lost their leader: they have ended once nothing of them is left."""
+        for attempt in gone:
+            attempt.leader_gone = True
+            attempt.give_up_t = boottime() + GIVE_UP_S
+            self._sweeping[attempt.key] = attempt
+        if not self._sweeping:
+            return
+        self._find_orphans()
+        left = set(self._orphans.values())
+        for attempt in list(self._sweeping.values()):
+            if attempt.key not in left and not (attempt.adopted and self._tree(attempt)):
+                self._finish(attempt)
+            else:
+                self._sweep(attempt)
+
+    def _finish(self, attempt: Attempt) -> None:
+        del self._sweeping[attempt.key]
+        self.ended.append(attempt)
+
+    def _sweep(self, attempt: Attempt) -> None:
+        """Kill leftovers, unless they were told to stop and still have time; give up on what cannot be killed."""
+        now = boottime()
+        if attempt.kill_t > now:
+            attempt.give_up_t = attempt.kill_t + GIVE_UP_S
+        elif now > attempt.give_up_t:
+            self._say(f"{attempt.key} left processes that cannot be killed: {self._tree(attempt)}")
+            attempt.unkillable = True
+            self._finish(attempt)
+            return
+        else:
+            self._signal(attempt, signal.SIGKILL)
+        self._loop.at(now + AGAIN_S, lambda: self._settle([]))
+
+    # -- leftovers
+
+    def _find_orphans(self) -> None:
+        """Learn of the children that we did not start, and whose they are."""
+        for thread in os.listdir("/proc/self/task"):
+            for pid in proctree.children_of_thread("self", thread):
+                if pid not in self._by_pid and pid not in self._orphans:
+                    self._orphans[pid] = self._owner_of(pid)
+        if not self._by_pid:
+            for pid in [pid for pid, key in self._orphans.items() if key not in self.all]:
+                _kill(pid)  # it hides whose it is, and everybody it could belong to has ended
+
+    def _owner_of(self, pid: int) -> str:
+        stat = proctree.stat_of(pid)
+        session = stat.session if stat else 0
+        for attempt in (self._by_pid.get(session), *self._sweeping.values()):
+            if attempt is not None and attempt.pid == session:
+                return attempt.key
+        mark = proctree.mark_of(pid)
+        if mark in self.all:
+            return mark
+        output = proctree.output_of(pid)
+        return next((a.key for a in self.all.values() if output and self._live_log(a.slot) == output), "")
+
+    # -- what a runner before us started
+
+    def adopt(self, attempt: Attempt) -> bool:
+        """Take over an attempt of this boot by its pid and start time. False when that process has ended.
+
+        `attempt.pid` alone is never trusted: a descriptor holds the process while its start time is compared.
+        """
+        self.all[attempt.key] = attempt
+        attempt.adopted = True
+        attempt.pidfd = _open_pidfd(attempt.pid, attempt.start_ticks)
+        if attempt.pidfd >= 0:
+            self._loop.watch(attempt.pidfd, lambda: self._on_adopted_end(attempt))
+        return attempt.pidfd >= 0
+
+    def _on_adopted_end(self, attempt: Attempt) -> None:
+        self._loop.unwatch(attempt.pidfd)
+        os.close(attempt.pidfd)
+        attempt.pidfd = -1
+        self.lost(attempt, "it ended after its runner was killed; its status is not known")
+
+    def lost(self, attempt: Attempt, detail: str) -> None:
+        """An adopted attempt's leader has ended and nobody read its status; what it left is killed as usual."""
+        self.all[attempt.key] = attempt
+        attempt.adopted = True
+        if not attempt.word:
+            attempt.word, attempt.detail = "EXIT_UNKNOWN", detail
+        self._settle([attempt])
+
+
+def _next_ended() -> tuple[int, int, resource.struct_rusage] | None:
+    try:
+        child = os.wait4(-1, os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return child if child[0] else None
+
+
+def _open_pidfd(pid: int, start_ticks: int) -> int:
+    if pid <= 0:
+        return -1
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return -1
+    stat = proctree.stat_of(pid)
+    if stat is None or stat.start_ticks != start_ticks:
+        os.close(fd)
+        return -1
+    return fd
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass

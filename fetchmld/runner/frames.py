@@ -1,0 +1,62 @@
+"""The runner's wire format: frames of `u32 length, JSON list of messages`, little-endian. Standard library only.
+
+The other side of it is the agent; `channel` is not used here because the runner must stay small and start fast.
+"""
+
+import json
+import struct
+from typing import Any, Final
+
+FRAME_BYTES_MAX: Final = 64 * 2**20
+
+_LENGTH = struct.Struct("<I")
+_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False).encode
+
+Message = dict[str, Any]
+
+
+class FrameError(ValueError):
+    """The other side sent what no program of ours sends."""
+
+
+def encode(messages: list[Message]) -> bytes:
+    """One frame that holds all of `messages`."""
+    body = _encode(messages).encode("ascii")
+    return _LENGTH.pack(len(body)) + body
+
+
+def encode_line(record: Message) -> str:
+    """One JSON line, as the journal has them."""
+    return _encode(record) + "\n"
+
+
+class Decoder:
+    """Turns received bytes into messages, whatever the pieces they come in."""
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+
+    def feed(self, data: bytes) -> list[Message]:
+        """The messages that `data` completes. Raises `FrameError` on bytes that are no frame of ours."""
+        self._received += data
+        messages: list[Message] = []
+        while len(self._received) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._received)
+            if length > FRAME_BYTES_MAX:
+                raise FrameError(f"a frame of {length} bytes; the bound is {FRAME_BYTES_MAX}")
+            end = _LENGTH.size + length
+            if len(self._received) < end:
+                break
+            messages += _decode(bytes(self._received[_LENGTH.size : end]))
+            del self._received[:end]
+        return messages
+
+
+def _decode(body: bytes) -> list[Message]:
+    try:
+        messages = json.loads(body)
+    except ValueError as error:
+        raise FrameError(f"not JSON: {error}") from None
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise FrameError("a frame must hold a list of objects")
+    return messages

@@ -1,0 +1,138 @@
+"""The runner's journal: what was started and how it ended, one JSON line each. Standard library only.
+
+    {"j": "intent", "key", "slot"}                               before the start, should we die in between
+    {"j": "start", "key", "pid", "ticks", "boot", "slot", ...}   before the start is reported; the page cache is enough
+    {"j": "exit", "key", ...}                                    synced before the end is reported
+    {"j": "forget", "key"}                                       the head has the end on record
+
+A killed runner loses nothing of it; a power failure may lose starts, which is right, as the processes are gone as well.
+"""
+
+import json
+import os
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from fetchmld.runner.frames import encode_line
+
+COMPACT_BYTES: Final = 4 * 2**20
+LINE_BYTES_MAX: Final = 2**20
+
+Record = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Entry:
+    """What the journal knows of one attempt that is not forgotten."""
+
+    slot: int
+    start: Record | None = None
+    exit: Record | None = None
+
+
+@dataclass(slots=True)
+class Journal:
+    """Append-only, compacted when opened and by `compact`. Call `sync` before telling anybody of an exit."""
+
+    path: str
+    entries: dict[str, Entry] = field(default_factory=dict)
+    fd: int = -1
+    size_bytes: int = 0
+    compacted_bytes: int = 0
+
+    @classmethod
+    def open(cls, path: str) -> "Journal":
+        """Read what is there (a torn last line is dropped), rewrite it compact, and be ready to append."""
+        journal = cls(path)
+        for record in _read(path):
+            journal.apply(record)
+        journal.compact()
+        return journal
+
+    def apply(self, record: Record) -> None:
+        """Keep `entries` in step with one record."""
+        key = record["key"]
+        match record["j"]:
+            case "intent":
+                self.entries[key] = Entry(record["slot"])
+            case "start":
+                self.entries.setdefault(key, Entry(record["slot"])).start = record
+            case "exit":
+                self.entries.setdefault(key, Entry(-1)).exit = record
+            case "forget":
+                self.entries.pop(key, None)
+
+    def append(self, records: list[Record]) -> None:
+        """Write `records` behind the others, in one write; durable against our own death, not yet a power failure.
+
+        Raises OSError (a full disk) with nothing written and nothing remembered.
+        """
+        data = "".join(map(encode_line, records)).encode("ascii")
+        try:
+            _write_all(self.fd, data)
+        except OSError:
+            os.ftruncate(self.fd, self.size_bytes)  # no torn line in the middle
+            raise
+        self.size_bytes += len(data)
+        for record in records:
+            self.apply(record)
+
+    def sync(self) -> None:
+        os.fdatasync(self.fd)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether most of it is about forgotten attempts."""
+        return self.size_bytes > max(COMPACT_BYTES, 4 * self.compacted_bytes)
+
+    def compact(self) -> None:
+        """Replace the file by one that holds only what is not forgotten."""
+        new_path = f"{self.path}.new"
+        fd = os.open(new_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        data = "".join(encode_line(record) for record in self._records()).encode("ascii")
+        _write_all(fd, data)
+        os.fdatasync(fd)
+        os.rename(new_path, self.path)
+        self.close()
+        self.fd, self.size_bytes, self.compacted_bytes = fd, len(data), len(data)
+
+    def _records(self) -> list[Record]:
+        records: list[Record] = []
+        for key, entry in self.entries.items():
+            records.append({"j": "intent", "key": key, "slot": entry.slot})
+            records += [record for record in (entry.start, entry.exit) if record is not None]
+        return records
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _read(path: str) -> list[Record]:
+    try:
+        with open(path, "rb") as file:
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return []
+    records: list[Record] = []
+    for line in lines[:-1]:  # behind the last newline there is nothing, or a torn line
+        record = _parse(line)
+        if record is not None:
+            records.append(record)
+    return records
+
+
+def _parse(line: bytes) -> Record | None:
+    """The record, or None for a damaged line: the attempt's process itself is then looked for by its mark."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("key"), str) and "j" in record else None
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,112 @@
+"""Which processes belong to an attempt, read from /proc. Standard library only; Linux only.
+
+A process that an attempt started stays below the attempt's first process, or, once its parent has ended, becomes a child
+of the runner (the subreaper). It is told whose it is by its session, else by the mark that the runner puts in each
+attempt's environment, else by the log file it writes to.
+"""
+
+import os
+from typing import Final, NamedTuple
+
+MARK: Final = "FETCHML_RUN"  # the environment variable that names the attempt; inherited by all it starts
+DESCENDANTS_MAX: Final = 100_000
+
+
+class Stat(NamedTuple):
+    """What identifies a process: its session, and its start time in clock ticks since boot (a pid alone does not)."""
+
+    state: str
+    session: int
+    start_ticks: int
+
+
+def stat_of(pid: int) -> Stat | None:
+    """The process `pid`, or None if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            raw = file.read(1024)
+    except OSError:
+        return None
+    fields = raw[raw.rindex(b")") + 2 :].split()
+    return Stat(fields[0].decode(), int(fields[3]), int(fields[19]))
+
+
+def children_of(pid: int) -> list[int]:
+    """The children of all threads of `pid`; empty when it has ended."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+    found: list[int] = []
+    for thread in threads:
+        found += children_of_thread(pid, thread)
+    return found
+
+
+def children_of_thread(pid: int | str, thread: int | str) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{thread}/children", "rb", buffering=0) as file:
+            parts = []
+            while part := file.read(65536):
+                parts.append(part)
+    except OSError:
+        return []
+    return [int(word) for word in b"".join(parts).split()]
+
+
+def with_descendants(roots: list[int]) -> list[int]:
+    """`roots` and all that is below them now, parents first, each once."""
+    found = dict.fromkeys(roots)
+    queue = list(found)
+    while queue and len(found) < DESCENDANTS_MAX:
+        for child in children_of(queue.pop()):
+            if child not in found:
+                found[child] = None
+                queue.append(child)
+    return list(found)
+
+
+def mark_of(pid: int) -> str:
+    """The attempt that the environment of `pid` names, or "" (also when it may not be read, or has ended)."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+            raw = b"\0" + file.read(1 << 20)
+    except OSError:
+        return ""
+    start = raw.rfind(b"\0" + MARK.encode() + b"=")
+    if start < 0:
+        return ""
+    value = raw[start + len(MARK) + 2 :]
+    return value.partition(b"\0")[0].decode("ascii", "replace")
+
+
+def output_of(pid: int) -> str:
+    """The file that `pid` writes its standard output or errors to, or ""."""
+    for fd in (1, 2):
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{fd}")
+        except OSError:
+            continue
+        if target.endswith(".log"):
+            return target
+    return ""
+
+
+def all_pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def find_marked(keys: set[str]) -> dict[int, str]:
+    """Every living process whose environment names one of `keys`: pid to key. Reads all of /proc: for recovery only."""
+    found: dict[int, str] = {}
+    for pid in all_pids():
+        key = mark_of(pid)
+        if key in keys and (stat := stat_of(pid)) is not None and stat.state not in "ZX":
+            found[pid] = key
+    return found
+
+
+def boot_id() -> str:
+    """Which start of the machine this is; pids and start times mean nothing across two of them."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
