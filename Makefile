@@ -1,0 +1,95 @@
+# Everything here sets itself up: Python 3.11 or later, a C compiler and the package index are all it needs.
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+DATA  := var/fetchml
+ROOTS := examples/digits/data
+UV     = $(BIN)/uv pip
+LOCK   = $(UV) compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
+# The first Python that is new enough; looked for only when the environment is made.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && { echo $$p; break; }; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help env env-dev env-examples start stop test check format-check types fast bench example lock clean
+
+help:  ## Show this
+	@echo "FetchML: make TARGET"
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
+
+# -- the environment, in steps that are done once each
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "FetchML needs Python 3.11 to 3.14; none was found. Set PYTHON=/path/to/python."; exit 1; }
+	@echo "Making the environment in $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --quiet --disable-pip-version-check install 'uv>=0.9,<1'
+	@touch $@
+
+$(VENV)/.locked: requirements.lock $(VENV)/.made
+	@echo "Installing what FetchML needs"
+	@$(UV) install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
+	@touch $@
+
+$(VENV)/.built: pyproject.toml setup.py $(wildcard fetchmld/*.pyx) $(VENV)/.locked
+	@echo "Building FetchML"
+	@$(UV) install --quiet --python $(BIN)/python --no-deps --no-build-isolation --reinstall-package fetchmld -e .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.built
+	@echo "Installing what the tests need"
+	@$(UV) install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/.examples: requirements-examples.lock $(VENV)/.built
+	@echo "Installing what the example needs"
+	@$(UV) install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements-examples.lock
+	@touch $@
+
+env: $(VENV)/.built  ## Make or update the environment in .venv
+env-dev: $(VENV)/.dev
+env-examples: $(VENV)/.examples
+
+# -- using it
+
+start: env  ## Start the daemon on this machine, with its data in var/
+	@mkdir -p $(ROOTS)
+	@$(BIN)/fetchmld start --head --data-dir $(DATA) $(ROOTS:%=--dataset-root %) $(ARGS)
+
+stop:  ## Stop the daemon; running tasks live on
+	@test ! -x $(BIN)/fetchmld || $(BIN)/fetchmld stop --data-dir $(DATA)
+
+example: env-examples  ## Train a model on handwritten digits through the daemon
+	@$(BIN)/python examples/digits/run.py --data-dir $(DATA)
+
+bench: env  ## Measure latency, throughput, idle load, memory; each beside its limit
+	@$(BIN)/python load/bench.py $(ARGS)
+
+# -- working on it
+
+test: env-dev env-examples  ## Run every test (bounded: 15 minutes)
+	@timeout --kill-after=20 900 $(BIN)/python -m pytest $(ARGS)
+
+check: env-dev  ## Format, lint, types and the fast tests
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target types format-check fast
+
+format-check:
+	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
+
+types:
+	@$(BIN)/mypy fetchmld actors tests load examples
+
+fast:
+	@$(BIN)/python -m pytest -m 'not ray and not e2e'
+
+lock: $(VENV)/.made  ## Resolve the dependencies of pyproject.toml anew, with hashes
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > build.in
+	@$(LOCK) $(ARGS) pyproject.toml build.in --output-file requirements.lock
+	@$(LOCK) $(ARGS) pyproject.toml build.in --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	@$(LOCK) $(ARGS) pyproject.toml --extra examples --constraint requirements.lock --output-file requirements-examples.lock
+	@rm build.in
+
+clean:  ## Remove what was built; var/ (the data) stays
+	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis load/bin
+	@rm -f fetchmld/*.so fetchmld/*.c fetchmld/*.cpp
+	@find fetchmld actors tests load examples -name __pycache__ -type d -prune -exec rm -rf {} +

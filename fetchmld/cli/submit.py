@@ -1,0 +1,181 @@
+"""`submit`: a typed command becomes a CreateTaskRequest."""
+
+import os.path
+import re
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from fetchmld.cli.exits import INTERRUPTED, task_exit
+from fetchmld.cli.follow import follow_to_end
+from fetchmld.cli.session import Session, client_command
+from fetchmld.cli.tasks import ended_line
+from fetchmld.cli.watch import Watch, typed
+
+NAME_MAX: Final = 64
+_SPAN: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
+_UNIT_S: Final = (86400, 3600, 60, 1)
+_DATASET_KEYS: Final = {"name": "name", "sha256": "sha256", "mount": "mount_path"}
+
+
+class Span(click.ParamType[int]):
+    """A span of time: 90, 90s, 15m, 2h, 1h30m, 2d; in seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = _SPAN.fullmatch(str(value))
+        if not value or match is None:
+            self.fail(f"{value!r} is no span of time; write it like 90s, 15m or 1h30m", param, ctx)
+        return sum(int(part or 0) * unit for part, unit in zip(match.groups(), _UNIT_S, strict=True))
+
+
+class Dataset(click.ParamType[dict[str, str]]):
+    """`SOURCE[,name=N][,sha256=SUM][,mount=PATH]`: a local path, a URL, or a registered name alone."""
+
+    name = "dataset"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
+        source, *options = str(value).split(",")
+        spec = {"source": _absolute(source)}
+        for option in options:
+            key, _, given = option.partition("=")
+            if key not in _DATASET_KEYS or not given:
+                self.fail(f"{option!r} is none of name=NAME, sha256=SUM, mount=PATH", param, ctx)
+            spec[_DATASET_KEYS[key]] = given
+        if not source:
+            self.fail("a dataset begins with its source: SOURCE[,name=N][,sha256=SUM][,mount=PATH]", param, ctx)
+        return spec
+
+
+class Variable(click.ParamType[tuple[str, str]]):
+    """`NAME=VALUE`, or `NAME` alone for the value that it has here."""
+
+    name = "variable"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        name, given, content = str(value).partition("=")
+        if not given:
+            if name not in os.environ:
+                self.fail(f"{name!r} has no value here; give one: {name}=VALUE", param, ctx)
+            content = os.environ[name]
+        return name, content
+
+
+def _absolute(source: str) -> str:
+    """A path that exists here, made absolute; anything else as it is."""
+    return str(Path(source).expanduser().resolve()) if source and os.path.exists(os.path.expanduser(source)) else source
+
+
+def _later(what: str) -> Any:
+    def refuse(_ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        if value is not None:
+            raise click.UsageError(f"{param.opts[0]}: {what} come with a later version")
+
+    return refuse
+
+
+@click.command(context_settings={"ignore_unknown_options": False})
+@click.option("--name", metavar="NAME", help="The task's name; default: its program's.")
+@click.option("--cpu", type=click.IntRange(0, 4096), metavar="N", help="Cores [1].")
+@click.option("--memory-gb", type=click.IntRange(0, 65536), metavar="N", help="Memory, GB.")
+@click.option("--gpu", type=click.IntRange(0, 1024), metavar="N", help="GPUs.")
+@click.option("--gpu-type", metavar="TYPE", help="Type of the GPUs.")
+@click.option("--node-count", type=click.IntRange(1, 4096), metavar="N", help="Nodes, all started together [1].")
+@click.option("--priority", type=click.IntRange(1, 10), metavar="N", help="10 goes first [5].")
+@click.option(
+    "--time-limit", "time_limit_s", type=Span(), metavar="TIME", help="Stop it after this long: 90s, 15m, 2h."
+)
+@click.option("--dataset", "datasets", type=Dataset(), multiple=True, metavar="SPEC",
+              help="SOURCE[,name=N][,sha256=SUM][,mount=PATH]; a path, URL or registered name. Repeatable.")  # fmt: skip
+@click.option("--env", "variables", type=Variable(), multiple=True, metavar="K=V", help="A variable. Repeatable.")
+@click.option("--max-retries", type=click.IntRange(0, 100), metavar="N", help="Start again this often when it fails [0].")
+@click.option("--experiment", "experiment_id", metavar="ID", help="The experiment that it belongs to.")
+@click.option("--reservation", "reservation_id", metavar="ID", help="The reservation to run under.")
+@click.option(
+    "--snapshot", callback=_later("snapshots"), expose_value=False, metavar="DIR", help="Code to run in (later)."
+)
+@click.option("--array", callback=_later("arrays"), expose_value=False, metavar="SPEC", help="Many at once (later).")
+@click.option(
+    "--plugin", callback=_later("plugins"), expose_value=False, metavar="NAME", help="Attach a plugin (later)."
+)
+@click.option("--wait", "wait_", is_flag=True, help="Wait until it has ended; exit as it did.")
+@click.option("--follow", "-f", is_flag=True, help="Show its output until it has ended; exit as it did.")
+@click.option("--dry-run", is_flag=True, help="Print the request and send nothing.")
+@click.argument("command", nargs=-1, required=True, metavar="-- COMMAND...")
+@client_command
+def submit(
+    session: Session, command: tuple[str, ...], wait_: bool, follow: bool, dry_run: bool, **options: Any
+) -> int | None:
+    """Submit a task. It runs COMMAND on a worker, without a shell: `sh -c '...'` where one is needed."""
+    request = build_request(command, options)
+    if dry_run:
+        session.show_json(request)
+        return None
+    _hint(command)
+    task = session.client.submit(request)
+    if not (wait_ or follow):
+        _show_accepted(session, task)
+        return None
+    return _attend(session, task, follow)
+
+
+def build_request(command: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
+    """The CreateTaskRequest of a command and its options; only what was given."""
+    entrypoint, args = typed(command)
+    request = {"job_name": options.pop("name") or name_of(command[0]), "entrypoint": entrypoint}
+    if args:
+        request["args"] = args
+    datasets, variables = options.pop("datasets"), options.pop("variables")
+    names = [spec["source"] for spec in datasets if _is_registered_name(spec)]
+    specs = [spec for spec in datasets if not _is_registered_name(spec)]
+    more = {"datasets": names, "dataset_specs": specs, "env": dict(variables)}
+    request.update({name: value for name, value in more.items() if value})
+    request.update({name: value for name, value in options.items() if value is not None})
+    return request
+
+
+def name_of(program: str) -> str:
+    """A valid job_name made of the program's own."""
+    name = re.sub(r"[^a-zA-Z0-9_-]+", "-", Path(program).stem).strip("-")
+    return name[:NAME_MAX] or "task"
+
+
+def _is_registered_name(spec: dict[str, str]) -> bool:
+    return spec.keys() == {"source"} and "/" not in spec["source"] and ":" not in spec["source"]
+
+
+def _hint(command: tuple[str, ...]) -> None:
+    """A script named by a relative path is looked for where the task runs, which is not here."""
+    path = Path(command[0])
+    if not path.is_absolute() and path.is_file() and ("/" in command[0] or path.suffix in (".py", ".sh")):
+        click.echo(f"Note: the task runs in a directory of its own; give {path.resolve()} to run this file.", err=True)
+
+
+def _show_accepted(session: Session, task: dict[str, Any]) -> None:
+    if session.json_output:
+        session.show_json(task)
+    elif session.quiet:
+        click.echo(task["id"])
+    else:
+        click.echo(f"{task['id']} {task['status']}: follow it with `fetchmld logs -f {task['id']}`")
+
+
+def _attend(session: Session, task: dict[str, Any], follow: bool) -> int:
+    """Stay until the task has ended, and take its exit code."""
+    if not session.json_output:
+        click.echo(task["id"], err=follow or not session.quiet)
+    try:
+        ended = (
+            follow_to_end(session, task["id"], sys.stdout.buffer) if follow else Watch(session).until_ended(task["id"])
+        )
+    except KeyboardInterrupt:
+        click.echo(f"\nDetached; the task goes on. To return: fetchmld logs -f {task['id']}", err=True)
+        return INTERRUPTED
+    if session.json_output:
+        session.show_json(ended)
+    elif not session.quiet:
+        click.echo(ended_line(ended), err=True)
+    return task_exit(ended)

@@ -1,0 +1,152 @@
+"""`ls`, `show`, `wait` and `cancel`: tasks that are there already."""
+
+import sys
+from typing import Any
+
+import click
+
+from fetchmld.cli import show as layout
+from fetchmld.cli.exits import INTERRUPTED, NOT_FINISHED, task_exit
+from fetchmld.cli.session import Session, client_command
+from fetchmld.cli.watch import Watch, command_line
+
+STATUSES = ["queued", "preparing", "running", "collecting", "completed", "failed"]
+
+
+@click.command()
+@click.option("--status", type=click.Choice(STATUSES), help="Only those in this state.")
+@click.option("--user", metavar="USER", help="Only this user's.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many.")
+@click.option("--offset", type=click.IntRange(0), default=0, help="Leave out this many of the newest.")
+@client_command
+def ls(session: Session, status: str | None, user: str | None, limit: int, offset: int) -> None:
+    """List tasks, newest first."""
+    page = session.client.tasks(status=status, user_id=user, limit=limit, offset=offset)
+    if session.json_output:
+        session.show_json(page)
+    elif session.quiet:
+        for task in page["tasks"]:
+            click.echo(task["id"])
+    else:
+        layout.table(("ID", "NAME", "STATUS", "PRIO", "AGE", "RAN", "NOTE"), [_row(task) for task in page["tasks"]])
+        more = page.get("total", 0) - offset - len(page["tasks"])
+        if more > 0:
+            click.echo(f"and {more} more: fetchmld ls --offset {offset + limit}", err=True)
+
+
+def _row(task: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        task["id"],
+        task.get("job_name", ""),
+        state(task),
+        str(task.get("priority", "")),
+        layout.age(task.get("created_at")),
+        layout.took(task.get("started_at"), task.get("ended_at")),
+        task.get("error") or task.get("wait_reason") or "",
+    )
+
+
+def state(task: dict[str, Any]) -> str:
+    """The task's status in the words of this page: a cancelled one is not shown as a failure."""
+    return "cancelled" if task.get("reason") == "cancelled" else str(task.get("status", ""))
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@client_command
+def show(session: Session, task_id: str) -> None:
+    """Everything about one task: ID is an id, a unique prefix of one, or `last`."""
+    task = session.find(task_id)
+    if session.json_output:
+        session.show_json(task)
+    elif session.quiet:
+        click.echo(task["id"])
+    else:
+        layout.fields(_fields(task))
+
+
+def _fields(task: dict[str, Any]) -> list[tuple[str, Any]]:
+    known = {
+        "id": task["id"],
+        "name": task.get("job_name"),
+        "status": state(task),
+        "error": task.get("error"),
+        "waits for": task.get("wait_reason"),
+        "user": task.get("user_id"),
+        "command": command_line(task),
+        "priority": _priority(task),
+        "asks for": _resources(task),
+        "worker": task.get("worker_id"),
+        "created": layout.local(task.get("created_at")),
+        "started": layout.local(task.get("started_at")),
+        "ended": layout.local(task.get("ended_at")),
+        "ran": layout.took(task.get("started_at"), task.get("ended_at")),
+        "retries": f"{task['retry_count']} of {task.get('max_retries', 0)}" if task.get("retry_count") else "",
+        "output": str(task.get("output", "")).rstrip(),
+    }
+    return list(known.items())
+
+
+def _priority(task: dict[str, Any]) -> str:
+    aged = task.get("priority_aged")
+    return f"{task.get('priority', '')}" + (f" (aged to {aged:.2f})" if aged is not None else "")
+
+
+def _resources(task: dict[str, Any]) -> str:
+    parts = [f"{task.get('cpu', 1)} cpu"]
+    if task.get("memory_gb"):
+        parts.append(f"{task['memory_gb']} GB")
+    if task.get("gpu"):
+        parts.append(f"{task['gpu']} gpu {task.get('gpu_type', '')}".rstrip())
+    return ", ".join(parts)
+
+
+@click.command()
+@click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--timeout", type=click.FloatRange(0), metavar="SECONDS", help="Give up after this long (exit 101).")
+@client_command
+def wait(session: Session, task_ids: tuple[str, ...], timeout: float | None) -> int:
+    """Wait until every ID has ended. Exits 0 if all completed, 100 if one failed, 103 if one was cancelled."""
+    found = [session.find_id(task_id) for task_id in task_ids]
+    watch = Watch(session, timeout)
+    try:
+        tasks = [watch.until_ended(task_id) for task_id in found]
+    except KeyboardInterrupt:
+        click.echo(f"\nNot waiting any more; to return: fetchmld wait {' '.join(found)}", err=True)
+        return INTERRUPTED
+    _show_ends(session, tasks)
+    codes = [task_exit(task) for task in tasks]
+    return next((code for code in (NOT_FINISHED, 100, 103) if code in codes), 0)
+
+
+def _show_ends(session: Session, tasks: list[dict[str, Any]]) -> None:
+    if session.json_output:
+        session.show_json(tasks[0] if len(tasks) == 1 else tasks)
+        return
+    for task in tasks:
+        click.echo(task["id"] if session.quiet else ended_line(task))
+
+
+def ended_line(task: dict[str, Any]) -> str:
+    """One line that says how a task stands: its id, state, run time and error."""
+    ran = layout.took(task.get("started_at"), task.get("ended_at"))
+    line = f"{task['id']} {state(task)}" + (f" after {ran}" if ran else "")
+    return line + (f": {task['error']}" if task.get("error") else "")
+
+
+@click.command()
+@click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
+@client_command
+def cancel(session: Session, task_ids: tuple[str, ...]) -> None:
+    """Cancel tasks; running ones get SIGTERM, then SIGKILL after the grace period. An ended one leaves the list."""
+    for task_id in task_ids:
+        found = session.find(task_id)
+        session.client.cancel(found["id"])
+        if session.json_output:
+            continue
+        ended = found.get("status") in ("completed", "failed")
+        click.echo(found["id"] if session.quiet else _cancelled_line(found, ended), file=sys.stdout)
+
+
+def _cancelled_line(task: dict[str, Any], ended: bool) -> str:
+    return f"{task['id']} had ended; removed from the list" if ended else f"{task['id']} is being cancelled"

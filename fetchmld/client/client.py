@@ -1,0 +1,111 @@
+"""The blocking client: sends the endpoint table's calls, waits for tasks, follows logs across broken connections."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeVar
+
+from fetchmld.client.calls import Answer, Call, Json, api_error, path, read_bytes
+from fetchmld.client.endpoints import WAIT_MAX_S, Endpoints
+from fetchmld.client.errors import ApiError, TimedOut, Unreachable
+from fetchmld.client.patience import Patience
+from fetchmld.client.transport import Transport
+
+T = TypeVar("T")
+
+ADDRESS_DEFAULT: Final = "http://127.0.0.1:9101"
+TIMEOUT_S: Final = 30.0
+SILENCE_S: Final = 60.0  # without a byte of a followed log, after which the connection is not trusted any more
+ENDED: Final = frozenset({"completed", "failed"})
+
+
+class Client(Endpoints):
+    """A daemon, as one blocking caller sees it. Safe to use from several threads.
+
+    `address` is the daemon's URL (else `FETCHML_ADDRESS`, else loopback), `api_key` its key (else `FETCHML_API_KEY`).
+    `timeout_s` bounds the wait for an answer, not counting what the server was asked to wait. Raises `ApiError`,
+    `Unreachable` or `TimedOut`.
+    """
+
+    def __init__(self, address: str | None = None, api_key: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
+        self._transport = Transport(address or os.environ.get("FETCHML_ADDRESS") or ADDRESS_DEFAULT)
+        self._key = api_key or os.environ.get("FETCHML_API_KEY") or ""
+        self.timeout_s = timeout_s
+
+    @property
+    def address(self) -> str:
+        return self._transport.address
+
+    def send(self, call: Call[T], /) -> T:
+        """Send one call of the table and read its result."""
+        body = None if call.body is None else json.dumps(call.body).encode()
+        headers = self._headers(call.headers, body)
+        answer = self._transport.ask(call.method, call.target, headers, body, self.timeout_s + call.wait_s)
+        return call.result(answer)
+
+    def _headers(self, more: Mapping[str, str], body: bytes | None = None) -> dict[str, str]:
+        headers = {"Accept": "application/json", "User-Agent": "fetchml-client", **more}
+        if self._key:
+            headers["X-API-Key"] = self._key
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        return headers
+
+    def wait(
+        self,
+        task_id: str,
+        timeout_s: float | None = None,
+        on_answer: Callable[[Json], Any] | None = None,
+        answer_every_s: float = WAIT_MAX_S,
+    ) -> Json:
+        """The Task once it has ended, or as it is after `timeout_s`. Outlives restarts of the daemon.
+
+        `on_answer` is called with the Task each time the daemon has answered, which is every `answer_every_s` at least.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        patience = Patience()
+        while True:
+            left_s = answer_every_s if deadline is None else min(answer_every_s, max(0.0, deadline - time.monotonic()))
+            try:
+                task = self.task(task_id, wait_s=round(left_s, 3))
+            except (Unreachable, TimedOut, ApiError) as error:
+                patience.again(error)
+                continue
+            patience.reset()
+            if on_answer is not None:
+                on_answer(task)
+            if task.get("status") in ENDED or (deadline is not None and time.monotonic() >= deadline):
+                return task
+
+    def follow(self, task_id: str, offset: int = 0, attempt: int | None = None, follow: bool = True) -> Iterator[bytes]:
+        """The output of one attempt (None: the newest) from byte `offset` on, exactly as written, until it has ended.
+
+        A connection that breaks is taken up again at the byte where it broke, also after a restart of the daemon. With
+        `follow` off, only what is there now.
+        """
+        where = path("/v1/tasks/{}/logs", task_id)
+        patience = Patience()
+        while True:
+            call = Call("GET", where, read_bytes, query={"offset": offset, "attempt": attempt, "follow": follow})
+            try:
+                for piece in self._transport.stream(call.target, self._headers({"Accept": "*/*"}), SILENCE_S):
+                    if isinstance(piece, Answer):
+                        raise api_error(piece)
+                    patience.reset()
+                    offset += len(piece)
+                    yield piece
+                return
+            except TimedOut:
+                continue  # a quiet task and a dead connection look the same: ask again, from where we are
+            except (Unreachable, ApiError) as error:
+                patience.again(error)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()

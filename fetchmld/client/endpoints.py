@@ -1,0 +1,145 @@
+"""The endpoint table: every route that the client knows, once.
+
+Each function says how to ask and how to read the answer; none sends anything. `Endpoints` makes them methods of
+whatever can send a `Call`. Bodies and results are the contract's JSON as plain dictionaries.
+"""
+
+from typing import Any, Final
+
+from fetchmld.client.calls import Call, Json, endpoint, path, read_bytes, read_json, read_nothing
+
+WAIT_MAX_S: Final = 30.0  # the longest that the daemon holds back one answer
+
+
+def health() -> Call[Json]:
+    """The daemon's HealthResponse; needs no key."""
+    return Call("GET", "/health", read_json)
+
+
+def ready() -> Call[Json]:
+    """`ApiError` 503 until every part of the daemon is up; needs no key."""
+    return Call("GET", "/readyz", read_json)
+
+
+def create_task(request: Json, idempotency_key: str | None = None) -> Call[Json]:
+    """Submit a CreateTaskRequest; the Task as accepted, durable by then."""
+    headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+    return Call("POST", "/v1/tasks", read_json, body=request, headers=headers)
+
+
+def list_tasks(
+    status: str | None = None, user_id: str | None = None, limit: int | None = None, offset: int | None = None
+) -> Call[Json]:
+    """A TaskList, newest first, without `output`."""
+    query = {"status": status, "user_id": user_id, "limit": limit, "offset": offset}
+    return Call("GET", "/v1/tasks", read_json, query=query)
+
+
+def get_task(task_id: str, wait_s: float | None = None) -> Call[Json]:
+    """The Task; with `wait_s` (at most `WAIT_MAX_S`) as soon as it has ended, or as it is after that time."""
+    return Call("GET", path("/v1/tasks/{}", task_id), read_json, query={"wait_s": wait_s}, wait_s=wait_s or 0.0)
+
+
+def cancel_task(task_id: str) -> Call[None]:
+    """Cancel a live task; take an ended one out of the listings."""
+    return Call("DELETE", path("/v1/tasks/{}", task_id), read_nothing)
+
+
+def task_logs(task_id: str, offset: int = 0) -> Call[bytes]:
+    """The task's output so far, from byte `offset` on."""
+    return Call("GET", path("/v1/tasks/{}/logs", task_id), read_bytes, query={"offset": offset})
+
+
+def list_artifacts(task_id: str) -> Call[Any]:
+    """What the task left in its output directory."""
+    return Call("GET", path("/v1/tasks/{}/artifacts", task_id), read_json)
+
+
+def get_artifact(task_id: str, name: str) -> Call[bytes]:
+    """One file that the task left; `name` is its path below the output directory."""
+    where = "/".join(path("{}", part) for part in name.split("/"))
+    return Call("GET", path("/v1/tasks/{}/artifacts/", task_id) + where, read_bytes)
+
+
+def queue_stats() -> Call[Json]:
+    """QueueStats: queued, running, and today's ends."""
+    return Call("GET", "/v1/queue", read_json)
+
+
+def scheduler_status() -> Call[Json]:
+    """SchedulerStatus: workers, depths, running tasks."""
+    return Call("GET", "/v1/scheduler/status", read_json)
+
+
+def list_workers() -> Call[list[Json]]:
+    """Every Worker with its capabilities and free slots."""
+    return Call("GET", "/v1/scheduler/workers", read_json)
+
+
+def get_worker(worker_id: str) -> Call[Json]:
+    """One Worker."""
+    return Call("GET", path("/v1/scheduler/workers/{}", worker_id), read_json)
+
+
+def list_events(
+    from_time: str | None = None,
+    to_time: str | None = None,
+    event_type: str | None = None,
+    user_id: str | None = None,
+    limit: int | None = None,
+    offset: int | None = None,
+) -> Call[Json]:
+    """An AuditEventList, newest first; times in RFC 3339."""
+    query = {
+        "from": from_time,
+        "to": to_time,
+        "event_type": event_type,
+        "user_id": user_id,
+        "limit": limit,
+        "offset": offset,
+    }
+    return Call("GET", "/v1/audit/events", read_json, query=query)
+
+
+def verify_audit() -> Call[Json]:
+    """A VerificationResult over the whole chain; the daemon reads every segment for it."""
+    return Call("POST", "/v1/audit/verify", read_json, wait_s=600.0)
+
+
+def audit_root() -> Call[Json]:
+    """The newest event's hash and number."""
+    return Call("GET", "/v1/audit/chain-root", read_json)
+
+
+def list_experiments() -> Call[list[Json]]:
+    """Every Experiment."""
+    return Call("GET", "/v1/experiments", read_json)
+
+
+def create_experiment(name: str, description: str | None = None) -> Call[Json]:
+    """A new Experiment."""
+    body: Json = {"name": name} if description is None else {"name": name, "description": description}
+    return Call("POST", "/v1/experiments", read_json, body=body)
+
+
+class Endpoints:
+    """The table as methods, for whatever can send a `Call`."""
+
+    health = endpoint(health)
+    ready = endpoint(ready)
+    submit = endpoint(create_task)
+    tasks = endpoint(list_tasks)
+    task = endpoint(get_task)
+    cancel = endpoint(cancel_task)
+    logs = endpoint(task_logs)
+    artifacts = endpoint(list_artifacts)
+    artifact = endpoint(get_artifact)
+    queue = endpoint(queue_stats)
+    scheduler = endpoint(scheduler_status)
+    workers = endpoint(list_workers)
+    worker = endpoint(get_worker)
+    audit_events = endpoint(list_events)
+    audit_verify = endpoint(verify_audit)
+    audit_root = endpoint(audit_root)
+    experiments = endpoint(list_experiments)
+    create_experiment = endpoint(create_experiment)

@@ -1,0 +1,228 @@
+"""`make bench`: what FetchML takes, each figure beside its limit, all within one run on one machine.
+
+Starts a daemon of its own in a temporary directory with 64 slots, measures, stops it. Rates of processes are given as
+a share of what a C loop over posix_spawn reaches just before and just after (`spawn.c`), so that a slow or a busy
+machine cancels out. The load comes from one thread over raw sockets (`wire.py`), since it shares the machine.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import processes
+from wire import Wire, decoded, post_many, prepare
+
+HERE: Final = Path(__file__).resolve().parent
+SLOTS: Final = 64
+CONNECTIONS: Final = 32
+LOOP_PROCESSES, LOOP_WINDOW, LOOP_COUNT = 2, 8, 4000
+PROGRAM: Final = "/bin/true"
+IDLE_SETTLE_S: Final = 5.0
+DRAIN_MAX_S: Final = 120.0
+
+
+class Daemon:
+    """A daemon of the bench's own, stopped and removed at the end."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="fetchml-bench-"))
+        self.port = free_port()
+        self.command = [sys.executable, "-m", "fetchmld", "--data-dir", str(self.directory)]
+        self.pid = 0
+        self.key = ""
+
+    def __enter__(self) -> "Daemon":
+        return self
+
+    def start(self) -> float:
+        """Seconds from the command to its return, which is when the daemon is ready."""
+        begun = time.monotonic()
+        flags = ["--head", "--port", str(self.port), "--num-cpus", str(SLOTS)]
+        subprocess.run([*self.command, "start", *flags], check=True, stdout=subprocess.DEVNULL)
+        took_s = time.monotonic() - begun
+        self.pid = json.loads((self.directory / "daemon.json").read_text())["pid"]
+        self.key = (self.directory / "admin.key").read_text().strip()
+        return took_s
+
+    def processes(self) -> list[processes.Process]:
+        marks = [str(self.directory), (self.directory / "run_dir").read_text().strip()]
+        return processes.of_daemon(self.pid, marks)
+
+    def stop(self) -> None:
+        subprocess.run([*self.command, "stop"], check=True, stdout=subprocess.DEVNULL)
+
+    def __exit__(self, *_exc: object) -> None:
+        subprocess.run([*self.command, "stop"], check=False, stdout=subprocess.DEVNULL)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def build_loop() -> Path:
+    """The C loop, built where it is older than its source."""
+    source, built = HERE / "spawn.c", HERE / "bin" / "spawn"
+    if not built.exists() or built.stat().st_mtime < source.stat().st_mtime:
+        built.parent.mkdir(exist_ok=True)
+        subprocess.run([os.environ.get("CC", "cc"), "-O2", "-o", str(built), str(source)], check=True)
+    return built
+
+
+def limit(loop: Path) -> dict[str, float]:
+    """One run of the C loop: starts per second, and the time of one alone."""
+    words = [str(loop), str(LOOP_PROCESSES), str(LOOP_COUNT), str(LOOP_WINDOW), PROGRAM]
+    said: dict[str, float] = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
+    return said
+
+
+def task_body(name: str) -> dict[str, Any]:
+    return {"job_name": name, "entrypoint": PROGRAM}
+
+
+def lone(daemon: Daemon, count: int) -> list[float]:
+    """Milliseconds from POST to seeing `completed`, one task after the other on one connection."""
+    wire, took_ms = Wire(daemon.port), []
+    post = prepare("POST", "/v1/tasks", daemon.key, task_body("lone"))
+    for _ in range(count):
+        begun = time.perf_counter()
+        task_id = wire.ask(post)["id"]
+        ended = wire.ask(prepare("GET", f"/v1/tasks/{task_id}?wait_s=30&output=0", daemon.key))
+        took_ms.append((time.perf_counter() - begun) * 1e3)
+        if ended["status"] != "completed":
+            raise SystemExit(f"the bench's own task did not complete: {ended}")
+    wire.close()
+    return took_ms
+
+
+def burst(daemon: Daemon, count: int) -> tuple[float, float]:
+    """`count` tasks by POSTs of their own: POSTs per second, and tasks per second from the first POST to the last end."""
+    post = prepare("POST", "/v1/tasks", daemon.key, task_body("burst"))
+    begun = time.perf_counter()
+    answers = post_many(daemon.port, post, count, CONNECTIONS)
+    posted_s = time.perf_counter() - begun
+    last = decoded(answers[-1])["id"]
+    wire = Wire(daemon.port)
+    wire.ask(prepare("GET", f"/v1/tasks/{last}?wait_s=60&output=0", daemon.key))
+    until_idle(wire, daemon.key)
+    ended_s = time.perf_counter() - begun
+    for answer in answers:
+        task = wire.ask(prepare("GET", f"/v1/tasks/{decoded(answer)['id']}?output=0", daemon.key))
+        if task["status"] != "completed":
+            raise SystemExit(f"a task of the burst did not complete: {task}")
+    wire.close()
+    return count / posted_s, count / ended_s
+
+
+def until_idle(wire: Wire, key: str) -> None:
+    """Return once nothing is queued or running."""
+    ask = prepare("GET", "/v1/scheduler/status", key)
+    deadline = time.monotonic() + DRAIN_MAX_S
+    while time.monotonic() < deadline:
+        now = wire.ask(ask)
+        if not (now["batch_queue_depth"] or now["service_queue_depth"] or now["tasks_running"]):
+            return
+        time.sleep(0.002)
+    raise SystemExit(f"tasks are still there after {DRAIN_MAX_S:.0f} s: {now}")
+
+
+def between(loop: Path, measure: Callable[[], tuple[float, float]]) -> tuple[tuple[float, float], float]:
+    """What was measured, and the limit as the mean of just before and just after."""
+    before = limit(loop)["per_s"]
+    found = measure()
+    return found, (before + limit(loop)["per_s"]) / 2
+
+
+def percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def report_lone(daemon: Daemon, loop: Path, count: int) -> dict[str, float]:
+    lone(daemon, 20)
+    bare = limit(loop)
+    took = lone(daemon, count)
+    median, p95 = statistics.median(took), percentile(took, 0.95)
+    print(f"\nOne {PROGRAM}, POST to `completed` seen, {count} one after the other")
+    line("median", median, "ms", bare["lone_p50_ms"], "ms from posix_spawn to reaped, in C", 2)
+    line("95th percentile", p95, "ms", bare["lone_p95_ms"], "ms", 2)
+    return {"lone_median_ms": median, "lone_p95_ms": p95, "lone_limit_ms": bare["lone_p50_ms"]}
+
+
+def report_burst(daemon: Daemon, loop: Path, count: int, rounds: int) -> dict[str, float]:
+    print(f"\n{count} x {PROGRAM} by POSTs of their own over {CONNECTIONS} connections, first POST to last end")
+    shares: list[float] = []
+    for number in range(1, rounds + 1):
+        (posts, ended), bare = between(loop, lambda: burst(daemon, count))
+        shares.append(ended / bare)
+        line(f"round {number}", ended, "tasks/s", bare, "starts/s of the C loop", 0)
+        print(f"{'':18}{posts:9.0f} POST/s accepted meanwhile")
+    print(f"{'median share':18}{statistics.median(shares):9.2f}")
+    return {"burst_share": statistics.median(shares)}
+
+
+def report_idle(daemon: Daemon, for_s: float) -> dict[str, float]:
+    time.sleep(IDLE_SETTLE_S)
+    found = daemon.processes()
+    share = processes.cpu_share(found, for_s)
+    print(f"\nIdle for {for_s:.0f} s; memory in MiB (PSS shares what is shared, RSS counts it each time)")
+    print(f"  {'process':42}{'cpu %':>8}{'PSS':>8}{'RSS':>8}")
+    totals = {True: [0.0, 0.0, 0.0], False: [0.0, 0.0, 0.0]}
+    for process in sorted(found, key=lambda p: (p.is_rays, p.name)):
+        if process.pid not in share:
+            continue
+        row = [100 * share[process.pid], *process.memory_mib()]
+        totals[process.is_rays] = [a + b for a, b in zip(totals[process.is_rays], row, strict=True)]
+        print(f"  {('Ray: ' if process.is_rays else '') + process.name:42}{row[0]:8.2f}{row[1]:8.1f}{row[2]:8.1f}")
+    for is_rays, name in ((False, "FetchML, all"), (True, "Ray, all")):
+        print(f"  {name:42}{totals[is_rays][0]:8.2f}{totals[is_rays][1]:8.1f}{totals[is_rays][2]:8.1f}")
+    return {
+        "idle_cpu_percent": totals[False][0] + totals[True][0],
+        "own_pss_mib": totals[False][1],
+        "ray_pss_mib": totals[True][1],
+    }
+
+
+def line(name: str, value: float, unit: str, bare: float, bare_unit: str, digits: int) -> None:
+    print(f"{name:18}{value:9.{digits}f} {unit:8} beside {bare:8.{digits}f} {bare_unit}: {value / bare:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lone", type=int, default=200, help="tasks one after the other")
+    parser.add_argument("--burst", type=int, default=1000, help="tasks at once")
+    parser.add_argument("--rounds", type=int, default=3, help="bursts")
+    parser.add_argument("--idle-s", type=float, default=20.0, help="seconds of idleness")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    options = parser.parse_args()
+
+    loop = build_loop()
+    cores = os.cpu_count()
+    print(
+        f"{cores} cores, load {os.getloadavg()[0]:.1f} before, Python {sys.version.split()[0]}; {SLOTS} slots offered"
+    )
+    with Daemon() as daemon:
+        figures = {"first_start_s": daemon.start()}
+        daemon.stop()
+        figures["start_s"] = daemon.start()
+        print(f"\nStart, command to ready: {figures['first_start_s']:.2f} s, again {figures['start_s']:.2f} s")
+        figures |= report_idle(daemon, options.idle_s)
+        figures |= report_lone(daemon, loop, options.lone)
+        figures |= report_burst(daemon, loop, options.burst, options.rounds)
+    if options.json:
+        options.json.write_text(json.dumps({name: round(value, 4) for name, value in figures.items()}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
