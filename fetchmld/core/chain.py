@@ -25,10 +25,10 @@ METADATA_BYTES_MAX: Final = 4 * 1024 * 1024
 METADATA_DEPTH_MAX: Final = 64
 INTEGER_MAX: Final = 2**53  # beyond it a JSON reader that uses doubles sees another number
 
-_RECORD_TAG: Final = b"FMLEVT01"
+RECORD_TAG: Final = b"FMLEVT01"
 _GENESIS_TAG: Final = b"FMLGEN01"
 # tag, sequence number, prev_hash, at_us, clock_us, flags, bytes of each of the six texts, bytes of the metadata
-_HEADER: Final = struct.Struct(">8sQ32sqqB6HI")
+RECORD_HEADER: Final = struct.Struct(">8sQ32sqqB6HI")
 _GENESIS: Final = struct.Struct(">8sqHH")
 _SUCCESS, _HAS_USER, _HAS_ADDRESS, _HAS_ERROR, _HAS_METADATA = 1, 2, 4, 8, 16
 _EVENT_TYPES: Final = frozenset(get_args(EventType))
@@ -114,7 +114,7 @@ def encode(fact: Fact, seq: int, prev_hash: bytes) -> bytes:
         | (_HAS_METADATA if metadata else 0)
     )
     try:
-        head = _HEADER.pack(_RECORD_TAG, seq, prev_hash, fact.at_us, fact.clock_us, flags, *sizes, len(metadata))
+        head = RECORD_HEADER.pack(RECORD_TAG, seq, prev_hash, fact.at_us, fact.clock_us, flags, *sizes, len(metadata))
     except struct.error as problem:
         raise ValueError(
             f"event {seq}: sequence number, at_us {fact.at_us!r} or clock_us {fact.clock_us!r} is no 64-bit integer"
@@ -141,12 +141,12 @@ def unpack(buffer: bytes, start: int, size: int, loads: Callable[[bytes], Any] =
     For readers that have checked the bytes against a sum or a hash; four times faster. Raises Malformed where the
     bytes cannot be read at all. `loads` may be any reader of JSON.
     """
-    if size < _HEADER.size or len(buffer) < start + size:
-        raise Malformed(f"a record of {size} bytes: {_HEADER.size} are the least")
-    tag, seq, prev_hash, at_us, clock_us, flags, a, b, c, d, e, f, meta = _HEADER.unpack_from(buffer, start)
-    texts_at = start + _HEADER.size
+    if size < RECORD_HEADER.size or len(buffer) < start + size:
+        raise Malformed(f"a record of {size} bytes: {RECORD_HEADER.size} are the least")
+    tag, seq, prev_hash, at_us, clock_us, flags, a, b, c, d, e, f, meta = RECORD_HEADER.unpack_from(buffer, start)
+    texts_at = start + RECORD_HEADER.size
     meta_at = texts_at + a + b + c + d + e + f
-    if tag != _RECORD_TAG or meta_at + meta != start + size:
+    if tag != RECORD_TAG or meta_at + meta != start + size:
         raise Malformed(f"record of event {seq}: its tag {tag!r} or its lengths do not fit its {size} bytes")
     try:
         texts = _split_texts(buffer[texts_at:meta_at], (a, b, c, d, e, f))

@@ -22,6 +22,7 @@ MAGIC: Final = b"FMLFRM01"  # no byte of magic or trailer is zero: a sector neve
 TRAILER: Final = b"FMLEND01"
 HEADER: Final = struct.Struct(">8sQQIIII")
 SIZE: Final = struct.Struct(">I")
+ENTRY: Final = struct.Struct(">I8sQ32s")  # an event's entry begins: length, then the record's tag, number and prev_hash
 FRAME_BYTES_MAX: Final = 1024 * 1024 * 1024
 ENTRY_EXTRA_BYTES: Final = SIZE.size + HASH_BYTES
 FRAME_EXTRA_BYTES: Final = HEADER.size + len(TRAILER)

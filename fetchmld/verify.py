@@ -1,0 +1,446 @@
+"""The offline verifier: does what lies on the disk still say what was written?
+
+It shares the byte format with the writer (`core.chain`, `store.segment`, `store.landmarks`) and nothing else: its walk
+over the files is its own, so that a mistake in the writer's reading is not repeated here. It reads only, and needs no
+daemon. `docs/ledger-format.md` has the rules that it checks.
+
+What it reports is the lowest bad sequence number. Each record stands beside its own hash, so an edited record is told
+from its neighbours; a record rewritten together with its hash breaks its successor's link, and is named by that.
+"""
+
+import fcntl
+import os
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from blake3 import blake3
+
+from fetchmld.core.chain import HASH_BYTES, RECORD_HEADER, RECORD_TAG, genesis_hash
+from fetchmld.store.landmarks import Head, read_genesis, read_head
+from fetchmld.store.segment import (
+    ENTRY,
+    ENTRY_EXTRA_BYTES,
+    HEADER,
+    SIZE,
+    TRAILER,
+    FrameHeader,
+    is_zero,
+    list_segments,
+    payload_intact,
+    read_header,
+)
+
+if TYPE_CHECKING:
+    import duckdb
+
+VALID: Final = 0
+TAMPERED: Final = 1
+VALID_UNVOUCHED: Final = 2  # nothing outside the machine says that this is the whole chain and not a rewritten one
+UNREADABLE: Final = 3
+
+_ROWS_AT_ONCE: Final = 20_000
+_LIVE_TRIES_MAX: Final = 5
+_COLUMNS: Final = (
+    "seq",
+    "at_us",
+    "clock_us",
+    "event_type",
+    "action",
+    "user_id",
+    "resource",
+    "success",
+    "ip_address",
+    "error",
+    "prev_hash",
+    "event_hash",
+    "metadata",
+)
+
+CheckDerived = Callable[[Any, Path], tuple[int, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentResult:
+    """`total_events` were found right, from event 0 on; `first_bad` is -1 where nothing is wrong."""
+
+    total_events: int
+    first_bad: int
+    problem: str
+    root_hash: bytes  # of the last event whose own hash is right
+
+    @property
+    def valid(self) -> bool:
+        return self.first_bad < 0
+
+
+@dataclass(frozen=True, slots=True)
+class IndexResult:
+    """`checked` rows agree with the segments. `behind`: events that the index does not have yet, which is no fault."""
+
+    valid: bool
+    first_bad: int
+    problem: str
+    checked: int
+    behind: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineReport:
+    """What `fetchmld audit verify --data-dir` says: `code` is its exit status, `lines` its words."""
+
+    code: int
+    lines: tuple[str, ...]
+    segments: SegmentResult | None
+    index: IndexResult | None
+
+
+class _Bad(Exception):
+    def __init__(self, seq: int, problem: str) -> None:
+        super().__init__(seq, problem)
+        self.seq = seq
+        self.problem = problem
+
+
+# ---- the segments ---------------------------------------------------------------------------------------------------
+
+
+def verify_segments(ledger_dir: Path, upto: int | None = None) -> SegmentResult:
+    """Check genesis, every frame, record, hash, link and number, the head file, and that nothing else is there.
+
+    With `upto`, only events up to that one, which must be there: for a ledger that is being written, where `upto` is
+    the newest acknowledged. Raises OSError where a file cannot be read.
+    """
+    walk = _Walk(ledger_dir, upto)
+    try:
+        walk.run()
+    except _Bad as bad:
+        return SegmentResult(min(walk.next_seq, bad.seq), bad.seq, bad.problem, walk.root_hash)
+    return SegmentResult(walk.next_seq, -1, "", walk.root_hash)
+
+
+class _Walk:
+    """One pass over the segments, in order. Everything below `next_seq` was found right."""
+
+    def __init__(self, ledger_dir: Path, upto: int | None) -> None:
+        self._directory = ledger_dir
+        self._upto = upto
+        self._head: Head | None = None
+        self.next_seq = 0
+        self.root_hash = bytes(HASH_BYTES)
+
+    @property
+    def _done(self) -> bool:
+        return self._upto is not None and self.next_seq > self._upto
+
+    def run(self) -> None:
+        head_problem = self._read_landmarks()
+        self._compare_head()
+        for first_seq, path in list_segments(self._directory / "segments"):
+            if self._done:
+                return
+            if first_seq != self.next_seq:
+                raise _Bad(min(first_seq, self.next_seq), f"due was event {self.next_seq}, but {path.name} follows")
+            self._segment(path.read_bytes(), path.name)
+        if self._upto is not None and not self._done:
+            raise _Bad(self.next_seq, f"the ledger ends before event {self.next_seq}; {self._upto} was its last")
+        if self._head is not None and self._upto is None:
+            raise _Bad(self.next_seq, f"the ledger ends before event {self.next_seq}; head names {self._head.next_seq}")
+        if head_problem and self._upto is None:
+            raise _Bad(self.next_seq, head_problem)
+
+    def _read_landmarks(self) -> str:
+        try:
+            self.root_hash = genesis_hash(read_genesis(self._directory))
+        except (FileNotFoundError, ValueError) as problem:
+            raise _Bad(0, f"genesis.json: {problem}") from problem
+        try:
+            self._head = read_head(self._directory)
+        except (FileNotFoundError, ValueError) as problem:
+            return f"head: {problem}"
+        return ""
+
+    def _compare_head(self) -> None:
+        """Called at each frame's end: the head file was written at one of those."""
+        head = self._head
+        if head is None or self.next_seq < head.next_seq:
+            return
+        if self.next_seq > head.next_seq or self.root_hash != head.event_hash:
+            raise _Bad(max(0, head.next_seq - 1), "it is not the event that the head file names")
+        self._head = None
+
+    def _segment(self, buffer: bytes, name: str) -> None:
+        at = 0
+        while not self._done:
+            header = read_header(buffer, at)
+            if header is None:
+                if is_zero(buffer, at, len(buffer)):
+                    return
+                raise _Bad(self.next_seq, f"{name} has a broken or unfinished frame at byte {at}")
+            at = self._frame(buffer, at, header, name)
+
+    def _frame(self, buffer: bytes, at: int, header: FrameHeader, name: str) -> int:
+        first, records_at = self.next_seq, at + HEADER.size
+        if header.first_seq > first:
+            raise _Bad(first, f"{name} has event {header.first_seq} where {first} is due")
+        if header.first_seq < first:
+            raise self._blame(buffer, records_at, first, self.root_hash)
+        if header.acked > first or not header.events:
+            raise _Bad(first, f"{name}: the frame's header at byte {at} contradicts itself")
+        self._records(buffer, records_at, header)
+        if self._done and self.next_seq < header.next_seq:
+            return at  # only a part of the frame was asked for
+        if not payload_intact(buffer, at, header):
+            self.next_seq = first
+            raise _Bad(first, f"{name}: the sum of the frame at byte {at} does not fit its events")
+        self._compare_head()
+        return at + header.frame_bytes
+
+    def _records(self, buffer: bytes, at: int, header: FrameHeader) -> None:
+        """The hot loop: each record's own hash, link, number and tag. What is wrong is worked out in `_blame`."""
+        stop, seq, prev, last = at + header.payload_bytes, self.next_seq, self.root_hash, header.next_seq
+        if self._upto is not None:
+            last = min(last, self._upto + 1)
+        unpack_from, hash_of, right_tag = ENTRY.unpack_from, blake3, RECORD_TAG
+        with suppress(struct.error):  # the file ends within the frame
+            while seq < last:
+                size, tag, number, link = unpack_from(buffer, at)
+                hash_at = at + 4 + size
+                digest = hash_of(buffer[at + 4 : hash_at]).digest()
+                after = hash_at + HASH_BYTES
+                if digest != buffer[hash_at:after] or link != prev or number != seq or tag != right_tag:
+                    break
+                prev, at, seq = digest, after, seq + 1
+        self.next_seq, self.root_hash = seq, prev
+        if seq < last:
+            raise self._blame(buffer, at, seq, prev)
+        if seq == header.next_seq and at != stop:
+            self.next_seq = header.first_seq
+            raise _Bad(header.first_seq, "its frame has another length than its events")
+
+    def _blame(self, buffer: bytes, at: int, seq: int, prev: bytes) -> _Bad:
+        """Which event is at fault, where the entry at `at` is not the right one for `seq`."""
+        found = _entry(buffer, at)
+        if found is None:
+            return _Bad(seq, "its bytes do not have the hash that stands beside them")
+        digest, tag, number, _, after = found
+        if tag != RECORD_TAG:
+            return _Bad(seq, f"its record has the unknown version {tag!r}")
+        if number > seq:
+            return _Bad(seq, f"event {number} stands where it is due")
+        if number < seq:
+            if self._hash_of(number) == digest:
+                return _Bad(seq, f"a copy of event {number} stands where it is due")
+            return _Bad(number, "two different events have this number")
+        if seq and _link_at(buffer, after) in (digest, None):
+            return _Bad(seq - 1, f"it was rewritten together with its hash: event {seq} does not follow from it")
+        return _Bad(seq, "it does not follow from the event before it")
+
+    def _hash_of(self, seq: int) -> bytes:
+        """The hash of an event that was found right, by a second walk."""
+        walk = _Walk(self._directory, seq)
+        with suppress(_Bad):
+            walk.run()
+        return walk.root_hash
+
+
+def _entry(buffer: bytes, at: int) -> tuple[bytes, bytes, int, bytes, int] | None:
+    """(hash, tag, number, prev_hash, where the next begins) of the entry at `at`; None where its hash is another."""
+    try:
+        size, tag, number, link = ENTRY.unpack_from(buffer, at)
+    except struct.error:
+        return None
+    hash_at = at + 4 + size
+    digest = blake3(buffer[at + 4 : hash_at]).digest()
+    after = hash_at + HASH_BYTES
+    return (digest, tag, number, link, after) if digest == buffer[hash_at:after] else None
+
+
+def _link_at(buffer: bytes, at: int) -> bytes | None:
+    """The prev_hash of the entry at `at`, or of the first in the next frame; None where there is none."""
+    if buffer[at : at + len(TRAILER)] == TRAILER:
+        at += len(TRAILER)
+        if read_header(buffer, at) is None:
+            return None
+        at += HEADER.size
+    found = _entry(buffer, at)
+    return None if found is None else found[3]
+
+
+# ---- the index ------------------------------------------------------------------------------------------------------
+
+
+def verify_index(ledger_dir: Path, index_path: Path, check_derived: CheckDerived | None = None) -> IndexResult:
+    """Compare the index's event rows with the segments, one by one, in the order of their numbers.
+
+    The segments are taken as they are: verify them first. `check_derived`, given the open database and `ledger_dir`,
+    compares what was derived from the events and returns (lowest bad number or -1, problem). Raises OSError where the
+    index cannot be opened, as while another process writes it.
+    """
+    import duckdb
+
+    try:
+        db = duckdb.connect(str(index_path), read_only=True)
+    except duckdb.Error as problem:
+        raise OSError(f"the index {index_path} cannot be opened: {_first_line(problem)}") from problem
+    with closing(db):
+        try:
+            result = _compare_rows(db, ledger_dir)
+            if result.valid and check_derived is not None:
+                bad, problem_there = check_derived(db, ledger_dir)
+                result = replace(result, valid=bad < 0, first_bad=bad, problem=problem_there)
+        except duckdb.Error as problem:
+            return IndexResult(False, 0, f"the index cannot be read: {_first_line(problem)}", 0)
+    return result
+
+
+def _compare_rows(db: "duckdb.DuckDBPyConnection", ledger_dir: Path) -> IndexResult:
+    reached = db.execute("SELECT next_seq, last_hash FROM meta").fetchall()
+    if len(reached) != 1:
+        return IndexResult(False, 0, f"its table meta has {len(reached)} rows, not one", 0)
+    next_seq, last_hash = reached[0]
+    expected, at, newest = _rows(ledger_dir), 0, b""
+    for row in _index_rows(db):
+        if row[0] != at and (at < next_seq or row[0] is None or row[0] < at):
+            return IndexResult(False, *_out_of_order(row[0], at), at)
+        if at >= next_seq or (right := next(expected, None)) is None:
+            return IndexResult(False, row[0], "the index has a row that the ledger does not have", at)
+        if row != right:
+            return IndexResult(False, at, f"its row differs in {_differing(row, right)}", at)
+        at, newest = at + 1, row[11]
+    if at < next_seq:
+        return IndexResult(False, at, f"its row is missing; the index says that it holds {next_seq}", at)
+    if at and last_hash != newest:
+        return IndexResult(False, at - 1, "the index's table meta names another hash for it", at)
+    return IndexResult(True, -1, "", at, behind=sum(1 for _ in expected))
+
+
+def _out_of_order(found: int | None, due: int) -> tuple[int, str]:
+    if found is None:
+        return due, "a row without a number stands where it is due"
+    if found < due:
+        return found, "it has more than one row"
+    return due, "its row is missing"
+
+
+def _index_rows(db: "duckdb.DuckDBPyConnection") -> Iterator[tuple[Any, ...]]:
+    batches = db.sql(f"SELECT {', '.join(_COLUMNS)} FROM events ORDER BY seq").to_arrow_reader(_ROWS_AT_ONCE)
+    for batch in batches:
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def _rows(ledger_dir: Path) -> Iterator[tuple[Any, ...]]:
+    """What the index's rows must be, straight from the bytes. Ends where the segments are no longer readable."""
+    for _, path in list_segments(ledger_dir / "segments"):
+        buffer, at = path.read_bytes(), 0
+        while (header := read_header(buffer, at)) is not None and payload_intact(buffer, at, header):
+            entry_at = at + HEADER.size
+            for _ in range(header.events):
+                (size,) = SIZE.unpack_from(buffer, entry_at)
+                yield _row(buffer, entry_at + SIZE.size, size)
+                entry_at += ENTRY_EXTRA_BYTES + size
+            at += header.frame_bytes
+
+
+def _row(buffer: bytes, start: int, size: int) -> tuple[Any, ...]:
+    end = start + size
+    _, seq, prev_hash, at_us, clock_us, flags, *sizes = RECORD_HEADER.unpack_from(buffer, start)
+    at, parts = start + RECORD_HEADER.size, []
+    for length in sizes:
+        parts.append(buffer[at : at + length].decode())
+        at += length
+    kind, action, resource, user_id, ip_address, error, metadata = parts
+    place = (seq, at_us, clock_us, kind, action, user_id, resource, bool(flags & 1), ip_address, error)
+    return (*place, prev_hash, buffer[end : end + HASH_BYTES], metadata or "{}")
+
+
+def _differing(row: tuple[Any, ...], right: tuple[Any, ...]) -> str:
+    return ", ".join(name for name, a, b in zip(_COLUMNS, row, right, strict=True) if a != b)
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).splitlines() or [type(problem).__name__])[0]
+
+
+# ---- all of it, without a daemon --------------------------------------------------------------------------------------
+
+
+def offline(data_dir: Path) -> OfflineReport:
+    """Verify everything under `data_dir`, as `fetchmld audit verify --data-dir` does. Raises nothing that a disk can."""
+    ledger_dir, index_path = data_dir / "ledger", data_dir / "index.duckdb"
+    try:
+        segments = _settled(ledger_dir)
+    except OSError as problem:
+        return OfflineReport(UNREADABLE, (f"UNREADABLE: {problem}",), None, None)
+    lines = [_segment_line(segments)]
+    index, unreadable = None, False
+    if segments.valid and index_path.exists():
+        try:
+            index = verify_index(ledger_dir, index_path, _derived)
+            lines.append(_index_line(index))
+        except OSError as problem:
+            unreadable = True
+            lines.append(f"index not compared: {problem}")
+    code = main_code(segments, index)
+    if code == VALID_UNVOUCHED:
+        lines.append("Nothing outside this machine vouches for the chain: compare the root with one noted elsewhere.")
+    return OfflineReport(UNREADABLE if unreadable and code != TAMPERED else code, tuple(lines), segments, index)
+
+
+def main_code(segments: SegmentResult, index: IndexResult | None, vouched: bool = False) -> int:
+    """The exit status for these findings; `vouched` where a checkpoint from outside agrees with the root."""
+    if not segments.valid or (index is not None and not index.valid):
+        return TAMPERED
+    return VALID if vouched else VALID_UNVOUCHED
+
+
+def _settled(ledger_dir: Path) -> SegmentResult:
+    """Verify; while a daemon writes, its last frame may be half there, so look again as long as the end moves."""
+    if not (ledger_dir / "segments").is_dir():
+        raise FileNotFoundError(f"there is no ledger in {ledger_dir}")
+    result = verify_segments(ledger_dir)
+    for _ in range(_LIVE_TRIES_MAX):
+        if result.valid or not _is_written(ledger_dir):
+            return result
+        before, result = result, verify_segments(ledger_dir)
+        if result.first_bad == before.first_bad:
+            return result
+    return result
+
+
+def _is_written(ledger_dir: Path) -> bool:
+    """Whether a daemon has the ledger open: it holds the lock."""
+    try:
+        descriptor = os.open(ledger_dir / "lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _derived(db: Any, ledger_dir: Path) -> tuple[int, str]:
+    from fetchmld.store.history_check import check_rows
+
+    check = check_rows(db, ledger_dir)
+    return check["first_bad"], check["problem"]
+
+
+def _segment_line(result: SegmentResult) -> str:
+    if result.valid:
+        return f"valid: {result.total_events} events, root {result.root_hash.hex()}"
+    return f"INVALID: first bad sequence number {result.first_bad}: {result.problem}"
+
+
+def _index_line(result: IndexResult) -> str:
+    if not result.valid:
+        return f"INVALID index: first bad sequence number {result.first_bad}: {result.problem}"
+    behind = f", {result.behind} events not indexed yet" if result.behind else ""
+    return f"index: {result.checked} rows agree with the ledger{behind}"
