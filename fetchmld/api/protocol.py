@@ -30,8 +30,8 @@ class ApiProtocol(web.RequestHandler):
     ) -> web.StreamResponse:
         """The answer to a request that could not be read (400) or that failed outside the guard (500)."""
         trace_id = trace_id_of(None)
-        if request.writer.output_size > 0:
-            raise ConnectionError("the answer has begun already")
+        if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
+            raise ConnectionError("the client is gone, or the answer has begun: nothing can be said")
         if status < 500:
             log.debug("request.unreadable trace_id=%s", trace_id, exc_info=exc)
             answer = refusal(status, "BAD_REQUEST", "this is not a valid HTTP request", trace_id)

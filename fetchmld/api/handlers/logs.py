@@ -117,8 +117,13 @@ async def _chunks(request: web.Request, view: TaskView, offset: int, follow: boo
 
 
 async def _refreshed(request: web.Request, view: TaskView) -> TaskView | None:
-    """The view to go on with: a queued task may have got its first attempt. None where nothing can follow any more."""
+    """The view to go on with: a queued task may have been started, a running one may have ended and its log moved.
+
+    None where nothing can follow any more. An attempt that is being followed is never left for a newer one.
+    """
     found = await request.app[HEAD].task(TaskId(view["id"]))
-    if found is None or (found["ended_at"] and not found["attempt"]):
+    if found is None or (found["ended_at"] and not found["assignments"]):
         return None
-    return found if found["attempt"] == view["attempt"] or not view["attempt"] else view
+    if not view["assignments"]:
+        return found
+    return found if found["ended_at"] and found["attempt"] == view["attempt"] else view

@@ -1,0 +1,319 @@
+"""A `Head` without a cluster: the real scheduler core, one worker, the record in a list, logs and files in memory."""
+
+import asyncio
+import hashlib
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+from fetchmld.api.head import (
+    ArtifactEntry,
+    Caller,
+    Ended,
+    EventPage,
+    EventQuery,
+    EventRow,
+    LogChunk,
+    Root,
+    TaskPage,
+    TaskQuery,
+    Verification,
+)
+from fetchmld.core.errors import NotFound
+from fetchmld.core.lifecycle import ENDED
+from fetchmld.core.messages import (
+    AttemptEnded,
+    CancelRequested,
+    Effect,
+    Event,
+    ExperimentCreated,
+    Fact,
+    FactNoted,
+    KeyCreated,
+    Persist,
+    PhaseReported,
+    Reply,
+    TaskSubmitted,
+    WorkerJoined,
+)
+from fetchmld.core.model import (
+    ArtifactSet,
+    Capacity,
+    Counts,
+    EndReport,
+    Experiment,
+    Key,
+    Role,
+    TaskId,
+    TaskRequest,
+    TaskView,
+    Usage,
+    UserId,
+    WorkerId,
+    WorkerView,
+)
+from fetchmld.core.scheduler import Policy, Scheduler
+
+WORKER = WorkerId("w1")
+Part = Literal["scheduler", "history", "audit", "worker"]
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+class LocalHead:
+    """Implements `fetchmld.api.head.Head`. The methods below `-- the test's side` are what the world does to it."""
+
+    def __init__(self, cpu: int = 4) -> None:
+        self.core = Scheduler(Policy())
+        self.facts: list[Fact] = []
+        self.callers: list[Caller] = []
+        self.parts: dict[Part, bool] = {"scheduler": True, "history": True, "audit": True, "worker": True}
+        self.broken: Exception | None = None  # raised by whatever is asked next
+        self.index_first_bad = -1
+        self._order: list[TaskId] = []
+        self._gone: set[TaskId] = set()
+        self._logs: dict[tuple[str, int], bytes] = defaultdict(bytes)
+        self._files: dict[str, bytes] = {}
+        self._manifests: dict[str, list[ArtifactEntry]] = {}
+        self._changed = asyncio.Condition()
+        self._numbers = itertools.count(1)
+        capacity = Capacity(cpu=cpu, memory_gb=16, batch_slots=cpu, service_slots=1)
+        self._handle(WorkerJoined(WORKER, "boot", "host", capacity, [], time.time_ns() // 1000))
+
+    # -- Head
+
+    async def submit(self, caller: Caller, requests: list[TaskRequest]) -> list[TaskView]:
+        self._trip()
+        self.callers.append(caller)
+        return [self._submit_one(caller, request) for request in requests]
+
+    async def cancel(self, caller: Caller, task_id: TaskId) -> None:
+        self._trip()
+        known = task_id in self._order and task_id not in self.core.state.tasks
+        event = CancelRequested(task_id, caller.user_id, self._at_us(), ticket=1, known_ended=known)
+        self._ask(event)
+        if known:
+            self._gone.add(task_id)
+
+    async def task(self, task_id: TaskId) -> TaskView | None:
+        self._trip()
+        return None if task_id in self._gone else self.core.view(task_id)
+
+    async def wait(self, task_id: TaskId, timeout_s: float) -> TaskView | None:
+        try:
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait_for(lambda: task_id not in self.core.state.tasks)
+        except TimeoutError:
+            pass
+        return await self.task(task_id)
+
+    async def tasks(self, query: TaskQuery) -> TaskPage:
+        self._trip()
+        views = [self.core.view(task_id) for task_id in reversed(self._order) if task_id not in self._gone]
+        found = [view for view in views if view is not None and _matches(view, query)]
+        return TaskPage(tasks=found[query.offset : query.offset + query.limit], total=len(found))
+
+    async def logs(self, task: TaskView, offset: int, limit_bytes: int, wait_s: float) -> LogChunk:
+        self._trip()
+        if not task["assignments"]:
+            return LogChunk(b"", offset, 0, task["status"] in ENDED)
+        place = (task["id"], task["attempt"])
+        try:
+            async with asyncio.timeout(wait_s), self._changed:
+                await self._changed.wait_for(lambda: len(self._logs[place]) > offset or self._is_over(task))
+        except TimeoutError:
+            pass
+        whole = self._logs[place]
+        data = whole[offset : offset + limit_bytes]
+        return LogChunk(data, offset, len(whole), self._is_over(task) and offset + len(data) >= len(whole))
+
+    async def artifacts(self, task: TaskView) -> list[ArtifactEntry]:
+        found = (task["report"] or {}).get("artifacts")
+        return self._manifests[found["manifest"]] if found else []
+
+    async def artifact(self, entry: ArtifactEntry) -> AsyncIterator[bytes]:
+        if entry["hash"] not in self._files:
+            raise NotFound(f"no object {entry['hash']}")
+        data = self._files[entry["hash"]]
+        for start in range(0, len(data), 1000):
+            yield data[start : start + 1000]
+
+    async def counts(self) -> Counts:
+        self._trip()
+        return self.core.counts()
+
+    async def ended(self) -> Ended:
+        statuses = [task.status for task in self.core.state.recent.values()]
+        done, failed = statuses.count("completed"), statuses.count("failed")
+        return Ended(completed_today=done, failed_today=failed, completed_24h=done)
+
+    async def workers(self) -> list[WorkerView]:
+        self._trip()
+        return self.core.worker_views()
+
+    async def events(self, query: EventQuery) -> EventPage:
+        self._trip()
+        rows = [_row(seq, fact) for seq, fact in enumerate(self.facts)]
+        found = [row for row in reversed(rows) if _is_asked_for(row, query)]
+        return EventPage(events=found[query.offset : query.offset + query.limit], total=len(found))
+
+    async def verify(self, caller: Caller) -> Verification:
+        self._trip()
+        return Verification(
+            valid=True,
+            total_events=len(self.facts),
+            first_bad=-1,
+            problem="",
+            root_hash="ab" * 32,
+            index_valid=self.index_first_bad < 0,
+            index_first_bad=self.index_first_bad,
+            verified_at=time.time(),
+        )
+
+    async def root(self) -> Root:
+        self._trip()
+        return Root(root_hash="ab" * 32, at_us=self._at_us(), total_events=len(self.facts))
+
+    async def experiments(self) -> list[Experiment]:
+        self._trip()
+        return list(self.core.state.experiments.values())
+
+    async def create_experiment(self, caller: Caller, name: str, description: str) -> Experiment:
+        self._trip()
+        event = ExperimentCreated(self._id("e"), name, description, caller.user_id, self._at_us(), ticket=1)
+        return cast(Experiment, self._ask(event))
+
+    async def key(self, sha256: str) -> Key | None:
+        return self.core.state.keys.get(sha256)
+
+    def note(self, fact: Fact) -> None:
+        self._handle(FactNoted(fact))
+
+    async def ready(self) -> dict[Part, bool]:
+        self._trip()
+        return self.parts
+
+    # -- the test's side
+
+    def add_key(self, key: str, user_id: str, role: Role, expires_at: float = 0.0) -> str:
+        made = KeyCreated(self._id("k"), UserId(user_id), role, digest(key), expires_at, UserId("admin"), self._at_us())
+        self._handle(made)
+        return key
+
+    async def run(self, task_id: str) -> None:
+        """The program of the task's current attempt began."""
+        attempt = self.core.state.tasks[TaskId(task_id)].attempt
+        self._handle(PhaseReported(WORKER, TaskId(task_id), attempt, "running", self._at_us()))
+        await self._tell()
+
+    async def write(self, task_id: str, data: bytes, attempt: int = 1) -> None:
+        """The program wrote to its log."""
+        self._logs[task_id, attempt] += data
+        await self._tell()
+
+    async def end(self, task_id: str, exit_code: int = 0, files: dict[str, bytes] | None = None) -> None:
+        """The current attempt ended, leaving `files`."""
+        report = EndReport(exit_code=exit_code, usage=Usage(user_s=0.5, system_s=0.1, rss_max_bytes=1 << 20))
+        if files:
+            report["artifacts"] = self._keep(task_id, files)
+        attempt = self.core.state.tasks[TaskId(task_id)].attempt
+        self._handle(AttemptEnded(WORKER, TaskId(task_id), attempt, 0, report, 7, self._at_us()))
+        await self._tell()
+
+    def lose_file(self, content: bytes) -> None:
+        del self._files[digest(content.decode())]
+
+    def cut_file(self, content: bytes) -> None:
+        self._files[digest(content.decode())] = content[:-1]
+
+    def facts_of(self, action: str) -> list[Fact]:
+        return [fact for fact in self.facts if fact.action == action]
+
+    # -- inside
+
+    def _submit_one(self, caller: Caller, request: TaskRequest) -> TaskView:
+        task_id = TaskId(self._id("t"))
+        self._order.append(task_id)
+        event = TaskSubmitted(task_id, caller.user_id, request, self._at_us(), trace_id=caller.trace_id, ticket=1)
+        return cast(TaskView, self._ask(event))
+
+    def _keep(self, task_id: str, files: dict[str, bytes]) -> ArtifactSet:
+        entries = [ArtifactEntry(path=p, bytes=len(d), hash=digest(d.decode())) for p, d in sorted(files.items())]
+        self._files.update({entry["hash"]: files[entry["path"]] for entry in entries})
+        self._manifests[task_id] = entries
+        return ArtifactSet(manifest=task_id, file_count=len(files), total_bytes=sum(map(len, files.values())))
+
+    def _is_over(self, task: TaskView) -> bool:
+        live = self.core.state.tasks.get(TaskId(task["id"]))
+        return live is None or live.attempt != task["attempt"] or not live.assignments
+
+    def _ask(self, event: Event) -> Any:
+        for effect in self._handle(event):
+            if isinstance(effect, Reply):
+                if effect.error is not None:
+                    raise effect.error
+                return effect.value
+        return None
+
+    def _handle(self, event: Event) -> list[Effect]:
+        effects = list(self.core.handle(event, time.monotonic()))
+        self.facts += [replace(effect.fact) for effect in effects if isinstance(effect, Persist)]
+        return effects
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _trip(self) -> None:
+        if self.broken is not None:
+            raise self.broken
+
+    def _id(self, prefix: str) -> str:
+        return f"{prefix}{next(self._numbers)}"
+
+    @staticmethod
+    def _at_us() -> int:
+        return time.time_ns() // 1000
+
+
+def _matches(view: TaskView, query: TaskQuery) -> bool:
+    request = view["request"]
+    return (
+        (query.status is None or view["status"] == query.status)
+        and (query.user_id is None or view["user_id"] == query.user_id)
+        and (query.node_count is None or request.get("node_count", 1) == query.node_count)
+        and (query.reservation_id is None or request.get("reservation_id") == query.reservation_id)
+        and (query.plugins is None or set(query.plugins) <= request.get("plugin_configs", {}).keys())
+    )
+
+
+def _is_asked_for(row: EventRow, query: EventQuery) -> bool:
+    return (
+        (query.from_us is None or row["at_us"] >= query.from_us)
+        and (query.to_us is None or row["at_us"] <= query.to_us)
+        and (query.event_type is None or row["event_type"] == query.event_type)
+        and (query.user_id is None or row["user_id"] == query.user_id)
+    )
+
+
+def _row(seq: int, fact: Fact) -> EventRow:
+    return EventRow(
+        sequence_num=seq,
+        at_us=fact.at_us,
+        clock_us=fact.clock_us,
+        event_type=fact.event_type,
+        action=fact.action,
+        user_id=fact.user_id,
+        resource=fact.resource,
+        success=fact.success,
+        ip_address=fact.ip_address,
+        error=fact.error,
+        prev_hash="00" * 32,
+        event_hash="11" * 32,
+        metadata=fact.metadata,
+    )
