@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
-from fetchmld.core.model import ArtifactSet, EndReport, TaskId
 from fetchmld.core.messages import LaunchOrder, LiveAttempt
+from fetchmld.core.model import ArtifactSet, EndReport, TaskId
 
 Phase = Literal["preparing", "starting", "running", "collecting", "ended"]
 

@@ -1,0 +1,447 @@
+"""The agent actor: speaks for one node. Turns what the scheduler and the runner say into events of `core.agent`, and
+performs its effects. Owns the node's directories and caches, and nothing that it could not find again: when it dies, the
+runner and the tasks never notice, and its successor asks the runner what is there.
+"""
+
+import asyncio
+import contextlib
+import errno
+import gc
+import logging
+import os
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, cast
+
+from actors import node
+from actors.log_reader import LogReader
+from actors.runner_link import RunnerLink
+from actors.workspace import CannotRun, Workspace, empty, environment_of, program_of
+from fetchmld.channel import Client, Message, Peer, Server, serve
+from fetchmld.config import Config
+from fetchmld.core.agent import (
+    Abandon,
+    Acknowledged,
+    AgentCore,
+    Collect,
+    Collected,
+    Effect,
+    Event,
+    Exited,
+    Forget,
+    Greeted,
+    Ordered,
+    Prepare,
+    Prepared,
+    PrepareFailed,
+    Report,
+    RunKey,
+    RunnerReturned,
+    SayPhase,
+    Spawn,
+    Started,
+    StartFailed,
+    Stop,
+    StopAsked,
+)
+from fetchmld.core.errors import BadRequest
+from fetchmld.core.messages import LaunchOrder
+from fetchmld.core.model import Capacity, DatasetSpec, EndReport, LogPlace
+from fetchmld.runner import frames
+from fetchmld.runner.loop import boottime
+from fetchmld.runner.proctree import boot_id
+from fetchmld.store.content import ContentStore
+from fetchmld.store.datasets import DatasetError, DatasetStore, mount, shown, variable_of
+
+log = logging.getLogger(__name__)
+
+LEASE_MARGIN_S: Final = 30.0  # an attempt's lease ends this long before its task may start elsewhere
+UNSENT_MAX: Final = 10_000  # dataset accesses that wait for the scheduler to come back
+COLLECTS_MAX: Final = 2  # at once: they read and sync much
+
+
+class Agent:
+    """One per node. `settings`: the daemon's configuration as `Config.model_dump` wrote it, `run_dir`, `worker_id`."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._config = Config.from_dump(settings)
+        self._worker_id: str = settings["worker_id"]
+        run_dir = Path(settings["run_dir"])
+        paths = self._config.paths
+        self._socket = run_dir / f"agent-{self._worker_id}.sock"
+        self._scheduler_socket = run_dir / "scheduler.sock"
+        self._attempts_dir = paths.node_dir / "attempts"
+        self._trash_dir = paths.node_dir / "trash"  # on the same file system: to discard is to rename
+        self._core = AgentCore()
+        self._objects = ContentStore(paths.objects)
+        self._datasets = DatasetStore(
+            paths.node_dir / "cache",
+            self._config.local_roots,
+            self._config.dataset_bytes_max,
+            self._config.private_hosts,
+        )
+        self._logs = LogReader(str(paths.node_dir / "logs"))
+        self._runner = RunnerLink(paths.node_dir, run_dir / "runner.sock", self._on_runner)
+        self._scheduler = Client(self._scheduler_path, self._on_scheduler, self._greet)
+        self._files = ThreadPoolExecutor(COLLECTS_MAX, "files")
+        self._starts: dict[RunKey, frames.Message] = {}  # prepared, not known to run yet
+        self._preparing: dict[RunKey, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unsent: list[tuple[str, dict[str, Any]]] = []
+        self._capacity = Capacity(0, 0, 0, 0)
+        self._native = True
+        self._server: Server | None = None
+        self._closing = False
+
+    # -- life
+
+    async def start(self) -> None:
+        """Find the runner, or start one, learn what it has, and join the scheduler."""
+        self._attempts_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._capacity = await asyncio.to_thread(node.capacity_of_node, self._config)
+        self._trash_dir.mkdir(mode=0o700, exist_ok=True)
+        await self._runner.start()
+        self._discard_strangers()
+        self._server = await serve(self._socket, self._on_requests)
+        await self._scheduler.start()
+        self._spawn_task(self._beat())
+        gc.collect()
+        gc.freeze()  # what start-up made lives as long as we do
+
+    async def ping(self) -> dict[str, Any]:
+        return {
+            "started": self._server is not None,
+            "worker_id": self._worker_id,
+            "runner_pid": self._runner.pid if self._server is not None else 0,
+            "attempts": len(self._core.runs),
+            "connected": self._server is not None and self._scheduler.connected,
+        }
+
+    async def address(self) -> str:
+        return str(self._socket)
+
+    async def shutdown(self) -> None:
+        """Leave; what runs goes on, in the runner's hands."""
+        self._closing = True
+        for task in list(self._tasks):
+            task.cancel()
+        for task in list(self._tasks):
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        if self._server is not None:
+            self._server.close()
+            await self._scheduler.close()
+        await self._runner.close()
+        await asyncio.to_thread(self._datasets.close)
+        self._files.shutdown()
+
+    def _spawn_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+        return task
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("agent.task_failed", exc_info=task.exception())
+
+    def _discard_strangers(self) -> None:
+        """Directories of attempts that nobody knows any more: an agent before us died while it prepared or removed."""
+        known = {_name(run.key, run.rank) for run in self._core.runs.values()}
+        for name in os.listdir(self._attempts_dir):
+            if name not in known:
+                self._workspace(name).discard(self._trash_dir)
+        self._spawn_task(asyncio.to_thread(empty, self._trash_dir))
+
+    # -- the scheduler
+
+    async def _scheduler_path(self) -> Path:
+        return self._scheduler_socket
+
+    async def _greet(self, client: Client) -> None:
+        sent_t = boottime()
+        hello = {
+            "worker_id": self._worker_id,
+            "boot_id": boot_id(),
+            "hostname": node.hostname(),
+            "capacity": asdict(self._capacity),
+            "attempts": [asdict(attempt) for attempt in self._core.live()],
+            "detail": {**node.detail_of_node(), "native_spawn": self._native, "runner_pid": self._runner.pid},
+        }
+        await client.request("hello", hello)
+        self._renew(sent_t)
+        unsent, self._unsent = self._unsent, []
+        for kind, body in unsent:
+            client.post(kind, body)
+        self._apply([Greeted()])
+
+    def _on_scheduler(self, _peer: Peer, messages: list[Message]) -> None:
+        events: list[Event] = []
+        for message in messages:
+            body = message.body
+            match message.kind:
+                case "launch":
+                    events.append(Ordered(cast(LaunchOrder, body["order"])))
+                case "stop":
+                    events.append(StopAsked(_key(body), body["word"], body["detail"]))
+                case "ack":
+                    events.append(Acknowledged(_key(body)))
+                case "beat":
+                    self._renew(body["sent_t"])
+                case _:
+                    message.fail(BadRequest(f"an agent knows no message {message.kind!r}"))
+        self._apply(events)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.heartbeat_s)
+            if self._scheduler.connected:
+                self._scheduler.post("beat", {"worker_id": self._worker_id, "sent_t": boottime()})
+
+    def _renew(self, sent_t: float) -> None:
+        """The scheduler has answered what we sent at `sent_t`: until so long after it, it starts nothing elsewhere."""
+        self._runner.send({"do": "lease", "until": sent_t + self._config.requeue_after_s - LEASE_MARGIN_S})
+
+    def _tell(self, kind: str, key: RunKey, **fields: Any) -> None:
+        body = {"worker_id": self._worker_id, "task_id": key.task_id, "attempt": key.attempt, **fields}
+        if not self._scheduler.connected and kind == "dataset":
+            if len(self._unsent) < UNSENT_MAX:
+                self._unsent.append((kind, body))
+            return
+        self._scheduler.post(kind, body)  # what is lost is said again in the next greeting
+
+    # -- the runner
+
+    def _on_runner(self, messages: list[frames.Message]) -> None:
+        events: list[Event] = []
+        for message in messages:
+            match message["event"]:
+                case "started":
+                    key, rank = _split(message["key"])
+                    self._logs.runs(key, message["slot"])
+                    events.append(Started(key, rank))
+                case "exited":
+                    events.append(self._exited(message))
+                case "start_failed":
+                    events.append(_start_failed(message))
+                case "state":
+                    events += self._on_state(message)
+        self._apply(events)
+
+    def _on_state(self, state: frames.Message) -> list[Event]:
+        self._native = state["native"]
+        running = []
+        for found in state["running"]:
+            key, rank = _split(found["key"])
+            running.append((key, rank))
+            if found["slot"] >= 0:
+                self._logs.runs(key, found["slot"])
+        ended = [self._exited(found) for found in state["ended"]]
+        log.info("runner.found pid=%d running=%d ended=%d", state["pid"], len(running), len(ended))
+        return [RunnerReturned(running, [event.key for event in ended]), *ended]
+
+    def _exited(self, message: frames.Message) -> Exited:
+        key, rank = _split(message["key"])
+        put = message["log"]
+        place = LogPlace(worker_id=self._worker_id, file=put["file"], offset=put["offset"], length=put["length"])
+        self._logs.ended(key, place)
+        report = EndReport(log=place, ended_at=message["at"])
+        if message["word"]:
+            report["word"], report["detail"] = message["word"], message["detail"]
+        elif "signal" in message:
+            report["signal"] = message["signal"]
+        else:
+            report["exit_code"] = message["code"]
+        if message["word"] == "LEASE_EXPIRED":
+            report["infrastructure"] = True
+        if "usage" in message:
+            report["usage"] = message["usage"]
+        return Exited(key, rank, report)
+
+    # -- the core
+
+    def _apply(self, events: list[Event]) -> None:
+        """Let the core handle `events` and what follows from them at once; phases already over are not told."""
+        effects: list[Effect] = []
+        while events:
+            for effect in self._core.handle(events.pop(0)):
+                following = self._do_now(effect)
+                if following is None:
+                    effects.append(effect)
+                else:
+                    events.append(following)
+        over = {effect.key for effect in effects if isinstance(effect, Report)}
+        for effect in effects:
+            if not (isinstance(effect, SayPhase) and effect.key in over):
+                self._perform(effect)
+
+    def _do_now(self, effect: Effect) -> Event | None:
+        """The event of an effect that takes no time; None for all others, which `_perform` does."""
+        match effect:
+            case Prepare(order) if not order["request"].get("dataset_specs"):
+                return self._prepare(order, {})
+            case Collect(key, rank) if not self._workspace(_name(key, rank)).has_output():
+                return Collected(key, None)
+        return None
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Prepare(order):
+                key = RunKey(order["task_id"], order["attempt"])
+                self._preparing[key] = self._spawn_task(self._prepare_with_datasets(key, order))
+            case Abandon(key):
+                if key in self._preparing:
+                    self._preparing[key].cancel()
+            case Spawn(key):
+                self._runner.send(self._starts[key])
+            case Stop(key, rank, word, detail):
+                grace_s = self._config.grace_s
+                stop = {"do": "stop", "key": _name(key, rank), "word": word, "detail": detail, "grace_s": grace_s}
+                self._runner.send(stop)
+            case Collect(key, rank):
+                self._spawn_task(self._collect(key, rank))
+            case SayPhase(key, phase):
+                self._tell("phase", key, phase=phase)
+            case Report(key, rank, report):
+                self._tell("ended", key, rank=rank, report=report)
+            case Forget(key, rank):
+                self._forget(key, rank)
+
+    def _workspace(self, name: str) -> Workspace:
+        return Workspace(f"{self._attempts_dir}/{name}")
+
+    # -- preparing
+
+    def _prepare(self, order: LaunchOrder, datasets: dict[str, tuple[DatasetSpec, Any]]) -> Event:
+        """Make the directory, find the program, and have the start ready."""
+        key, rank = RunKey(order["task_id"], order["attempt"]), order["rank"]
+        request, workspace = order["request"], self._workspace(_name(key, rank))
+        try:
+            workspace.create()
+            if "snapshot_id" in request:
+                raise CannotRun("LAUNCH_FAILED", "this version does not unpack snapshots yet")
+            places = {
+                variable_of(name): str(mount(dataset, Path(workspace.work), spec["mount_path"]))
+                for name, (spec, dataset) in datasets.items()
+            }
+            env = environment_of(order, workspace, self._capacity.gpus, places)
+            path, argv = program_of(request, workspace.work, env["PATH"])
+        except CannotRun as error:
+            return PrepareFailed(key, error.word, error.detail)
+        except ValueError as error:  # of a mount path
+            return PrepareFailed(key, "LAUNCH_FAILED", str(error))
+        except OSError as error:
+            return PrepareFailed(key, "LAUNCH_FAILED", f"cannot make the task's directory: {error}", True)
+        self._starts[key] = {
+            "do": "start",
+            "key": _name(key, rank),
+            "path": path,
+            "argv": argv,
+            "env": env,
+            "cwd": workspace.work,
+            "grace_s": self._config.grace_s,
+            "time_limit_s": request.get("time_limit_s", 0),
+        }
+        return Prepared(key)
+
+    async def _prepare_with_datasets(self, key: RunKey, order: LaunchOrder) -> None:
+        event: Event = PrepareFailed(key, "CANCELLED", "it was stopped while its datasets were fetched")
+        try:
+            datasets = {}
+            for spec in order["request"]["dataset_specs"]:
+                datasets[spec["name"]] = (spec, await self._dataset(key, spec))
+            event = await _finished(asyncio.to_thread(self._prepare, order, datasets))
+        except DatasetError as error:
+            event = PrepareFailed(key, error.word, error.detail, error.infrastructure)
+        finally:
+            self._preparing.pop(key, None)
+            if not self._closing:
+                self._apply([event])
+
+    async def _dataset(self, key: RunKey, spec: DatasetSpec) -> Any:
+        """Fetch one dataset, or find it in the cache; either way, and when it fails, the record hears of it."""
+        access = {"name": spec["name"], "source": shown(spec["source"])}
+        try:
+            found = await self._datasets.get(spec)
+        except DatasetError as error:
+            self._tell("dataset", key, **access, success=False, error=str(error), sha256=spec.get("sha256", ""))
+            raise
+        fields = {"sha256": found.sha256, "total_bytes": found.total_bytes, "cached": found.cached}
+        self._tell("dataset", key, **access, success=True, **fields)
+        return found
+
+    # -- the end
+
+    async def _collect(self, key: RunKey, rank: int) -> None:
+        directory = Path(self._workspace(_name(key, rank)).output)
+        loop = asyncio.get_running_loop()
+        try:
+            kept = await loop.run_in_executor(self._files, self._objects.put_tree, directory)
+        except OSError as error:
+            log.error("agent.collect_failed task_id=%s attempt=%d error=%s", *key, error)
+            self._apply([Collected(key, None, f"its output could not be collected: {error}")])
+            return
+        detail = ""
+        if kept.left_out:
+            shown_paths = ", ".join(kept.left_out[:5]) + (", ..." if len(kept.left_out) > 5 else "")
+            detail = f"{len(kept.left_out)} paths of the output were left out: {shown_paths}"
+        self._apply([Collected(key, kept.artifacts, detail)])
+
+    def _forget(self, key: RunKey, rank: int) -> None:
+        name = _name(key, rank)
+        self._starts.pop(key, None)
+        self._logs.forget(key)
+        self._runner.send({"do": "forget", "keys": [name]})
+        workspace = self._workspace(name)
+        if not workspace.remove_if_empty() and workspace.discard(self._trash_dir):
+            self._spawn_task(asyncio.to_thread(empty, self._trash_dir))
+
+    # -- requests to us
+
+    def _on_requests(self, _peer: Peer, messages: list[Message]) -> None:
+        for message in messages:
+            if message.kind == "log.read":
+                self._spawn_task(self._logs.answer(message, self._is_here))
+            elif message.id:
+                message.fail(BadRequest(f"an agent knows no request {message.kind!r}"))
+
+    def _is_here(self, key: RunKey) -> bool:
+        return key in self._core.runs
+
+
+async def _finished(work: Coroutine[Any, Any, Event]) -> Event:
+    """The result of `work`, which is let finish also when we are cancelled: a thread cannot be called back."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        return await task
+
+
+def _name(key: RunKey, rank: int) -> str:
+    """What the runner and the directories call an attempt."""
+    return f"{key.task_id}-{key.attempt}-{rank}"
+
+
+def _split(name: str) -> tuple[RunKey, int]:
+    task_id, attempt, rank = name.rsplit("-", 2)
+    return RunKey(task_id, int(attempt)), int(rank)
+
+
+def _key(body: dict[str, Any]) -> RunKey:
+    return RunKey(body["task_id"], body["attempt"])
+
+
+def _start_failed(message: frames.Message) -> StartFailed:
+    """What a failed step of a start means to the user who asked for it."""
+    key, _ = _split(message["key"])
+    step, number = message["step"], message["errno"]
+    said = os.strerror(number)
+    if step == "execute" and number in (errno.ENOENT, errno.ENOTDIR):
+        return StartFailed(key, "ENTRYPOINT_NOT_FOUND", f"the program, or the interpreter that it names: {said}")
+    if step == "execute" and number not in (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.EIO):
+        return StartFailed(key, "ENTRYPOINT_NOT_EXECUTABLE", f"the program cannot be executed: {said}")
+    return StartFailed(key, "LAUNCH_FAILED", f"{step}: {said}", infrastructure=True)

@@ -1,0 +1,181 @@
+"""An attempt's directory, program and environment, as `What a task sees` in the documentation promises them.
+
+DIR/node/attempts/<task>-<attempt>-<rank>/   HOME
+    work/      the working directory         output/   collected as artifacts         tmp/   TMPDIR
+"""
+
+import contextlib
+import os
+import pwd
+import shlex
+import shutil
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from fetchmld.core.messages import LaunchOrder
+from fetchmld.core.model import Gpu, TaskRequest
+
+SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_SCRIPT: Final = "train.py"
+_PARTS: Final = ("work", "output", "tmp")
+_PASSED_ON: Final = ("LANG", "LC_ALL", "TZ")  # all that a task gets of our own environment
+
+
+class CannotRun(Exception):
+    """There is nothing that could be started. `word` begins the task's error."""
+
+    def __init__(self, word: str, detail: str) -> None:
+        super().__init__(word, detail)
+        self.word = word
+        self.detail = detail
+
+
+class Workspace:
+    """The directory of one attempt."""
+
+    __slots__ = ("base",)
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+
+    @property
+    def work(self) -> str:
+        return f"{self.base}/work"
+
+    @property
+    def output(self) -> str:
+        return f"{self.base}/output"
+
+    def create(self) -> None:
+        """Make it, empty."""
+        os.mkdir(self.base, 0o700)
+        for part in _PARTS:
+            os.mkdir(f"{self.base}/{part}", 0o700)
+
+    def has_output(self) -> bool:
+        try:
+            with os.scandir(self.output) as found:
+                return next(found, None) is not None
+        except FileNotFoundError:
+            return False
+
+    def remove_if_empty(self) -> bool:
+        """Remove it at once if the attempt left nothing; whether it is gone."""
+        try:
+            for part in _PARTS:
+                with contextlib.suppress(FileNotFoundError):
+                    os.rmdir(f"{self.base}/{part}")
+            os.rmdir(self.base)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    def discard(self, trash: Path) -> bool:
+        """Move it out of the way, to be removed by `empty`; whether there was anything."""
+        try:
+            os.rename(self.base, tempfile.mkdtemp(dir=trash))
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def empty(trash: Path) -> None:
+    """Remove all that was discarded; what the job made unreadable too. Meant for a thread."""
+    for name in os.listdir(trash):
+        shutil.rmtree(trash / name, onerror=_force)
+
+
+def _force(_function: object, path: str, _error: object) -> None:
+    """Open the directory that would not be read, and try again; what then stays is found at the next start."""
+    with contextlib.suppress(OSError):
+        os.chmod(os.path.dirname(path), 0o700)
+        if os.path.isdir(path) and not os.path.islink(path):
+            os.chmod(path, 0o700)
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.unlink(path)
+
+
+def program_of(request: TaskRequest, work: str, path: str) -> tuple[str, list[str]]:
+    """What to execute and its words: `entrypoint` and `args`, split as a shell would, and never given to one.
+
+    `path` is the PATH that names without a slash are looked up in. Raises `CannotRun`.
+    """
+    words = _words("entrypoint", request.get("entrypoint", "")) or _default(work)
+    words += _words("args", request.get("args", ""))
+    first = words[0]
+    if first.endswith((".py", ".sh")):
+        if not os.path.isfile(os.path.join(work, first)):
+            raise CannotRun("ENTRYPOINT_NOT_FOUND", f"there is no file {first!r} in the working directory")
+        interpreter = sys.executable if first.endswith(".py") else _found("bash", path)
+        return interpreter, [interpreter, *words]
+    return _found(first, path), words
+
+
+def _words(name: str, text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise CannotRun("ENTRYPOINT_NOT_FOUND", f"{name} {text[:200]!r} cannot be split into words: {error}") from None
+
+
+def _default(work: str) -> list[str]:
+    if os.path.isfile(f"{work}/{DEFAULT_SCRIPT}"):
+        return [DEFAULT_SCRIPT]
+    raise CannotRun("NO_ENTRYPOINT", f"the task names no entrypoint and its directory has no {DEFAULT_SCRIPT}")
+
+
+def _found(name: str, path: str) -> str:
+    """The file to execute. A name with a slash is left to the start itself, which says what is wrong with it."""
+    if "/" in name:
+        return name
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise CannotRun(
+            "ENTRYPOINT_NOT_FOUND",
+            f"no program {name!r} in {path}; a program of the working directory is named with a slash: ./{name}",
+        )
+    return found
+
+
+def environment_of(
+    order: LaunchOrder, workspace: Workspace, gpus: tuple[Gpu, ...], datasets: dict[str, str]
+) -> dict[str, str]:
+    """The task's whole environment: an allow-list, what the request's `env` adds, and our own words, which win."""
+    mine = next(node for node in order["assignments"] if node["rank"] == order["rank"])
+    uuids = {gpu.index: gpu.uuid for gpu in gpus}
+    return {
+        **_base(),
+        "HOME": workspace.base,
+        "TMPDIR": f"{workspace.base}/tmp",
+        **order["request"].get("env", {}),
+        **datasets,
+        "FETCHML_TASK_ID": order["task_id"],
+        "FETCHML_ATTEMPT": str(order["attempt"]),
+        "FETCHML_JOB_NAME": order["request"].get("job_name", ""),
+        "FETCHML_OUTPUT_DIR": workspace.output,
+        "FETCHML_NODE_RANK": str(order["rank"]),
+        "FETCHML_NODE_COUNT": str(len(order["assignments"])),
+        "CUDA_VISIBLE_DEVICES": ",".join(uuids[index] for index in mine["gpus"]),
+    }
+
+
+@cache
+def _base() -> dict[str, str]:
+    """What every task gets."""
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return {
+        "PATH": f"{Path(sys.executable).parent}:{SYSTEM_PATH}",
+        "LANG": "C.UTF-8",
+        "USER": user,
+        "LOGNAME": user,
+        "SHELL": "/bin/sh",
+        "PYTHONUNBUFFERED": "1",
+        **passed_on,
+    }

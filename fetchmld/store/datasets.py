@@ -1,0 +1,332 @@
+"""Datasets on a worker: fetched once, verified by SHA-256 before anybody sees them, kept in `DIR/node/cache/<sha256>`.
+
+Owns the cache and every check of a source. A local source must lie under one of the roots, whatever links say; an address
+on the network is checked at the very connection, so neither a name that resolves differently the second time nor a
+redirect leads to a private host.
+
+Mounting makes a hard link to the cached file (a copy where links are impossible). Cached files are read-only and bear one
+fixed modification time: a job that wrote through its link, which only a job with our own rights could, changes that time,
+and such a file is verified again, and dropped if it differs, before the next use.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import ipaddress
+import os
+import re
+import shutil
+import socket
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from fetchmld.core.model import DatasetSpec
+
+CHUNK_BYTES: Final = 2**20
+FETCHES_MAX: Final = 4  # at once; others wait
+CONNECT_TIMEOUT_S: Final = 10.0
+STALL_TIMEOUT_S: Final = 30.0
+REDIRECTS_MAX: Final = 5
+CACHED_MTIME_NS: Final = 10**9  # of every cached file; any other means that somebody wrote to it
+REMEMBERED_MAX: Final = 10_000
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class DatasetError(Exception):
+    """A dataset cannot be had. `word` begins the task's error; `infrastructure`: another try may succeed."""
+
+    def __init__(self, word: str, detail: str, infrastructure: bool = False) -> None:
+        super().__init__(word, detail, infrastructure)
+        self.word = word
+        self.detail = detail
+        self.infrastructure = infrastructure
+
+    def __str__(self) -> str:
+        return f"{self.word}: {self.detail}"
+
+
+@dataclass(slots=True, frozen=True)
+class Dataset:
+    """A verified dataset in the cache. `cached`: it was there already."""
+
+    path: Path
+    sha256: str
+    total_bytes: int
+    cached: bool
+
+
+class Fetch:
+    """One fetch that any number of attempts wait for; when the last of them gives up, so does it."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.abandoned = threading.Event()
+        self.result: Future[Dataset]
+
+
+class DatasetStore:
+    """The node's datasets. `get` may be called from one event loop; the work is done in threads."""
+
+    def __init__(self, cache: Path, roots: tuple[Path, ...], bytes_max: int, private_hosts: bool = False) -> None:
+        """`roots`: where local sources may lie. `private_hosts`: may they come from loopback and private addresses?"""
+        self._cache = cache
+        self._roots = tuple(Path(os.path.realpath(root)) for root in roots)
+        self._bytes_max = bytes_max
+        self._private_hosts = private_hosts
+        self._fetches: dict[str, Fetch] = {}
+        self._seen: dict[tuple[int, int, int, int, int], str] = {}  # a local file as it was, and its sum
+        self._threads = ThreadPoolExecutor(FETCHES_MAX, "dataset")
+
+    async def get(self, spec: DatasetSpec) -> Dataset:
+        """The dataset, verified, from the cache or its source; one fetch serves all who wait for it.
+
+        Raises `DatasetError`: DATASET_NOT_FOUND, DATASET_MISMATCH or DATASET_UNAVAILABLE.
+        """
+        key = spec.get("sha256", "") + " " + spec["source"]
+        fetch = self._fetches.get(key)
+        if fetch is None:
+            fetch = self._fetches[key] = Fetch()
+            fetch.result = self._threads.submit(self._get, spec, fetch.abandoned)
+        fetch.waiting += 1
+        try:
+            return await asyncio.shield(asyncio.wrap_future(fetch.result))
+        finally:
+            fetch.waiting -= 1
+            if not fetch.waiting and self._fetches.get(key) is fetch:
+                del self._fetches[key]
+                fetch.abandoned.set()
+
+    def close(self) -> None:
+        """Give up what is being fetched."""
+        for fetch in self._fetches.values():
+            fetch.abandoned.set()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _get(self, spec: DatasetSpec, abandoned: threading.Event) -> Dataset:
+        try:
+            return self._find_or_fetch(spec, abandoned)
+        except OSError as error:
+            raise DatasetError("DATASET_UNAVAILABLE", f"{shown(spec['source'])}: {error}", True) from None
+
+    def _find_or_fetch(self, spec: DatasetSpec, abandoned: threading.Event) -> Dataset:
+        wanted = spec.get("sha256", "")
+        local = local_path(spec["source"])
+        if local is None:
+            return self._cached(wanted) or self._fetch_remote(spec["source"], wanted, abandoned)
+        with open(_open_local(local, self._roots), "rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
+            identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            found = self._cached(wanted or self._seen.get(identity, ""))
+            if found is None:
+                found = self._store(lambda: file.read(CHUNK_BYTES), spec["source"], wanted, abandoned)
+            if len(self._seen) < REMEMBERED_MAX:
+                self._seen[identity] = found.sha256
+            return found
+
+    # -- the cache
+
+    def _cached(self, sha256: str) -> Dataset | None:
+        """The dataset of that sum, if it is here and nobody has written to it."""
+        if not _SHA256.fullmatch(sha256):
+            return None
+        path = self._cache / sha256
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return None
+        if status.st_mtime_ns != CACHED_MTIME_NS:
+            if _sha256_of(path) != sha256:
+                path.unlink()
+                return None
+            _seal(path)
+        return Dataset(path, sha256, status.st_size, cached=True)
+
+    def _store(self, read: Callable[[], bytes], source: str, wanted: str, abandoned: threading.Event) -> Dataset:
+        """Copy what `read` gives to the cache, summing it on the way; nothing stays where the sum is not `wanted`."""
+        self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(dir=self._cache, prefix="incoming-")
+        try:
+            with open(fd, "wb") as file:
+                sha256, total = self._copy(read, file.write, source, abandoned)
+                file.flush()
+                os.fsync(file.fileno())
+            if wanted and sha256 != wanted:
+                raise DatasetError(
+                    "DATASET_MISMATCH", f"{shown(source)} has the SHA-256 {sha256}; the task asked for {wanted}"
+                )
+            _seal(Path(name))
+            os.rename(name, self._cache / sha256)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+        return Dataset(self._cache / sha256, sha256, total, cached=False)
+
+    def _copy(
+        self, read: Callable[[], bytes], write: Callable[[bytes], Any], source: str, abandoned: threading.Event
+    ) -> tuple[str, int]:
+        digest, total = hashlib.sha256(), 0
+        while chunk := read():
+            total += len(chunk)
+            if total > self._bytes_max:
+                raise DatasetError(
+                    "DATASET_UNAVAILABLE", f"{shown(source)} is larger than dataset_bytes_max={self._bytes_max}"
+                )
+            if abandoned.is_set():
+                raise DatasetError("DATASET_UNAVAILABLE", f"{shown(source)}: nobody waits for it any more", True)
+            digest.update(chunk)
+            write(chunk)
+        return digest.hexdigest(), total
+
+    # -- the network
+
+    def _fetch_remote(self, url: str, wanted: str, abandoned: threading.Event) -> Dataset:
+        import aiohttp
+        import fsspec
+
+        refused: list[str] = []
+
+        async def make_client(**options: Any) -> aiohttp.ClientSession:
+            def make_socket(address: Any) -> socket.socket:
+                family, kind, protocol, _, place = address
+                if not self._private_hosts and not is_public(place[0]):
+                    refused.append(place[0])
+                    raise ConnectionRefusedError(f"{place[0]} is not a public address")
+                return socket.socket(family, kind, protocol)
+
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=STALL_TIMEOUT_S)
+            connector = aiohttp.TCPConnector(socket_factory=make_socket, force_close=True)
+            return aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False, auto_decompress=False)
+
+        try:
+            files = fsspec.filesystem(
+                "http", get_client=make_client, skip_instance_cache=True, max_redirects=REDIRECTS_MAX
+            )
+            with files.open(url, "rb", block_size=0, size=1, headers={"Accept-Encoding": "identity"}) as opened:
+                return self._store(lambda: bytes(opened.read(CHUNK_BYTES)), url, wanted, abandoned)
+        except FileNotFoundError:
+            raise DatasetError("DATASET_NOT_FOUND", f"{shown(url)} does not exist (404)") from None
+        except aiohttp.ClientResponseError as error:
+            passing = error.status in (408, 425, 429) or error.status >= 500
+            word = "DATASET_UNAVAILABLE" if passing else "DATASET_NOT_FOUND"
+            raise DatasetError(word, f"{shown(url)} answered {error.status} {error.message}", passing) from None
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlRedirectClientError) as error:
+            raise DatasetError("DATASET_NOT_FOUND", f"{shown(url)}: {type(error).__name__}") from None
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            if refused:
+                detail = f"{shown(url)} leads to {refused[0]}, which is not a public address (private_hosts is off)"
+                raise DatasetError("DATASET_NOT_FOUND", detail) from None
+            raise DatasetError("DATASET_UNAVAILABLE", f"{shown(url)}: {_said(error)}", True) from None
+
+
+def is_public(address: str) -> bool:
+    """Whether this is an address of the public internet, also where an IPv6 form wraps an IPv4 one."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        wrapped = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if ip in _NAT64:
+            wrapped = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if wrapped is not None:
+            return wrapped.is_global and not wrapped.is_multicast
+    return ip.is_global and not ip.is_multicast
+
+
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+def shown(source: str) -> str:
+    """The source as it may be shown: without the user and password that a URL can hold, and without its query."""
+    parts = urlsplit(source)
+    if parts.scheme not in ("http", "https"):
+        return source
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"
+
+
+def local_path(source: str) -> Path | None:
+    """The file that a plain path or a file:// URL names; None for http(s). Raises `DatasetError` for anything else."""
+    if source.startswith("/"):
+        return Path(source)
+    parts = urlsplit(source)
+    if parts.scheme in ("http", "https"):
+        return None
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(unquote(parts.path))
+    raise DatasetError(
+        "DATASET_NOT_FOUND", f"{shown(source)!r} is no absolute path, no file:// and no http(s):// address"
+    )
+
+
+def _open_local(path: Path, roots: tuple[Path, ...]) -> int:
+    """A descriptor of the regular file, which lies under a root once every link is resolved."""
+    real = os.path.realpath(path)
+    if not any(Path(real).is_relative_to(root) and Path(real) != root for root in roots):
+        allowed = ", ".join(map(str, roots))
+        raise DatasetError("DATASET_NOT_FOUND", f"{path} is not under a directory of dataset_roots ({allowed})")
+    try:
+        fd = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise DatasetError("DATASET_NOT_FOUND", f"{path} does not exist on this worker") from None
+    except PermissionError:
+        raise DatasetError("DATASET_NOT_FOUND", f"{path} may not be read") from None
+    problem = ""
+    if os.readlink(f"/proc/self/fd/{fd}") != real:  # a directory above it was swapped for a link meanwhile
+        problem = f"{path} changed while it was opened"
+    elif not stat.S_ISREG(os.fstat(fd).st_mode):
+        problem = f"{path} is no regular file; pack a directory into one file"
+    if problem:
+        os.close(fd)
+        raise DatasetError("DATASET_NOT_FOUND", problem)
+    return fd
+
+
+def mount(dataset: Dataset, workspace: Path, mount_path: str) -> Path:
+    """Put the dataset at `mount_path` below `workspace`, read-only. Raises ValueError for a path that leaves it."""
+    parts = Path(mount_path).parts
+    if not parts or mount_path.startswith("/") or ".." in parts:
+        raise ValueError(f"mount_path {mount_path!r} must be a relative path inside the workspace")
+    target = workspace.joinpath(*parts)
+    for directory in reversed(list(_between(target.parent, workspace))):
+        directory.mkdir(exist_ok=True)
+        if directory.is_symlink():
+            raise ValueError(f"mount_path {mount_path!r} leads through a link")
+    try:
+        os.link(dataset.path, target)
+    except FileExistsError:
+        raise ValueError(f"mount_path {mount_path!r} is taken") from None
+    except OSError:  # another file system, or too many links
+        shutil.copyfile(dataset.path, target)
+        os.chmod(target, 0o444)
+    return target
+
+
+def _between(directory: Path, top: Path) -> Iterator[Path]:
+    while directory != top:
+        yield directory
+        directory = directory.parent
+
+
+def variable_of(name: str) -> str:
+    """The environment variable that tells a task where its dataset `name` is."""
+    return "FETCHML_DATASET_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
+
+
+def _seal(path: Path) -> None:
+    os.chmod(path, 0o444)
+    os.utime(path, ns=(CACHED_MTIME_NS, CACHED_MTIME_NS))
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
