@@ -4,6 +4,7 @@ Owns the spelling of everything that leaves the API; decides nothing and calls n
 """
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from fetchmld.api.head import Ended, EventRow, Root, Verification
@@ -29,13 +30,19 @@ REDACTED: Final = ("entrypoint", "args", "env", "metadata", "dataset_specs", "pl
 
 def instant(at: float) -> str:
     """Epoch seconds as RFC 3339, UTC, with microseconds: 2026-01-31T12:00:00.000000Z."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    return instant_us(round(at * 1e6))
 
 
 def instant_us(at_us: int) -> str:
     """Epoch microseconds as RFC 3339, exactly."""
     seconds, micros = divmod(at_us, 1_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]}.{micros:06d}Z"
+    return f"{_second(seconds)}.{micros:06d}Z"
+
+
+@lru_cache(maxsize=4096)
+def _second(seconds: int) -> str:
+    """Answers speak of the same few seconds over and over."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]
 
 
 def task(view: TaskView, *, redacted: bool = False) -> dict[str, Any]:
