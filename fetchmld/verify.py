@@ -193,9 +193,8 @@ class _Walk:
         self._records(buffer, records_at, header)
         if self._done and self.next_seq < header.next_seq:
             return at  # only a part of the frame was asked for
-        if not payload_intact(buffer, at, header):
-            self.next_seq = first
-            raise _Bad(first, f"{name}: the sum of the frame at byte {at} does not fit its events")
+        if not payload_intact(buffer, at, header):  # links confirm all of its events but the last
+            raise _Bad(header.next_seq - 1, f"{name}: the frame at byte {at} has another sum or end than was written")
         self._compare_head()
         return at + header.frame_bytes
 

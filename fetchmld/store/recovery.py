@@ -133,7 +133,7 @@ def _has_unwritten_sector(buffer: bytes, start: int, end: int) -> bool:
 
 
 def _first_bad(buffer: bytes, offset: int, header: FrameHeader) -> int:
-    """The first event of a broken frame whose bytes do not have the hash that stands beside them."""
+    """The first event of a broken frame whose bytes do not have the hash that stands beside them; else its last."""
     at = offset + HEADER.size
     stop = at + header.payload_bytes
     for seq in range(header.first_seq, header.next_seq):
@@ -144,7 +144,7 @@ def _first_bad(buffer: bytes, offset: int, header: FrameHeader) -> int:
         at = hash_at + HASH_BYTES
         if at > stop or event_hash(buffer[record_at:hash_at]) != buffer[hash_at:at]:
             return seq
-    return header.first_seq
+    return header.next_seq - 1
 
 
 class _Vouched:
