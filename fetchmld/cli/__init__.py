@@ -89,7 +89,8 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
 @click.pass_context
 def root(ctx: click.Context, given_dir: str | None, json_output: bool, quiet: bool) -> None:
     """FetchML: a scheduler for machine-learning work, with a provable record of everything it did."""
-    ctx.obj = Session(given_dir, json_output, quiet)
+    ctx.obj = session = Session(given_dir, json_output, quiet)
+    ctx.call_on_close(session.close)
 
 
 def main(args: list[str] | None = None) -> NoReturn:

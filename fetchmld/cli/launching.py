@@ -26,6 +26,7 @@ from fetchmld.client.errors import ClientError
 if TYPE_CHECKING:
     from fetchmld.config import Config
 
+DAEMON: Final = ("-P", "-m", "actors.daemon")  # -P: whatever lies in the current directory is not imported
 READY_MAX_S: Final = 90.0  # a slow machine's first start; 4 s are usual
 STOP_MAX_S: Final = 30.0
 POLL_S: Final = 0.02
@@ -44,8 +45,9 @@ class Launch:
 
     def until_ready(self) -> dict[str, Any]:
         """Start it; what it said once GET /readyz is 200. Raises `Failure` with the daemon's own sentence."""
+        settings = _settings_file(self._config)
         with tempfile.TemporaryFile() as errors, Spinner(f"starting in {self._config.data_dir}") as spinner:
-            self._child = self._spawn(errors.fileno())
+            self._child = self._spawn(settings, errors.fileno())
             try:
                 ready = self._read_ready(errors.fileno())
                 spinner.text = "waiting for every part to answer"
@@ -53,13 +55,16 @@ class Launch:
             except BaseException:
                 self._give_up()
                 raise
+            finally:
+                Path(settings).unlink(missing_ok=True)
         self.took_s = time.monotonic() - self._began
+        if not self._block:
+            self._child.returncode = 0  # it outlives us on purpose; nobody is to warn that it was not waited for
         return ready
 
-    def _spawn(self, errors: int) -> "subprocess.Popen[bytes]":
-        settings = _settings_file(self._config)
+    def _spawn(self, settings: str, errors: int) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "actors.daemon", "--settings-file", settings],
+            [sys.executable, *DAEMON, "--settings-file", settings],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -80,15 +85,15 @@ class Launch:
     def _first_line(self) -> dict[str, Any]:
         """The daemon's line; empty where it ended without one."""
         assert self._child.stdout is not None
-        descriptor, line = self._child.stdout.fileno(), b""
-        while b"\n" not in line and len(line) < LINE_BYTES_MAX:
-            left_s = self._left_s()
-            if not select.select([descriptor], [], [], left_s)[0]:
-                raise self._too_slow()
-            part = os.read(descriptor, LINE_BYTES_MAX)
-            if not part:
-                break
-            line += part
+        line = b""
+        with self._child.stdout as pipe:
+            while b"\n" not in line and len(line) < LINE_BYTES_MAX:
+                if not select.select([pipe], [], [], self._left_s())[0]:
+                    raise self._too_slow()
+                part = os.read(pipe.fileno(), LINE_BYTES_MAX)
+                if not part:
+                    break
+                line += part
         try:
             said = json.loads(line.partition(b"\n")[0] or b"{}")
         except ValueError:

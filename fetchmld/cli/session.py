@@ -70,6 +70,10 @@ class Session:
                 f"cannot read the key in {path}: {error.strerror}; set FETCHML_API_KEY", NOT_ALLOWED
             ) from None
 
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
     def show_json(self, value: Any) -> None:
         click.echo(json.dumps(value, indent=2 if os.isatty(1) else None))
 

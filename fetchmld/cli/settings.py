@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from fetchmld.cli import show as layout
-from fetchmld.cli.exits import USAGE, Failure
+from fetchmld.cli.exits import INVALID, Failure
 from fetchmld.cli.session import Session, client_command
 
 
@@ -29,7 +29,7 @@ def show(session: Session, file: Path | None) -> None:
     try:
         loaded = Config.load(file, {"data_dir": session.given_dir})
     except FetchmlError as error:
-        raise Failure(str(error), USAGE) from None
+        raise Failure(str(error), INVALID) from None
     values = loaded.model_dump(mode="json")
     in_file = frozenset(tomllib.loads(file.read_text())) if file else frozenset()
     sources = {name: _source(name, session.given_dir, in_file) for name in values}

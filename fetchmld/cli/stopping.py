@@ -57,12 +57,12 @@ class Running:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; None where there is none."""
+    """When the process started, in clock ticks since boot; None where there is none, or only its exit status is left."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
-    return int(stat.rpartition(b")")[2].split()[19])
+    return None if fields[0] == b"Z" else int(fields[19])
 
 
 def drained(session: Session) -> None:

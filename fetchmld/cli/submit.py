@@ -91,7 +91,9 @@ def _later(what: str) -> Any:
 @click.option("--dataset", "datasets", type=Dataset(), multiple=True, metavar="SPEC",
               help="SOURCE[,name=N][,sha256=SUM][,mount=PATH]; a path, URL or registered name. Repeatable.")  # fmt: skip
 @click.option("--env", "variables", type=Variable(), multiple=True, metavar="K=V", help="A variable. Repeatable.")
-@click.option("--max-retries", type=click.IntRange(0, 100), metavar="N", help="Start again this often when it fails [0].")
+@click.option(
+    "--max-retries", type=click.IntRange(0, 100), metavar="N", help="Start again this often when it fails [0]."
+)
 @click.option("--experiment", "experiment_id", metavar="ID", help="The experiment that it belongs to.")
 @click.option("--reservation", "reservation_id", metavar="ID", help="The reservation to run under.")
 @click.option(

@@ -1,0 +1,129 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from fetchmld.cli import show
+from tests.cli.conftest import Run
+from tests.client.stub import Stub, answer
+
+
+def test_workers(client: Run, stub: Stub) -> None:
+    worker = {
+        "id": "w1",
+        "status": "active",
+        "capabilities": {"cpu_cores": 8, "memory_gb": 32, "gpu_count": 2, "gpu_type": "A100"},
+        "slots": {"batch_available": 7, "batch_total": 8, "service_available": 2, "service_total": 2},
+        "active_tasks": ["t"],
+    }
+    stub.handlers["GET /v1/scheduler/workers"] = answer(200, [worker])
+    assert client("workers").out.splitlines()[1].split() == [
+        "w1",
+        "active",
+        "7/8",
+        "2/2",
+        "8",
+        "32",
+        "GB",
+        "2",
+        "A100",
+        "1",
+    ]
+    assert client("workers", "-q").out == "w1\n"
+
+
+def test_queue_and_status(client: Run, stub: Stub) -> None:
+    stub.handlers["GET /v1/queue"] = answer(200, {"queued": 3, "running": 1, "completed": 9, "failed": 0, "workers": 1})
+    assert client("queue").out.split()[:4] == ["queued", "3", "running", "1"]
+    stub.handlers["GET /v1/scheduler/status"] = answer(
+        200, {"workers_total": 1, "workers_active": 1, "tasks_running": 4}
+    )
+    stub.handlers["GET /health"] = answer(200, {"status": "healthy", "version": "0.1.0"})
+    out = client("status").out
+    assert "healthy, version 0.1.0" in out
+    assert "1 of 1 active" in out
+
+
+def test_experiments(client: Run, stub: Stub) -> None:
+    stub.handlers["POST /v1/experiments"] = answer(201, {"id": "e1", "name": "n"})
+    assert client("experiments", "create", "n", "--description", "d").out == "e1 n\n"
+    assert stub.asked[0].json == {"name": "n", "description": "d"}
+    made = {"id": "e1", "name": "n", "status": "active", "created_at": "2026-01-31T12:00:00Z"}
+    stub.handlers["GET /v1/experiments"] = answer(200, [made])
+    assert "e1" in client("experiments", "ls").out
+
+
+def test_artifacts(client: Run, stub: Stub) -> None:
+    stub.handlers["GET /v1/tasks/t"] = answer(200, {"id": "t", "status": "completed"})
+    stub.handlers["GET /v1/tasks/t/artifacts"] = answer(200, [{"path": "metrics.json", "bytes": 12, "hash": "h"}])
+    stub.handlers["GET /v1/tasks/t/artifacts/metrics.json"] = answer(200, b'{"a": 1}')
+    assert client("artifacts", "t", "-q").out == "metrics.json\n"
+    assert json.loads(client("artifacts", "t", "metrics.json").out) == {"a": 1}
+
+
+def test_a_valid_chain(client: Run, stub: Stub) -> None:
+    stub.handlers["POST /v1/audit/verify"] = answer(200, {"valid": True, "total_events": 7, "chain_root_hash": "ff"})
+    ran = client("audit", "verify")
+    assert (ran.code, ran.out) == (0, "valid: 7 events, root ff\n")
+
+
+def test_an_invalid_chain_is_10_and_names_the_number(client: Run, stub: Stub) -> None:
+    bad = {"valid": False, "total_events": 7, "first_tampered": 3, "index_valid": True, "problem": "hash differs"}
+    stub.handlers["POST /v1/audit/verify"] = answer(200, bad)
+    ran = client("audit", "verify")
+    assert ran.code == 10
+    assert "INVALID" in ran.out
+    assert "sequence number 3" in ran.out
+    assert "hash differs" in ran.out
+    assert client("audit", "verify", "--json").code == 10
+
+
+def test_a_changed_index_is_said_apart(client: Run, stub: Stub) -> None:
+    bad = {"valid": False, "total_events": 7, "first_tampered": 5, "index_valid": False, "index_first_bad": 5}
+    stub.handlers["POST /v1/audit/verify"] = answer(200, bad)
+    assert "the index differs from the chain at 5" in client("audit", "verify").out
+
+
+def test_events_and_root(client: Run, stub: Stub) -> None:
+    event = {
+        "sequence_num": 4,
+        "timestamp": "2026-01-31T12:00:00Z",
+        "event_type": "job_queued",
+        "action": "task.submit",
+        "user_id": "admin",
+        "resource": "task/t",
+        "success": True,
+    }
+    stub.handlers["GET /v1/audit/events"] = answer(200, {"events": [event], "total": 1, "limit": 50, "offset": 0})
+    assert "task.submit" in client("audit", "ls", "--type", "job_queued", "--from", "2026-01-01T00:00:00Z").out
+    assert "from=2026-01-01T00%3A00%3A00Z" in stub.asked[0].target
+    stub.handlers["GET /v1/audit/chain-root"] = answer(200, {"root_hash": "ff", "total_events": 5})
+    assert client("audit", "root").out == "ff after 5 events\n"
+
+
+def test_settings_say_where_they_come_from(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text("grace_s = 3\nport = 9200\n")
+    monkeypatch.setenv("FETCHMLD_PORT", "9300")
+    found = json.loads(run("--data-dir", str(tmp_path), "config", "show", "--json", "--config", str(file)).out)
+    assert found["port"] == {"value": 9300, "source": "FETCHMLD_PORT"}
+    assert found["grace_s"] == {"value": 3.0, "source": "file"}
+    assert found["data_dir"] == {"value": str(tmp_path), "source": "flag"}
+    assert found["host"]["source"] == "default"
+    assert "FETCHMLD_PORT" in run("config", "show").out
+
+
+def test_a_bad_setting_is_said(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text("grace_s = -1\n")
+    ran = run("config", "show", "--config", str(file))
+    assert ran.code == 5
+    assert "grace_s" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("span_s", "text"),
+    [(0.123, "0.12s"), (59.4, "59s"), (185, "3m05s"), (7800, "2h10m"), (356400, "4d03h"), (-1, "0.00s")],
+)
+def test_spans_are_short(span_s: float, text: str) -> None:
+    assert show.seconds(span_s) == text
