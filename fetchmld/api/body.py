@@ -15,6 +15,9 @@ from fetchmld.api.context import CONFIG
 from fetchmld.core.errors import BadRequest, BodyTooLarge, Invalid
 
 PROBLEMS_SHOWN_MAX: Final = 5
+VALUES_MAX: Final = (
+    5000  # in one body: each wrong one costs microseconds to describe, and the loop stands still meanwhile
+)
 _NAME_CHARACTERS_MAX: Final = 64
 _VALUE_CHARACTERS_MAX: Final = 80
 # Values of these fields may hold secrets: an error names the field and keeps the value to itself.
@@ -65,6 +68,8 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         raise BadRequest("the body holds a number with too many digits") from None
     if not isinstance(value, dict):
         raise Invalid("the body must be a JSON object")
+    if len(raw) > VALUES_MAX:
+        _refuse_crowds(value)
     if b"\\u" in raw:  # JSON can carry NUL and lone surrogates only as escapes
         _refuse_odd_text(value)
     return value
@@ -104,6 +109,18 @@ def _no_constant(name: str) -> NoReturn:
 
 
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
+def _refuse_crowds(value: dict[str, Any]) -> None:
+    """Refuse more values than any sound request has, before each of them is looked at."""
+    count, stack = 0, list[Any]((value,))
+    while stack:
+        item = stack.pop()
+        count += len(item)
+        if count > VALUES_MAX:
+            raise Invalid(f"the body holds more than {VALUES_MAX} values")
+        inner = item.values() if isinstance(item, dict) else item
+        stack.extend(one for one in inner if isinstance(one, dict | list))
 
 
 def _refuse_odd_text(value: dict[str, Any]) -> None:

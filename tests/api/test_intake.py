@@ -189,6 +189,19 @@ def test_many_problems_are_counted_not_listed() -> None:
     assert refusal(**{f"surprise{i}": 1 for i in range(50)}).endswith("and 45 more")
 
 
+@pytest.mark.parametrize(
+    "crowd",
+    [
+        {f"k{i}": 1 for i in range(5001)},
+        {"datasets": [1] * 5001},
+        {"env": {f"{i}": 1 for i in range(5001)}},
+        {"metadata": {f"{i}": [1] * 100 for i in range(60)}},
+    ],
+)
+def test_a_crowd_of_values_is_refused_before_it_is_looked_at(crowd: dict[str, Any]) -> None:
+    assert refusal(**crowd) == "the body holds more than 5000 values"
+
+
 @given(st.text(alphabet="ab \\'\"\n#\té", max_size=30))
 @example('\'a\'"b\\""\\ ')
 def test_splittable_is_what_shlex_accepts(text: str) -> None:
