@@ -4,7 +4,9 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 DATA  := var/fetchml
 ROOTS := examples/digits/data
+PIP   := -m pip --quiet --disable-pip-version-check
 UV     = $(BIN)/uv pip
+UV_RELEASE := 'uv>=0.9,<1'
 LOCK   = $(UV) compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 # What is never imported here need not be compiled for a fast start.
 UNUSED := '/ray/(air|autoscaler|dag|data|llm|rllib|serve|train|tune)/|/tests?/|/(Cython|pip|pygments|setuptools)/'
@@ -24,19 +26,22 @@ help:  ## Show this
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "FetchML needs Python 3.11 to 3.14; none was found. Set PYTHON=/path/to/python."; exit 1; }
 	@echo "Making the environment in $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip --quiet --disable-pip-version-check install 'uv>=0.9,<1'
+	@$(PYTHON) -m venv --without-pip $(VENV)
+	@$(PYTHON) $(PIP) --python $(BIN)/python install $(UV_RELEASE) 2>/dev/null || \
+		{ $(BIN)/python -m ensurepip >/dev/null && $(BIN)/python $(PIP) install $(UV_RELEASE); }
 	@touch $@
 
 $(VENV)/.locked: requirements.lock $(VENV)/.made
 	@echo "Installing what FetchML needs"
 	@$(UV) install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
-	@$(BIN)/python -m compileall -q -j 0 -x $(UNUSED) $(VENV)/lib || true
 	@touch $@
 
+# Compiling what was installed keeps the other core busy meanwhile; it makes the first start a fast one.
 $(VENV)/.built: pyproject.toml setup.py $(wildcard fetchmld/*.pyx) $(VENV)/.locked
 	@echo "Building FetchML"
-	@$(UV) install --quiet --python $(BIN)/python --no-deps --no-build-isolation --reinstall-package fetchmld -e .
+	@$(BIN)/python -m compileall -q -x $(UNUSED) $(VENV)/lib & \
+		$(UV) install --quiet --python $(BIN)/python --no-deps --no-build-isolation --reinstall-package fetchmld -e . \
+		&& wait
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.built
