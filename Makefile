@@ -78,7 +78,7 @@ bench: env  ## Measure latency, throughput, idle load, memory; each beside its l
 test: env-dev env-examples  ## Run every test (bounded: 15 minutes)
 	@timeout --kill-after=20 900 $(BIN)/python -m pytest $(ARGS)
 
-check: env-dev  ## Format, lint, types and the fast tests
+check: env-dev env-examples  ## Format, lint, types and the fast tests
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target types format-check fast
 
 format-check:
