@@ -323,13 +323,14 @@ class Runner:
     # -- starts and stops
 
     def _start_some(self) -> None:
-        orders: list[Message] = []
-        while self._orders and len(orders) < STARTS_PER_TURN:
+        asked: dict[str, Message] = {}
+        while self._orders and len(asked) < STARTS_PER_TURN:
             order = self._orders.popleft()
-            if order["key"] not in self._attempts.all:  # else it was asked for twice
-                orders.append(order)
-        if not orders:
+            if order["key"] not in self._attempts.all:
+                asked.setdefault(order["key"], order)  # asked for twice, it is started once
+        if not asked:
             return
+        orders = list(asked.values())
         slots = [self._logs.acquire() for _ in orders]
         intents = [{"j": "intent", "key": o["key"], "slot": s} for o, (s, _) in zip(orders, slots, strict=True)]
         if error := self._write(intents):

@@ -1,0 +1,340 @@
+"""The runner as a process: what it starts, what it ends, what it says, and what survives its death."""
+
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from fetchmld.runner import proctree
+from fetchmld.runner.logs import read_live, read_place
+from fetchmld.runner.loop import boottime
+from tests.runner.client import RunnerClient, alive, until
+
+
+def output(runner: RunnerClient, ended: dict[str, object]) -> bytes:
+    owner = str(ended["key"]).rpartition("-")[0] + "-"
+    return read_place(f"{runner.node_dir}/logs", ended["log"], owner, 0, 1 << 22)  # type: ignore[arg-type]
+
+
+def live_output(runner: RunnerClient, slot: int) -> bytes:
+    return read_live(f"{runner.node_dir}/logs", slot, 0, 1 << 22)[0]
+
+
+def numbers(runner: RunnerClient, slot: int, count: int) -> list[int]:
+    """The first `count` lines of a live log, as the numbers that they are."""
+    lines = until(lambda: (found := live_output(runner, slot).split())[: len(found) >= count and count], "lines")
+    return [int(line) for line in lines[:count]]
+
+
+def test_an_exit_status_arrives_with_its_usage(runner: RunnerClient) -> None:
+    ended = runner.run("t-1-0", "/bin/sh", "-c", "exit 3")
+    assert ended["code"] == 3
+    assert ended["word"] == ""
+    assert ended["usage"]["rss_max_bytes"] > 0
+    assert abs(ended["at"] - time.time()) < 10
+
+
+def test_a_signal_is_no_exit_code(runner: RunnerClient) -> None:
+    ended = runner.run("t-1-0", "/bin/sh", "-c", "kill -SEGV $$")
+    assert ended["signal"] == signal.SIGSEGV
+    assert "code" not in ended
+
+
+@pytest.mark.parametrize("size", [0, 1, 70_000, 3 * 2**20])
+def test_output_is_kept_byte_for_byte(runner: RunnerClient, size: int) -> None:
+    code = f"import sys; sys.stdout.buffer.write(bytes(i * 7 % 256 for i in range({size})))"
+    runner.python("t-1-0", code)
+    ended = runner.take("exited")
+    assert ended["log"]["length"] == size
+    assert output(runner, ended) == bytes(i * 7 % 256 for i in range(size))
+
+
+def test_both_streams_go_to_one_log_and_input_is_empty(runner: RunnerClient) -> None:
+    ended = runner.run("t-1-0", "/bin/sh", "-c", "echo out; cat; echo err >&2")
+    assert output(runner, ended) == b"out\nerr\n"
+
+
+def test_one_place_never_gives_another_attempts_bytes(runner: RunnerClient) -> None:
+    first = runner.run("t-1-0", "/bin/echo", "secret")
+    runner.run("u-1-0", "/bin/echo", "public")
+    with pytest.raises(ValueError, match="does not hold"):
+        read_place(f"{runner.node_dir}/logs", first["log"], "u-1-", 0, 100)
+    with pytest.raises(ValueError, match="no place"):
+        read_place(f"{runner.node_dir}/logs", {"file": "../journal", "offset": 0, "length": 9}, "u-1-", 0, 100)
+
+
+def test_a_recycled_log_starts_empty(runner: RunnerClient) -> None:
+    for number in range(5):
+        ended = runner.run(f"t-{number}-0", "/bin/echo", str(number))
+        assert output(runner, ended) == f"{number}\n".encode()
+        runner.forget(ended["key"])
+    assert len(os.listdir(runner.node_dir / "logs" / "live")) == 1
+
+
+def test_a_child_gets_what_it_was_given_and_nothing_else(runner: RunnerClient) -> None:
+    ended = runner.run("t-1-0", "/usr/bin/env")
+    names = {line.split(b"=")[0] for line in output(runner, ended).splitlines()}
+    assert names == {b"PATH", proctree.MARK.encode()}
+    ended = runner.run("t-2-0", "/bin/ls", "/proc/self/fd")
+    assert output(runner, ended).split() == [b"0", b"1", b"2", b"3"]  # the last is that of ls itself
+    ended = runner.run(
+        "t-3-0", "/bin/sh", "-c", "cat /proc/self/oom_score_adj; grep -E 'SigIgn|SigBlk' /proc/self/status"
+    )
+    words = output(runner, ended).split()
+    assert words == [b"0", b"SigBlk:", b"0" * 16, b"SigIgn:", b"0" * 16]
+
+
+def test_limits_hold(runner: RunnerClient) -> None:
+    ended = runner.run("t-1-0", "/bin/sh", "-c", "ulimit -n", limits=[[resource.RLIMIT_NOFILE, 77, 77]])
+    assert output(runner, ended) == b"77\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "step", "error"),
+    [
+        ({"path": "/nope"}, "execute", 2),
+        ({"path": "/etc/passwd"}, "execute", 13),
+        ({"cwd": "/nope"}, "directory", 2),
+        ({"argv": ["a\0b"]}, "execute", 22),
+    ],
+)
+def test_a_start_that_fails_says_where(runner: RunnerClient, options: dict[str, object], step: str, error: int) -> None:
+    runner.start("t-1-0", "/bin/true", **options)
+    failed = runner.take("start_failed", "t-1-0")
+    assert (failed["step"], failed["errno"]) == (step, error)
+    runner.disconnect()
+    assert runner.connect().state["running"] == []
+
+
+def test_asking_twice_starts_once(runner: RunnerClient) -> None:
+    runner.start("t-1-0", "/bin/sleep", "60")
+    runner.start("t-1-0", "/bin/sleep", "60")
+    started = runner.take("started")
+    runner.start("u-1-0", "/bin/true")
+    runner.take("exited", "u-1-0")
+    assert not [message for message in runner.messages if message["event"] == "started" and message["key"] == "t-1-0"]
+    assert list(proctree.find_marked({"t-1-0"})) == [started["pid"]]
+
+
+def test_stop_reaches_the_whole_tree(runner: RunnerClient) -> None:
+    """A leader, a child that ignores SIGTERM, one in a session of its own, and one that daemonised."""
+    code = (
+        "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "def stay():\n"
+        "    print(os.getpid(), flush=True); time.sleep(60)\n"
+        "if os.fork() == 0: stay()\n"
+        "if os.fork() == 0: os.setsid(); stay()\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    if os.fork() == 0: stay()\n"
+        "    os._exit(0)\n"
+        "stay()"
+    )
+    runner.python("t-1-0", code)
+    slot = runner.take("started")["slot"]
+    pids = numbers(runner, slot, 4)
+    runner.send({"do": "stop", "key": "t-1-0", "word": "CANCELLED", "detail": "asked", "grace_s": 0.2})
+    ended = runner.take("exited")
+    assert (ended["word"], ended["detail"], ended["signal"]) == ("CANCELLED", "asked", signal.SIGKILL)
+    assert [pid for pid in pids if alive(pid)] == []
+
+
+def test_what_outlives_its_leader_is_killed_before_the_end_is_told(runner: RunnerClient) -> None:
+    code = (
+        "import os, time\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    if os.fork() == 0: print(os.getpid(), flush=True); time.sleep(60)\n"
+        "    os._exit(0)\n"
+        "os.wait(); time.sleep(0.05); print(0, flush=True); os._exit(7)"
+    )
+    runner.python("t-1-0", code)
+    ended = runner.take("exited")
+    assert ended["code"] == 7
+    assert [pid for pid in map(int, output(runner, ended).split()) if pid and alive(pid)] == []
+
+
+def test_a_daemon_of_one_attempt_does_not_fall_with_another(runner: RunnerClient) -> None:
+    code = (
+        "import os, time\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    if os.fork() == 0: print(os.getpid(), flush=True); time.sleep(60)\n"
+        "    os._exit(0)\n"
+        "os.wait(); time.sleep(60)"
+    )
+    runner.python("t-1-0", code)
+    daemon = numbers(runner, runner.take("started")["slot"], 1)[0]
+    runner.run("u-1-0", "/bin/true")
+    assert alive(daemon)
+    runner.send({"do": "stop", "key": "t-1-0", "word": "CANCELLED", "grace_s": 5.0})
+    runner.take("exited", "t-1-0")
+    assert not alive(daemon)
+
+
+def test_a_program_may_use_its_grace(runner: RunnerClient) -> None:
+    code = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))\n"
+        "print(1, flush=True); time.sleep(60)"
+    )
+    runner.python("t-1-0", code)
+    numbers(runner, runner.take("started")["slot"], 1)
+    runner.send({"do": "stop", "key": "t-1-0", "word": "CANCELLED", "grace_s": 10.0})
+    ended = runner.take("exited")
+    assert (ended["code"], ended["word"]) == (9, "CANCELLED")
+
+
+def test_a_time_limit_ends_it(runner: RunnerClient) -> None:
+    ended = runner.run("t-1-0", "/bin/sleep", "60", time_limit_s=0.1)
+    assert ended["word"] == "TIME_LIMIT"
+    assert "0.1 s" in ended["detail"]
+
+
+def test_a_lease_that_runs_out_ends_it(runner: RunnerClient) -> None:
+    runner.send({"do": "lease", "until": boottime() + 10.5})
+    ended = runner.run("t-1-0", "/bin/sleep", "60")
+    assert ended["word"] == "LEASE_EXPIRED"
+
+
+def test_a_newer_agent_replaces_the_older_and_hears_of_unacknowledged_ends(runner: RunnerClient) -> None:
+    ended = runner.run("t-1-0", "/bin/sh", "-c", "exit 4")
+    runner.start("u-1-0", "/bin/sleep", "60")
+    pid = runner.take("started", "u-1-0")["pid"]
+    runner.disconnect()
+    state = runner.connect().state
+    assert state["ended"] == [{name: value for name, value in ended.items() if name != "event"}]
+    assert [(found["key"], found["pid"]) for found in state["running"]] == [("u-1-0", pid)]
+    runner.forget("t-1-0")
+    runner.disconnect()
+    assert runner.connect().state["ended"] == []
+
+
+def test_a_killed_runner_leaves_its_attempts_to_the_next(runner: RunnerClient) -> None:
+    reported = runner.run("done-1-0", "/bin/echo", "done")
+    runner.start("t-1-0", "/bin/sh", "-c", "echo before; sleep 60")
+    pid = runner.take("started", "t-1-0")["pid"]
+    runner.kill_runner()
+    assert alive(pid)
+    state = runner.connect().state
+    assert [(found["key"], found["pid"]) for found in state["running"]] == [("t-1-0", pid)]
+    assert [found["key"] for found in state["ended"]] == [reported["key"]]
+    runner.send({"do": "stop", "key": "t-1-0", "word": "CANCELLED", "grace_s": 5.0})
+    ended = runner.take("exited")
+    assert ended["word"] == "CANCELLED"
+    assert output(runner, ended) == b"before\n"
+    assert not alive(pid)
+
+
+def test_an_end_without_a_runner_is_unknown(runner: RunnerClient) -> None:
+    runner.start("t-1-0", "/bin/sh", "-c", "echo 1; read x < /dev/null; sleep 60")
+    started = runner.take("started")
+    numbers(runner, started["slot"], 1)
+    runner.kill_runner()
+    for pid in proctree.find_marked({"t-1-0"}):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not proctree.find_marked({"t-1-0"}), "the attempt's end")
+    runner.connect()
+    found = runner.state["ended"] or [runner.take("exited")]
+    assert (found[0]["word"], "code" in found[0], "signal" in found[0]) == ("EXIT_UNKNOWN", False, False)
+    assert output(runner, found[0]) == b"1\n"
+
+
+def test_an_adopted_attempt_that_ends_by_itself_is_unknown_and_swept(runner: RunnerClient, short_dir: Path) -> None:
+    flag = short_dir / "go"
+    script = f"setsid sleep 60 & echo $!; while [ ! -e {flag} ]; do sleep 0.02; done"
+    runner.start("t-1-0", "/bin/sh", "-c", script)
+    child = numbers(runner, runner.take("started")["slot"], 1)[0]
+    runner.kill_runner()
+    runner.connect()
+    flag.touch()
+    ended = runner.take("exited")
+    assert ended["word"] == "EXIT_UNKNOWN"
+    assert not alive(child)
+
+
+def test_a_pid_alone_is_never_adopted(runner: RunnerClient) -> None:
+    """A journal that names a process of somebody else: other start time, same pid."""
+    runner.start("t-1-0", "/bin/sleep", "60")
+    pid = runner.take("started")["pid"]
+    runner.kill_runner()
+    journal = runner.node_dir / "journal"
+    stat = proctree.stat_of(pid)
+    assert stat is not None
+    other = journal.read_text().replace("t-1-0", "x-1-0")
+    journal.write_text(other.replace(f'"ticks":{stat.start_ticks}', f'"ticks":{stat.start_ticks + 1}'))
+    runner.connect()
+    ended = (runner.state["ended"] or [runner.take("exited")])[0]
+    assert (ended["key"], ended["word"]) == ("x-1-0", "EXIT_UNKNOWN")
+    assert alive(pid), "it is not ours to end"
+
+
+def test_a_start_that_was_not_written_down_is_found_by_its_mark(runner: RunnerClient) -> None:
+    runner.start("t-1-0", "/bin/sleep", "60")
+    pid = runner.take("started")["pid"]
+    runner.kill_runner()
+    journal = runner.node_dir / "journal"
+    intents = [line for line in journal.read_text().splitlines(keepends=True) if '"intent"' in line]
+    journal.write_text("".join(intents) + '{"j":"start","ke')
+    assert [found["pid"] for found in runner.connect().state["running"]] == [pid]
+
+
+def test_an_idle_runner_without_an_agent_leaves(short_dir: Path) -> None:
+    runner = RunnerClient(short_dir, idle_s=0.1)
+    try:
+        runner.connect()
+        runner.disconnect()
+        until(lambda: not alive(runner.pid), "the runner to leave")
+        assert not os.path.exists(runner.socket_path)
+    finally:
+        runner.close()
+
+
+def test_it_leaves_on_request_only_when_idle(runner: RunnerClient) -> None:
+    runner.start("t-1-0", "/bin/sleep", "60")
+    runner.take("started")
+    runner.send({"do": "stop_if_idle"})
+    assert runner.take("bye")["idle"] is False
+    os.kill(runner.pid, signal.SIGTERM)
+    runner.send({"do": "stop", "key": "t-1-0", "word": "CANCELLED"})
+    runner.take("exited")
+    runner.forget("t-1-0")
+    runner.send({"do": "stop_if_idle"})
+    assert runner.take("bye")["idle"] is True
+    until(lambda: not alive(runner.pid), "the runner to leave")
+
+
+def test_a_second_runner_on_the_same_directory_gives_way(runner: RunnerClient) -> None:
+    runner.launch()
+    until(lambda: "another runner" in (runner.node_dir / "runner.log").read_text(), "the second one to say so")
+    runner.run("t-1-0", "/bin/true")
+
+
+def test_it_is_small_and_out_of_our_tree(runner: RunnerClient) -> None:
+    status = Path(f"/proc/{runner.pid}/status").read_text()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines())
+    assert int(fields["VmRSS"].split()[0]) < 20_000
+    assert int(fields["PPid"]) != os.getpid()
+    assert os.getsid(runner.pid) == runner.pid
+    ours = {os.readlink(f"/proc/self/fd/{fd}") for fd in (0, 1, 2)} - {"/dev/null"}
+    assert not ours & {os.readlink(f"/proc/{runner.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{runner.pid}/fd")}
+
+
+def test_a_removed_socket_comes_back(runner: RunnerClient) -> None:
+    os.unlink(runner.socket_path)
+    runner.disconnect()
+    until(lambda: os.path.exists(runner.socket_path), "the socket")
+    pid = runner.pid
+    assert runner.connect().pid == pid
+
+
+def test_many_at_once(runner: RunnerClient) -> None:
+    count = 200
+    for number in range(count):
+        runner.start(f"t{number}-1-0", "/bin/true")
+    ends = [runner.take("exited") for _ in range(count)]
+    assert {end["key"] for end in ends} == {f"t{number}-1-0" for number in range(count)}
+    assert {end["code"] for end in ends} == {0}
+    runner.forget(*(end["key"] for end in ends))
