@@ -21,7 +21,7 @@ from fetchmld.store.segment import LedgerDamaged
 from fetchmld.store.tail import Tail
 from fetchmld.store.task_rows import TaskRow
 
-BATCH_EVENTS: Final = 5_000
+BATCH_EVENTS: Final = 10_000
 LIVE_ROWS_MAX: Final = 20_000  # rows of unfinished tasks kept at hand; others are read back when a fact needs them
 
 
@@ -133,12 +133,12 @@ class History:
             self.file.insert("tasks", task_rows.to_arrow(list(rows.values())))
 
     def _keep_live(self, rows: Mapping[str, TaskRow]) -> None:
+        """Where there are too many, the newest queued ones go without: the oldest are likelier to start next."""
         for task_id, row in rows.items():
-            self._live.pop(task_id, None)
-            if not row.ended:
+            if row.ended:
+                self._live.pop(task_id, None)
+            elif task_id in self._live or len(self._live) < LIVE_ROWS_MAX:
                 self._live[task_id] = row
-        for task_id in list(self._live)[: max(len(self._live) - LIVE_ROWS_MAX, 0)]:
-            del self._live[task_id]
 
     # -- reading
 

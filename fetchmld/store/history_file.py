@@ -17,7 +17,7 @@ from fetchmld.core.errors import FetchmlError, Internal, Unavailable
 
 SCHEMA_VERSION: Final = 1  # another one in the file: it is made anew
 MEMORY_LIMIT: Final = "1GB"
-CHECKPOINT_BYTES: Final = "64MB"  # of write-ahead log, before it is folded into the file
+CHECKPOINT_BYTES: Final = "128MB"  # of write-ahead log, before it is folded into the file
 
 _SCHEMA_SQL: Final = Path(__file__).with_name("history.sql")
 

@@ -5,8 +5,7 @@ views show, and keeps it for ended tasks too. Used to fill the index and to chec
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 import pyarrow as pa
@@ -42,8 +41,7 @@ SCHEMA: Final = pa.schema(
 KEPT: Final = "submit_seq, created_us, started_us, ended_us, deleted, view"  # the columns a row can be read back from
 
 
-@dataclass(slots=True, frozen=True)
-class TaskRow:
+class TaskRow(NamedTuple):
     """A task as its newest fact left it. The view says the rest; times are kept once more here as whole microseconds."""
 
     submit_seq: int
@@ -150,18 +148,18 @@ def _started(row: TaskRow, fact: Fact) -> TaskRow:
     view["assignments"] = meta.get("assignments", view["assignments"])
     view["priority_aged"] = meta.get("aged", view["priority_aged"])
     view["started_at"] = fact.at_us / 1e6
-    return replace(row, started_us=fact.at_us, view=view)
+    return TaskRow(row.submit_seq, row.created_us, fact.at_us, row.ended_us, row.deleted, view)
 
 
 def _requeued(row: TaskRow, fact: Fact) -> TaskRow:
     view = row.view.copy()
     view["status"] = "queued"
     view["retry_count"] += 1
-    return replace(row, view=view)
+    return row._replace(view=view)
 
 
 def _cancel_requested(row: TaskRow, fact: Fact) -> TaskRow:
-    return replace(row, view=row.view.copy())
+    return row._replace(view=row.view.copy())
 
 
 def _ended(row: TaskRow, fact: Fact) -> TaskRow:
@@ -172,11 +170,11 @@ def _ended(row: TaskRow, fact: Fact) -> TaskRow:
     view["attempt"] = fact.metadata.get("attempt", view["attempt"])
     view["report"] = fact.metadata.get("report") or None
     view["ended_at"] = fact.at_us / 1e6
-    return replace(row, ended_us=fact.at_us, view=view)
+    return TaskRow(row.submit_seq, row.created_us, row.started_us, fact.at_us, row.deleted, view)
 
 
 def _deleted(row: TaskRow, fact: Fact) -> TaskRow:
-    return replace(row, deleted=True, view=row.view.copy())
+    return row._replace(deleted=True, view=row.view.copy())
 
 
 _CHANGES: Final[dict[str, Callable[[TaskRow, Fact], TaskRow]]] = {
