@@ -16,6 +16,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from zlib import crc32
 
 from blake3 import blake3
 
@@ -24,7 +25,9 @@ from fetchmld.store.landmarks import Head, read_genesis, read_head
 from fetchmld.store.segment import (
     ENTRY,
     ENTRY_EXTRA_BYTES,
+    FRAME_EXTRA_BYTES,
     HEADER,
+    MAGIC,
     SIZE,
     TRAILER,
     FrameHeader,
@@ -42,6 +45,8 @@ TAMPERED: Final = 1
 VALID_UNVOUCHED: Final = 2  # nothing outside the machine says that this is the whole chain and not a rewritten one
 UNREADABLE: Final = 3
 
+_STEP: Final = struct.Struct(">32sI8sQ32s")  # an event's hash, and what the next entry begins with (segment.ENTRY)
+_STEP_TO_RECORD: Final = HASH_BYTES + SIZE.size
 _ROWS_AT_ONCE: Final = 20_000
 _LIVE_TRIES_MAX: Final = 5
 _COLUMNS: Final = (
@@ -175,12 +180,45 @@ class _Walk:
     def _segment(self, buffer: bytes, name: str) -> None:
         at = 0
         while not self._done:
+            at = self._pass_over(buffer, at)
+            if self._done:
+                return
             header = read_header(buffer, at)
             if header is None:
                 if is_zero(buffer, at, len(buffer)):
                     return
                 raise _Bad(self.next_seq, f"{name} has a broken or unfinished frame at byte {at}")
             at = self._frame(buffer, at, header, name)
+
+    def _pass_over(self, buffer: bytes, at: int) -> int:
+        """Go over frames in which all is right, fast; stop where a second look is needed, or where the end is."""
+        seq, root, unpack_from, view = self.next_seq, self.root_hash, HEADER.unpack_from, memoryview(buffer)
+        limit = self._upto + 1 if self._upto is not None else 2**64
+        if self._head is not None:
+            limit = min(limit, self._head.next_seq)
+        end = len(buffer) - FRAME_EXTRA_BYTES
+        while seq < limit and at <= end:
+            magic, first, acked, events, payload_bytes, payload_crc, header_crc = unpack_from(buffer, at)
+            start, last = at + HEADER.size, first + events
+            stop = start + payload_bytes
+            if (
+                magic != MAGIC
+                or first != seq
+                or acked > first
+                or not events
+                or last > limit
+                or stop > end + HEADER.size
+            ):
+                break
+            if crc32(view[at : start - 4]) != header_crc or crc32(view[start:stop]) != payload_crc:
+                break
+            newest = _newest_if_right(buffer, start, stop, seq, last, root)
+            if not newest:
+                break
+            seq, root, at = last, newest, stop + len(TRAILER)
+        self.next_seq, self.root_hash = seq, root
+        self._compare_head()
+        return at
 
     def _frame(self, buffer: bytes, at: int, header: FrameHeader, name: str) -> int:
         first, records_at = self.next_seq, at + HEADER.size
@@ -199,7 +237,7 @@ class _Walk:
         return at + header.frame_bytes
 
     def _records(self, buffer: bytes, at: int, header: FrameHeader) -> None:
-        """The hot loop: each record's own hash, link, number and tag. What is wrong is worked out in `_blame`."""
+        """Each record's own hash, link, number and tag. What is wrong is worked out in `_blame`."""
         stop, seq, prev, last = at + header.payload_bytes, self.next_seq, self.root_hash, header.next_seq
         if self._upto is not None:
             last = min(last, self._upto + 1)
@@ -244,6 +282,38 @@ class _Walk:
         with suppress(_Bad):
             walk.run()
         return walk.root_hash
+
+
+def _newest_if_right(buffer: bytes, at: int, stop: int, seq: int, last: int, root: bytes) -> bytes:
+    """The hash of event `last - 1` if all of the frame's events and its end are right, else nothing.
+
+    The hot loop: each turn reads one record's hash and the next one's length, tag, number and link at once. One hasher
+    for all is a third faster than one for each.
+    """
+    hasher = blake3()
+    update, digest_of, reset = hasher.update, hasher.digest, hasher.reset
+    unpack_from, right_tag = _STEP.unpack_from, RECORD_TAG
+    size, tag, number, link = ENTRY.unpack_from(buffer, at)
+    record_at = at + SIZE.size
+    at = record_at + size
+    if link != root or number != seq or tag != right_tag or at > stop:
+        return b""
+    update(buffer[record_at:at])
+    digest = digest_of()
+    for due in range(seq + 1, last):
+        if at > stop - _STEP.size:
+            return b""
+        reset()
+        stored, size, tag, number, link = unpack_from(buffer, at)
+        if not stored == link == digest or number != due or tag != right_tag:
+            return b""
+        record_at = at + _STEP_TO_RECORD
+        at = record_at + size
+        update(buffer[record_at:at])
+        digest = digest_of()
+    if at + HASH_BYTES != stop or buffer[at : stop + len(TRAILER)] != digest + TRAILER:
+        return b""
+    return digest
 
 
 def _entry(buffer: bytes, at: int) -> tuple[bytes, bytes, int, bytes, int] | None:
