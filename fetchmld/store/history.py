@@ -59,7 +59,13 @@ class History:
             return False
         tail = self._tail or Tail(self._ledger_dir, from_seq=self.next_seq)
         self._tail = None  # after a failure a new one: this one has moved on then, and the index has not
-        events = tail.read(to_seq, BATCH_EVENTS)
+        try:
+            events = tail.read(to_seq, BATCH_EVENTS)
+        except LedgerDamaged as damage:
+            if damage.first_bad <= self.next_seq:
+                raise
+            tail = Tail(self._ledger_dir, from_seq=self.next_seq)
+            events = tail.read(damage.first_bad - 1, BATCH_EVENTS)  # what lies before it is as good as ever
         if events:
             with doubting(self._path):
                 self._index(events)

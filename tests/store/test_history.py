@@ -1,9 +1,11 @@
 """The index over a real ledger: lists, totals, following, rebuilding, and finding what was edited by hand."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from fetchmld.store import history as history_module
 from fetchmld.store.history import History
 from fetchmld.store.history_check import check_rows
 from fetchmld.store.history_file import IndexDoubt
-from fetchmld.store.ledger import Ledger
+from fetchmld.store.ledger import Ledger, LedgerDamaged
 from tests.store import task_facts as facts
 from tests.store.task_facts import START_US
 
@@ -66,6 +68,32 @@ def place(tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
+    """An index of a few different tasks and logins, for tests that only read."""
+    configs: dict[str, Any] = {"tensorboard": {}, "mlflow": {"uri": "x"}}
+    made = Place(tmp_path_factory.mktemp("mixed"))
+    yield made.with_facts(
+        *facts.whole_life("done", START_US - DAY_US),
+        facts.submit("plain", START_US + 1),
+        facts.submit("two", START_US + 2, "bob", node_count=2, reservation_id="r1", plugin_configs=configs),
+        facts.login("bob", at_us=START_US + 10),
+        facts.login("ann", at_us=START_US + 11),
+        facts.login("bob", at_us=START_US + 12),
+    )
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def five_lives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with five tasks' whole lives, indexed and closed. To be copied."""
+    directory = tmp_path_factory.mktemp("five")
+    made = Place(directory)
+    made.with_facts(*lives(5))
+    made.close()
+    return directory
 
 
 def ids(page: dict[str, Any]) -> list[str]:
@@ -140,14 +168,8 @@ def test_pages_follow_one_another_without_gap_or_repetition(place: Place) -> Non
         ({"user_id": "ann' OR true --"}, []),
     ],
 )
-def test_each_filter_and_its_total(place: Place, query: dict[str, Any], expected: list[str]) -> None:
-    configs: dict[str, Any] = {"tensorboard": {}, "mlflow": {"uri": "x"}}
-    history = place.with_facts(
-        *facts.whole_life("done", START_US),
-        facts.submit("plain", START_US + 1),
-        facts.submit("two", START_US + 2, "bob", node_count=2, reservation_id="r1", plugin_configs=configs),
-    )
-    page = history.tasks(query)
+def test_each_filter_and_its_total(mixed: History, query: dict[str, Any], expected: list[str]) -> None:
+    page = mixed.tasks(query)
     assert ids(page) == expected
     assert page["total"] == len(expected)
 
@@ -179,28 +201,22 @@ def test_events_come_newest_first_with_their_hashes(place: Place) -> None:
 @pytest.mark.parametrize(
     ("query", "numbers"),
     [
-        ({}, [5, 4, 3, 2, 1, 0]),
-        ({"limit": 2, "offset": 1}, [4, 3]),
-        ({"event_type": "auth_attempt"}, [5, 4, 3]),
-        ({"event_type": "auth_attempt", "limit": 1, "offset": 1}, [4]),
-        ({"user_id": "bob"}, [5, 3]),
-        ({"user_id": "bob", "offset": 1}, [3]),
-        ({"event_type": "auth_attempt", "user_id": "ann"}, [4]),
-        ({"from_us": START_US + 10, "to_us": START_US + 11}, [4, 3]),
-        ({"from_us": START_US + 12}, [5]),
+        ({}, [7, 6, 5, 4, 3, 2, 1, 0]),
+        ({"limit": 2, "offset": 1}, [6, 5]),
+        ({"event_type": "auth_attempt"}, [7, 6, 5]),
+        ({"event_type": "auth_attempt", "limit": 1, "offset": 1}, [6]),
+        ({"user_id": "bob"}, [7, 5, 4]),
+        ({"user_id": "bob", "offset": 1}, [5, 4]),
+        ({"event_type": "auth_attempt", "user_id": "ann"}, [6]),
+        ({"from_us": START_US + 10, "to_us": START_US + 11}, [6, 5]),
+        ({"from_us": START_US + 12}, [7]),
         ({"user_id": "nobody"}, []),
     ],
 )
-def test_event_filters(place: Place, query: dict[str, Any], numbers: list[int]) -> None:
-    history = place.with_facts(
-        *facts.whole_life("t1", START_US - DAY_US),
-        facts.login("bob", at_us=START_US + 10),
-        facts.login("ann", at_us=START_US + 11),
-        facts.login("bob", at_us=START_US + 12),
-    )
-    page = history.events(query)
+def test_event_filters(mixed: History, query: dict[str, Any], numbers: list[int]) -> None:
+    page = mixed.events(query)
     assert [event["sequence_num"] for event in page["events"]] == numbers
-    whole = history.events({name: value for name, value in query.items() if name not in ("limit", "offset")})
+    whole = mixed.events({name: value for name, value in query.items() if name not in ("limit", "offset")})
     assert page["total"] == len(whole["events"])
 
 
@@ -294,6 +310,19 @@ def test_a_failed_batch_leaves_nothing_behind(place: Place, monkeypatch: pytest.
     assert history.check()["valid"]
 
 
+def test_what_lies_before_damaged_events_is_indexed(place: Place) -> None:
+    place.ledger.append([facts.login("ann") for _ in range(10)])
+    place.ledger.append([facts.login("bob"), facts.login("unlucky")])
+    path = next((place.ledger_dir / "segments").glob("*.log"))
+    path.write_bytes(path.read_bytes().replace(b"unlucky", b"uNlucky"))
+    history = place.history()
+    with pytest.raises(LedgerDamaged):
+        history.catch_up(11)
+    assert history.next_seq == 10
+    found = history.check()
+    assert found["valid"]
+
+
 def test_events_that_do_not_follow_are_refused(place: Place, tmp_path: Path) -> None:
     """The writer took back a batch that had been read: what is indexed is not what the ledger says now."""
     history = place.with_facts(facts.login("ann"), facts.login("bob"))
@@ -348,7 +377,7 @@ def test_a_damaged_file_is_moved_aside_and_made_again(place: Place, spoil: Calla
 
 
 def test_only_the_newest_bad_file_is_kept(place: Place) -> None:
-    place.with_facts(*lives(1)).close()
+    place.ledger.append([facts.login("ann")])
     for expected in ("index.duckdb.bad-1", "index.duckdb.bad-2", "index.duckdb.bad-3"):
         place.index.write_bytes(b"no database")
         place.history().close()
@@ -446,19 +475,26 @@ EDITS = [
 
 
 @pytest.mark.parametrize(("edit", "seq"), EDITS, ids=[edit for edit, _ in EDITS])
-def test_a_row_edited_by_hand_is_found_with_its_sequence_number(place: Place, edit: str, seq: int | None) -> None:
-    story = lives(5)
-    last = {fact.resource: number for number, fact in enumerate(story)}
-    place.with_facts(*story).close()
-    place.edit(edit)
+def test_a_row_edited_by_hand_is_found_with_its_sequence_number(
+    five_lives: Path, tmp_path: Path, edit: str, seq: int | None
+) -> None:
+    directory = shutil.copytree(five_lives, tmp_path / "copy")
+    last = {fact.resource: number for number, fact in enumerate(lives(5))}
+    with closing(History(directory / "index.duckdb", directory / "ledger")) as history:
+        history.file.db.execute(edit)
+        found = history.check()
+        assert not found["valid"]
+        assert found["first_bad"] == (last[edit.split("'")[-2]] if seq is None else seq)
+        assert found["problem"]
+        assert not found["damaged"]
+
+
+def test_an_edit_while_it_was_closed_is_found_and_not_repaired_by_looking(place: Place) -> None:
+    place.with_facts(*lives(5)).close()
+    place.edit("UPDATE events SET user_id = 'eve' WHERE seq = 4")
     history = place.history()
-    found = history.check()
+    assert [history.check()["first_bad"] for _ in range(2)] == [4, 4]
     assert history.rebuilt == ""
-    assert not found["valid"]
-    assert found["first_bad"] == (last[edit.split("'")[-2]] if seq is None else seq)
-    assert found["problem"]
-    assert not found["damaged"]
-    assert history.check() == found  # looking repairs nothing
 
 
 @pytest.mark.parametrize(
