@@ -149,13 +149,12 @@ def unpack(buffer: bytes, start: int, size: int, loads: Callable[[bytes], Any] =
     if tag != RECORD_TAG or meta_at + meta != start + size:
         raise Malformed(f"record of event {seq}: its tag {tag!r} or its lengths do not fit its {size} bytes")
     try:
-        texts = _split_texts(buffer[texts_at:meta_at], (a, b, c, d, e, f))
+        kind, action, resource, user_id, ip_address, error = _split_texts(buffer[texts_at:meta_at], a, b, c, d, e, f)
         metadata = loads(buffer[meta_at : meta_at + meta]) if meta else {}
     except (ValueError, RecursionError) as problem:
         raise Malformed(f"record of event {seq}: {problem}") from problem
     if type(metadata) is not dict:
         raise Malformed(f"record of event {seq}: its metadata is no JSON object")
-    kind, action, resource, user_id, ip_address, error = texts
     success = flags & _SUCCESS == _SUCCESS
     fact = Fact(cast(EventType, kind), action, resource, user_id, success, ip_address, error, metadata, at_us, clock_us)
     return seq, prev_hash, fact
@@ -166,18 +165,23 @@ def canonical_json(metadata: dict[str, Any]) -> str:
     return _metadata_bytes(metadata).decode() if metadata else "{}"
 
 
-def _split_texts(raw: bytes, sizes: tuple[int, ...]) -> list[str]:
-    if raw.isascii():
-        whole, ends, at = raw.decode("ascii"), [], 0
-        for size in sizes:
-            ends.append(whole[at : at + size])
-            at += size
-        return ends
-    parts, at = [], 0
-    for size in sizes:
-        parts.append(raw[at : at + size].decode())
-        at += size
-    return parts
+def _split_texts(raw: bytes, a: int, b: int, c: int, d: int, e: int, f: int) -> tuple[str, str, str, str, str, str]:
+    b += a
+    c += b
+    d += c
+    e += d
+    f += e
+    if raw.isascii():  # then bytes are characters, and one decoding does for all six
+        text = raw.decode("ascii")
+        return text[:a], text[a:b], text[b:c], text[c:d], text[d:e], text[e:f]
+    return (
+        raw[:a].decode(),
+        raw[a:b].decode(),
+        raw[b:c].decode(),
+        raw[c:d].decode(),
+        raw[d:e].decode(),
+        raw[e:f].decode(),
+    )
 
 
 def _within_limit(text: str) -> bytes:

@@ -42,7 +42,7 @@ __all__ = ["Ledger", "LedgerDamaged", "LedgerUnavailable", "Recovery", "Tail"]
 SEGMENTS: Final = "segments"
 LOCK_NAME: Final = "lock"
 SEGMENT_BYTES: Final = 64 * 1024 * 1024
-_READ_AT_ONCE: Final = 4096
+_READ_AT_ONCE: Final = 256  # few enough to die young: the collector then never walks them
 
 
 class LedgerUnavailable(Unavailable):

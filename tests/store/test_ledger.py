@@ -13,6 +13,7 @@ from fetchmld.core.chain import Genesis, genesis_hash
 from fetchmld.core.errors import Unavailable
 from fetchmld.core.messages import Fact
 from fetchmld.store.ledger import Ledger, LedgerDamaged, LedgerUnavailable, Recovery
+from fetchmld.store.recovery import find_end
 from fetchmld.store.tail import Tail
 from tests.store.ledger_samples import (
     GENESIS,
@@ -154,24 +155,28 @@ def test_a_tail_torn_at_any_byte_is_cut_and_nothing_else(tmp_path: Path, batch: 
     root = ledger.root_hash
     fill(ledger, (batch,))
     ledger.abandon()
-    *_, kept, torn = frames_of(whole)
+    torn = frames_of(whole)[-1]
+    image = torn.path.read_bytes()
     for length in range(torn.end - torn.start):
-        directory = tmp_path / "torn"
-        shutil.copytree(whole, directory)
-        overwrite(directory / "segments" / torn.path.name, torn.start + length, bytes(torn.end - torn.start - length))
-        reopened = open_ledger(directory)
-        assert (reopened.next_seq, reopened.root_hash) == (3, root)
-        assert reopened.recovery.torn_seq == (3 if length else -1)
-        assert reopened.recovery.torn_bytes <= length
-        if length % 32 == 31:
-            fill(reopened, (1,))
-            reopened.abandon()
-            reopened = open_ledger(directory)
-            assert [event.fact for event in reopened.read()] == facts(0, 4)
-            assert reopened.recovery.torn_seq == -1
-        reopened.abandon()
-        shutil.rmtree(directory)
-    assert kept.end == torn.start
+        overwrite(torn.path, torn.start + length, bytes(torn.end - torn.start - length))
+        end = find_end(whole / "segments", genesis_hash(GENESIS), None)
+        assert (end.next_seq, end.head_hash, end.offset) == (3, root, torn.start)
+        assert 0 < end.torn_bytes <= length or not length
+        if length % 64 == 1:
+            goes_on(whole, tmp_path / "copy", root)
+        torn.path.write_bytes(image)
+
+
+def goes_on(torn: Path, directory: Path, root: bytes) -> None:
+    """A ledger with a torn tail after three events is opened, written to and opened again."""
+    shutil.copytree(torn, directory)
+    with open_ledger(directory) as ledger:
+        assert (ledger.next_seq, ledger.root_hash, ledger.recovery.torn_seq) == (3, root, 3)
+        fill(ledger, (1,))
+    with open_ledger(directory) as ledger:
+        assert [event.fact for event in ledger.read()] == facts(0, 4)
+        assert ledger.recovery == Recovery(4, 0, -1)
+    shutil.rmtree(directory)
 
 
 def test_a_tail_with_a_sector_that_never_reached_the_disk_is_cut(tmp_path: Path) -> None:
