@@ -10,7 +10,7 @@ import logging
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from fetchmld.runner.frames import Decoder, FrameError, Message, encode
 from fetchmld.runner.serve import command
@@ -67,6 +67,7 @@ class RunnerLink(asyncio.Protocol):
         self._flush()
         if self._transport is not None:
             self._transport.close()
+            await self._lost.wait()
 
     # -- staying connected
 
@@ -122,8 +123,7 @@ class RunnerLink(asyncio.Protocol):
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its class
 
     def data_received(self, data: bytes) -> None:
         try:
