@@ -16,7 +16,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 
@@ -116,8 +116,7 @@ class Peer(asyncio.Protocol):
     # -- receiving
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its class
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -252,7 +251,7 @@ class Client:
             try:
                 path = await self._resolve()
                 _, peer = await asyncio.get_running_loop().create_unix_connection(
-                    lambda: Peer(self._on_messages), str(path)
+                    lambda: Peer(self._on_messages, self._lost), str(path)
                 )
                 self._peer = peer
                 if self._on_connect is not None:
@@ -267,6 +266,11 @@ class Client:
             self._up.clear()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, RECONNECT_MAX_S)
+
+    def _lost(self, peer: Peer) -> None:
+        if peer is self._peer:
+            self._peer = None
+            self._up.clear()
 
     def post(self, kind: str, body: Any = None, blob: bytes = b"") -> None:
         """Send one way; dropped while there is no connection (whoever greets the new one says what is still true)."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from fetchmld.channel import Client, Message, Peer, Server, serve
 from fetchmld.core.errors import Conflict, Unavailable
@@ -14,11 +15,23 @@ from fetchmld.core.errors import Conflict, Unavailable
 BOUND_S = 10.0
 
 
-def run(scenario: Callable[[Path], Awaitable[None]], tmp_path: Path) -> None:
-    asyncio.run(asyncio.wait_for(_as_coroutine(scenario, tmp_path), BOUND_S))
+Scenario = Callable[[Path], Awaitable[None]]
+Run = Callable[[Scenario], None]
 
 
-async def _as_coroutine(scenario: Callable[[Path], Awaitable[None]], tmp_path: Path) -> None:
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
+    """On asyncio's own loop and on uvloop's, which Ray's actors have: their transports differ."""
+    new_loop = asyncio.new_event_loop if request.param == "asyncio" else uvloop.new_event_loop
+
+    def run(scenario: Scenario) -> None:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(asyncio.wait_for(_as_coroutine(scenario, tmp_path), BOUND_S))
+
+    return run
+
+
+async def _as_coroutine(scenario: Scenario, tmp_path: Path) -> None:
     await scenario(tmp_path / "x.sock")
 
 
@@ -39,7 +52,7 @@ def echo(_peer: Peer, messages: list[Message]) -> None:
             message.reply({"got": message.body}, message.blob[::-1])
 
 
-def test_request_and_answer_carry_json_and_bytes(tmp_path: Path) -> None:
+def test_request_and_answer_carry_json_and_bytes(run: Run) -> None:
     async def scenario(path: Path) -> None:
         server = await serve(path, echo)
         client = await connect(path)
@@ -48,20 +61,20 @@ def test_request_and_answer_carry_json_and_bytes(tmp_path: Path) -> None:
         await client.close()
         server.close()
 
-    run(scenario, tmp_path)
+    run(scenario)
 
 
-def test_the_socket_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_the_socket_is_for_its_owner_alone(run: Run) -> None:
     async def scenario(path: Path) -> None:
         server = await serve(path, echo)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         server.close()
         assert not path.exists()
 
-    run(scenario, tmp_path)
+    run(scenario)
 
 
-def test_what_is_sent_in_one_turn_arrives_as_one_batch(tmp_path: Path) -> None:
+def test_what_is_sent_in_one_turn_arrives_as_one_batch(run: Run) -> None:
     batches: list[list[Any]] = []
     arrived = asyncio.Event()
 
@@ -80,7 +93,7 @@ def test_what_is_sent_in_one_turn_arrives_as_one_batch(tmp_path: Path) -> None:
         await client.close()
         server.close()
 
-    run(scenario, tmp_path)
+    run(scenario)
 
 
 async def wait_until_up(client: Client) -> None:
@@ -88,7 +101,7 @@ async def wait_until_up(client: Client) -> None:
         await asyncio.sleep(0)
 
 
-def test_an_error_arrives_as_itself(tmp_path: Path) -> None:
+def test_an_error_arrives_as_itself(run: Run) -> None:
     async def scenario(path: Path) -> None:
         server = await serve(path, echo)
         client = await connect(path)
@@ -97,10 +110,10 @@ def test_an_error_arrives_as_itself(tmp_path: Path) -> None:
         await client.close()
         server.close()
 
-    run(scenario, tmp_path)
+    run(scenario)
 
 
-def test_no_answer_in_time_is_unavailable(tmp_path: Path) -> None:
+def test_no_answer_in_time_is_unavailable(run: Run) -> None:
     async def scenario(path: Path) -> None:
         server = await serve(path, echo)
         client = await connect(path)
@@ -109,20 +122,20 @@ def test_no_answer_in_time_is_unavailable(tmp_path: Path) -> None:
         await client.close()
         server.close()
 
-    run(scenario, tmp_path)
+    run(scenario)
 
 
-def test_nobody_there_is_unavailable(tmp_path: Path) -> None:
+def test_nobody_there_is_unavailable(run: Run) -> None:
     async def scenario(path: Path) -> None:
         client = await connect(path)
         with pytest.raises(Unavailable, match="cannot reach"):
             await client.request("echo", timeout_s=0.05)
         await client.close()
 
-    run(scenario, tmp_path)
+    run(scenario)
 
 
-def test_a_client_finds_its_peer_again_and_greets_it(tmp_path: Path) -> None:
+def test_a_client_finds_its_peer_again_and_greets_it(run: Run) -> None:
     greeted: list[str] = []
 
     async def greet(client: Client) -> None:
@@ -139,7 +152,7 @@ def test_a_client_finds_its_peer_again_and_greets_it(tmp_path: Path) -> None:
         await client.close()
         server.close()
 
-    run(scenario, tmp_path)
+    run(scenario)
 
 
 async def request_again(client: Client) -> Any:
@@ -150,7 +163,7 @@ async def request_again(client: Client) -> Any:
             continue
 
 
-def test_requests_in_flight_fail_when_the_peer_goes(tmp_path: Path) -> None:
+def test_requests_in_flight_fail_when_the_peer_goes(run: Run) -> None:
     async def scenario(path: Path) -> None:
         server = await serve(path, echo)
         client = await connect(path)
@@ -162,14 +175,14 @@ def test_requests_in_flight_fail_when_the_peer_goes(tmp_path: Path) -> None:
             await waiting
         await client.close()
 
-    run(scenario, tmp_path)
+    run(scenario)
 
 
 def close_all(server: Server) -> None:
     server.close()
 
 
-def test_a_frame_beyond_the_bound_closes_the_connection(tmp_path: Path) -> None:
+def test_a_frame_beyond_the_bound_closes_the_connection(run: Run) -> None:
     async def scenario(path: Path) -> None:
         server = await serve(path, echo)
         reader, writer = await asyncio.open_unix_connection(str(path))
@@ -178,10 +191,10 @@ def test_a_frame_beyond_the_bound_closes_the_connection(tmp_path: Path) -> None:
         writer.close()
         server.close()
 
-    run(scenario, tmp_path)
+    run(scenario)
 
 
-def test_frames_cut_anywhere_are_put_together(tmp_path: Path) -> None:
+def test_frames_cut_anywhere_are_put_together(run: Run) -> None:
     bodies: list[Any] = []
 
     def keep(_peer: Peer, messages: list[Message]) -> None:
@@ -209,4 +222,4 @@ def test_frames_cut_anywhere_are_put_together(tmp_path: Path) -> None:
             receiver.data_received(sink.data[cut:])
             assert bodies == [0, 1, 2]
 
-    run(scenario, tmp_path)
+    run(scenario)
