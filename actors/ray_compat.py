@@ -254,7 +254,8 @@ class RayRuntime:
 
     def stop(self) -> None:
         """End raylet, zygote, GCS, then whatever else the run directory has alive. Never raises, never hangs."""
-        self._end("raylet", signal.SIGTERM, RAYLET_STOP_S)  # it ends its workers
+        gently = "gcs_server" in self.pids()  # without it a raylet waits on and on
+        self._end("raylet", signal.SIGTERM if gently else signal.SIGKILL, RAYLET_STOP_S)  # it ends its workers
         self._end("zygote", signal.SIGKILL, KILL_WAIT_S)
         self._end("gcs_server", signal.SIGTERM, GCS_STOP_S)
         reap_leftovers(self.run_dir)
@@ -273,7 +274,7 @@ class RayRuntime:
         try:
             process.wait(wait_s)
         except subprocess.TimeoutExpired:
-            log.warning("ray_process_killed", extra={"process": name, "pid": process.pid, "waited_s": wait_s})
+            log.warning("ray_process_killed", extra={"of": name, "pid": process.pid, "waited_s": wait_s})
             process.kill()
             process.wait(KILL_WAIT_S)
 

@@ -1,0 +1,274 @@
+"""The actors of a head node: which there are, where they start, and that they are there.
+
+`Cluster` owns Ray's processes (through `RayRuntime`) and the five actors. It starts them side by side, asks each every
+few seconds how it is, replaces one that cannot start or does not answer, and starts all of it again when Ray itself
+dies. What the actors do is their own affair: it knows their names and three of their methods.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+from actors.hosting import hosted
+from actors.ray_compat import NAMESPACE, RayFailed, RayRuntime
+
+log = logging.getLogger(__name__)
+
+ACTOR_START_S: Final = 120.0  # the scheduler reads its record meanwhile
+ACTOR_STOP_S: Final = 5.0
+CREATE_S: Final = 30.0
+PING_EVERY_S: Final = 2.0
+PING_TIMEOUT_S: Final = 10.0
+PATIENCE: Final = {
+    "silent": 3,
+    "starting": int(ACTOR_START_S / PING_EVERY_S),
+}  # such answers in a row; then it is replaced
+BACKOFF_FIRST_S: Final = 0.1
+BACKOFF_MAX_S: Final = 10.0
+CALLS_AT_ONCE: Final = 1000
+
+
+@dataclass(slots=True, frozen=True)
+class ActorSpec:
+    """One actor: its name in the namespace, its class as `module:Name`, and what Ray's users may call of it."""
+
+    name: str
+    path: str
+    methods: tuple[str, ...] = ()
+
+
+def head_specs(worker_id: str) -> tuple[ActorSpec, ...]:
+    """The actors of a head node, in the order of their start; they stop in `STOP_ORDER`."""
+    return (
+        ActorSpec("scheduler", "actors.scheduler:SchedulerActor"),
+        ActorSpec("history", "actors.history:HistoryActor"),
+        ActorSpec("audit", "actors.audit:AuditActor"),
+        ActorSpec(f"agent:{worker_id}", "actors.agent:Agent"),
+        ActorSpec("head", "actors.head:HeadActor"),
+    )
+
+
+STOP_ORDER: Final = ("head", "agent", "audit", "history", "scheduler")  # first who asks, last who writes
+
+
+class ActorFailed(RuntimeError):
+    """An actor could not be started; says which and why."""
+
+
+class Backoff:
+    """Waits that grow from 0.1 to 10 s, each cut by up to a half at random so that not all return at once."""
+
+    def __init__(self) -> None:
+        self._next_s = BACKOFF_FIRST_S
+
+    def reset(self) -> None:
+        self._next_s = BACKOFF_FIRST_S
+
+    async def wait(self) -> None:
+        await asyncio.sleep(self._next_s * random.uniform(0.5, 1.0))
+        self._next_s = min(2 * self._next_s, BACKOFF_MAX_S)
+
+
+class Cluster:
+    """Start, watch, stop. `settings` goes to each actor's constructor; `specs` are in the order of their start."""
+
+    def __init__(self, runtime: RayRuntime, settings: dict[str, Any], specs: tuple[ActorSpec, ...]) -> None:
+        self.runtime = runtime
+        self._settings = settings
+        self._specs = specs
+        self._handles: dict[str, Any] = {}
+        self.revivals = 0  # times that all of it had to start again
+
+    # -- start
+
+    async def start(self) -> None:
+        """Return when every actor has started. Raises `RayFailed` or `ActorFailed`; call `stop` also then."""
+        await asyncio.to_thread(self.runtime.start)
+        await self._populate()
+
+    async def _populate(self) -> None:
+        await asyncio.to_thread(self.runtime.connect)
+        await asyncio.to_thread(self._create_all)
+        await _all([self._start_actor(spec) for spec in self._specs])
+
+    def _create_all(self) -> None:
+        for spec in self._specs:
+            self._handles[spec.name] = self._create(spec)
+
+    def _create(self, spec: ActorSpec) -> Any:
+        import ray
+
+        options: dict[str, Any] = {
+            "name": spec.name,
+            "namespace": NAMESPACE,
+            "lifetime": "detached",
+            "get_if_exists": True,
+            "num_cpus": 0,
+            "max_restarts": -1,
+            "max_task_retries": 0,  # a call is made once or fails; its caller knows whether to repeat it
+            "max_concurrency": CALLS_AT_ONCE,
+            "enable_task_events": False,
+            "resources": {"node:__internal_head__": 0.001},
+        }
+        return ray.remote(hosted(spec.methods)).options(**options).remote(spec.name, spec.path, self._settings)
+
+    async def _start_actor(self, spec: ActorSpec) -> None:
+        from ray.exceptions import RayActorError, RayTaskError
+
+        try:
+            await _answer(self._handles[spec.name].start.remote(), ACTOR_START_S)
+        except TimeoutError:
+            raise ActorFailed(f"the {spec.name} actor has not started in {ACTOR_START_S:g} s") from None
+        except RayTaskError as error:
+            raise ActorFailed(f"the {spec.name} actor cannot start: {_reason(error.cause)}") from None
+        except RayActorError as error:
+            raise ActorFailed(f"the {spec.name} actor died while starting: {_reason(error)}") from None
+
+    # -- watch
+
+    async def watch(self) -> None:
+        """Keep all of it alive until cancelled. Call after `start`."""
+        while True:
+            dead = await self._tend_until_death()
+            log.error("ray_died", extra={"of": dead})
+            await self._revive()
+
+    async def _tend_until_death(self) -> str:
+        tenders = [asyncio.create_task(self._tend(spec)) for spec in self._specs]
+        tenders.append(asyncio.create_task(self._tend_zygote()))
+        try:
+            return await self.runtime.wait_dead()
+        finally:
+            for tender in tenders:
+                tender.cancel()
+            await asyncio.gather(*tenders, return_exceptions=True)
+
+    async def _tend_zygote(self) -> None:
+        while True:
+            await asyncio.sleep(PING_EVERY_S)
+            if await asyncio.to_thread(self.runtime.renew_zygote):
+                log.warning("zygote_renewed")
+
+    async def _tend(self, spec: ActorSpec) -> None:
+        """Ask one actor again and again how it is; replace it where that is all there is left to do."""
+        backoff, misses = Backoff(), 0
+        while True:
+            await asyncio.sleep(PING_EVERY_S)
+            fault = await self._ask(spec)
+            if fault == "":
+                backoff.reset()
+                misses = 0
+            elif fault in PATIENCE and (misses := misses + 1) < PATIENCE[fault]:
+                continue
+            else:
+                log.warning("actor_replaced", extra={"actor": spec.name, "reason": fault})
+                await backoff.wait()
+                misses = 0
+                await self._replace(spec)
+
+    async def _ask(self, spec: ActorSpec) -> str:
+        """How one actor is: nothing when all is well, `silent`, `starting`, or else why it is to be replaced."""
+        from ray.exceptions import ActorDiedError, RayError
+
+        try:
+            said = await _answer(self._handles[spec.name].ping.remote(), PING_TIMEOUT_S)
+        except ActorDiedError as error:
+            return _reason(error)
+        except (TimeoutError, RayError):  # restarting, or too busy
+            return "silent"
+        return "" if said.get("started") else str(said.get("error", "starting"))
+
+    async def _replace(self, spec: ActorSpec) -> None:
+        """End the process of an actor. Ray starts it anew; one that Ray has given up is created again."""
+        from ray.exceptions import RayError
+
+        try:
+            await asyncio.wait_for(asyncio.to_thread(self._kill_and_create, spec), CREATE_S)
+        except (TimeoutError, RayError, ValueError) as error:
+            log.warning("actor_not_replaced", extra={"actor": spec.name, "reason": _reason(error)})
+
+    def _kill_and_create(self, spec: ActorSpec) -> None:
+        import ray
+
+        with contextlib.suppress(ValueError):
+            ray.kill(self._handles[spec.name], no_restart=False)
+        self._handles[spec.name] = handle = self._create(spec)
+        handle.start.remote()  # of no effect on one that Ray started anew: it does so by itself
+
+    async def _revive(self) -> None:
+        """Ray is dead: clear the remains and start again, for as long as it takes."""
+        backoff = Backoff()
+        while True:
+            self.revivals += 1
+            try:
+                await asyncio.to_thread(self.runtime.stop)
+                # leaving a dead cluster takes Ray 5 s, so the new one starts meanwhile
+                await _all([asyncio.to_thread(self.runtime.disconnect), asyncio.to_thread(self.runtime.start)])
+                await self._populate()
+            except (RayFailed, ActorFailed) as error:
+                log.error("ray_not_revived", extra={"reason": str(error)})
+                await backoff.wait()
+            else:
+                log.warning("ray_revived", extra={"revivals": self.revivals})
+                return
+
+    async def ping(self) -> dict[str, dict[str, Any]]:
+        """What each actor says of itself, by name; `{"error": ...}` for one that does not answer."""
+        answers = await asyncio.gather(*(self._say(spec) for spec in self._specs))
+        return {spec.name: said for spec, said in zip(self._specs, answers, strict=True)}
+
+    async def _say(self, spec: ActorSpec) -> dict[str, Any]:
+        from ray.exceptions import RayError
+
+        try:
+            said: dict[str, Any] = await _answer(self._handles[spec.name].ping.remote(), PING_TIMEOUT_S)
+        except (TimeoutError, RayError) as error:
+            return {"started": False, "error": _reason(error)}
+        return said
+
+    # -- stop
+
+    async def stop(self) -> None:
+        """Let each actor finish, those that ask before those that write, then end Ray. Never raises for what is dead."""
+        if self.runtime.is_alive():
+            for name in STOP_ORDER:
+                await self._shut_down([spec for spec in self._specs if spec.name.partition(":")[0] == name])
+            await self._shut_down([spec for spec in self._specs if spec.name.partition(":")[0] not in STOP_ORDER])
+        await asyncio.to_thread(self.runtime.disconnect)
+        await asyncio.to_thread(self.runtime.stop)
+
+    async def _shut_down(self, specs: list[ActorSpec]) -> None:
+        from ray.exceptions import RayError
+
+        for spec in specs:
+            handle = self._handles.get(spec.name)
+            if handle is None:
+                continue
+            try:
+                await _answer(handle.shutdown.remote(), ACTOR_STOP_S)
+            except (TimeoutError, RayError) as error:
+                log.warning("actor_not_shut_down", extra={"actor": spec.name, "reason": _reason(error)})
+
+
+async def _answer(reference: Any, timeout_s: float) -> Any:
+    async def wait() -> Any:
+        return await reference
+
+    return await asyncio.wait_for(wait(), timeout_s)
+
+
+async def _all(works: list[Coroutine[Any, Any, Any]]) -> None:
+    """Do all side by side to the end of each, then raise the first failure, if any."""
+    for result in await asyncio.gather(*works, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+
+
+def _reason(error: BaseException | None) -> str:
+    """The last line of what Ray says, which is the original error."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip()
