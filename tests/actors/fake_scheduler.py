@@ -107,10 +107,13 @@ class Node:
     async def restart_agent(self) -> None:
         """A new agent in the place of one that vanished: nothing of the old one's state is kept."""
         await self.agent.shutdown()
-        hellos = len(self.scheduler.all("hello"))
+        await self.start_agent(hello=len(self.scheduler.all("hello")) + 1)
+
+    async def start_agent(self, hello: int) -> None:
+        """Start an agent and wait for its hello, the `hello`th of all."""
         self.agent = Agent(self.settings)
         await self.agent.start()
-        await self.scheduler.heard("hello", count=hellos + 1)
+        await self.scheduler.heard("hello", count=hello)
 
     def launch(self, task_id: str, entrypoint: str = "", **request: Any) -> None:
         attempt = 1

@@ -477,3 +477,35 @@ def test_leaving_lets_the_runner_and_its_tasks_be() -> None:
         assert Path(f"/proc/{pid}/environ").read_bytes().count(b"\0") == 2
 
     on_node(story)
+
+
+AGENT_PROCESS = """
+import asyncio, json, sys
+from actors.agent import Agent
+
+async def main():
+    agent = Agent(json.loads(sys.argv[1]))
+    await agent.start()
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def test_a_task_outlives_an_agent_that_is_killed() -> None:
+    async def story(node: Node) -> None:
+        await node.agent.shutdown()
+        killed = await asyncio.create_subprocess_exec(sys.executable, "-c", AGENT_PROCESS, json.dumps(node.settings))
+        await node.scheduler.heard("hello", count=2)
+        flag = node.directory / "go"
+        node.launch("a", **sh(f"echo $$; while [ ! -e {flag} ]; do sleep 0.02; done; exit 5"))
+        await node.scheduler.heard("phase", "a")
+        killed.kill()
+        await killed.wait()
+        await node.start_agent(hello=3)
+        pid = int((await node.read("a", wait_s=10.0)).blob)
+        assert alive(pid)
+        flag.touch()
+        assert (await node.scheduler.ended("a"))["exit_code"] == 5
+
+    on_node(story)
