@@ -12,10 +12,10 @@ from typing_extensions import TypedDict
 from fetchmld.api.body import validate
 from fetchmld.api.datasets import Datasets
 from fetchmld.config import Config
+from fetchmld.core.chain import FIELD_BYTES_MAX
 from fetchmld.core.errors import Invalid
 from fetchmld.core.model import TaskRequest
 
-COMMAND_CHARACTERS_MAX: Final = 65_536
 TABLE_BYTES_MAX: Final = 65_536  # env and metadata, names and values together
 TABLE_ENTRIES_MAX: Final = 1000
 
@@ -23,7 +23,15 @@ TABLE_ENTRIES_MAX: Final = 1000
 _SPLITTABLE: Final = re.compile(r"""(?:[^'"\\]++|\\.|'[^']*+'|"(?:[^"\\]++|\\.)*+")*+""", re.DOTALL)
 
 
+def _recordable(text: str) -> str:
+    """The record is what a restart reads tasks from, so what it would cut is refused."""
+    if len(text) > FIELD_BYTES_MAX or len(text.encode()) > FIELD_BYTES_MAX:
+        raise ValueError(f"has {len(text.encode())} bytes, at most {FIELD_BYTES_MAX} are accepted")
+    return text
+
+
 def _splittable(text: str) -> str:
+    _recordable(text)
     if not _SPLITTABLE.fullmatch(text):
         raise ValueError("has an open quote, or ends in a backslash; quote it as for a shell")
     return text
@@ -36,7 +44,7 @@ def _command(text: str) -> str:
 
 
 def _small_table(table: dict[str, str]) -> dict[str, str]:
-    total = sum(len(name.encode()) + len(value.encode()) for name, value in table.items())
+    total = sum(len(_recordable(name).encode()) + len(_recordable(value).encode()) for name, value in table.items())
     if total > TABLE_BYTES_MAX:
         raise ValueError(f"has {total} bytes of names and values, at most {TABLE_BYTES_MAX} are accepted")
     return table
@@ -72,7 +80,7 @@ class GivenSpec(TypedDict, total=False):
     """The contract's DatasetSpec, before `Datasets` completes it."""
 
     name: Id
-    source: Annotated[str, Field(min_length=1)]
+    source: Annotated[str, Field(min_length=1), AfterValidator(_recordable)]
     sha256: str
     mount_path: str
 
@@ -83,8 +91,8 @@ class CreateTask(TypedDict, total=False):
 
     job_name: Required[Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_-]+$")]]
     priority: Annotated[int, Field(ge=1, le=10)]
-    args: Annotated[str, Field(max_length=COMMAND_CHARACTERS_MAX), AfterValidator(_splittable)]
-    entrypoint: Annotated[str, Field(max_length=COMMAND_CHARACTERS_MAX), AfterValidator(_command)]
+    args: Annotated[str, AfterValidator(_splittable)]
+    entrypoint: Annotated[str, AfterValidator(_command)]
     snapshot_id: Id
     experiment_id: Id
     reservation_id: Id

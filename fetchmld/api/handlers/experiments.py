@@ -11,7 +11,7 @@ from fetchmld.api.answers import reply
 from fetchmld.api.body import read_object, validate
 from fetchmld.api.context import CALLER, HEAD
 
-DESCRIPTION_CHARACTERS_MAX: Final = 65_536
+DESCRIPTION_CHARACTERS_MAX: Final = 4_096  # 16 KiB at most in UTF-8, which is what the record keeps of a text
 
 
 def _not_blank(name: str) -> str:
