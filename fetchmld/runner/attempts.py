@@ -80,6 +80,7 @@ class Attempts:
         self._live_log = live_log
         self._say = say
         self._spawner = spawning.Spawner(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC), protected)
+        self._children = proctree.OwnChildren()
         self._by_pid: dict[int, Attempt] = {}  # leaders that are our children and not reaped yet
         self._orphans: dict[int, str] = {}  # our other children: leftovers of the attempt of that key ("" = unknown)
         self._sweeping: dict[str, Attempt] = {}  # leader gone, leftovers perhaps not
@@ -199,10 +200,9 @@ class Attempts:
 
     def _find_orphans(self) -> None:
         """Learn of the children that we did not start, and whose they are."""
-        for thread in os.listdir("/proc/self/task"):
-            for pid in proctree.children_of_thread("self", thread):
-                if pid not in self._by_pid and pid not in self._orphans:
-                    self._orphans[pid] = self._owner_of(pid)
+        for pid in self._children.now():
+            if pid not in self._by_pid and pid not in self._orphans:
+                self._orphans[pid] = self._owner_of(pid)
         if not self._by_pid:
             for pid in [pid for pid, key in self._orphans.items() if key not in self.all]:
                 _kill(pid)  # it hides whose it is, and everybody it could belong to has ended

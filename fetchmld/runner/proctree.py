@@ -10,6 +10,8 @@ from typing import Final, NamedTuple
 
 MARK: Final = "FETCHML_RUN"  # the environment variable that names the attempt; inherited by all it starts
 DESCENDANTS_MAX: Final = 100_000
+READ_BYTES: Final = 65536
+READ_WHOLE_BYTES: Final = 2048  # the kernel gives a page at a time: what is shorter than half of one is all there is
 
 
 class Stat(NamedTuple):
@@ -43,15 +45,40 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
-def children_of_thread(pid: int | str, thread: int | str) -> list[int]:
+def children_of_thread(pid: int, thread: str) -> list[int]:
+    """The children of one thread; empty when it has ended."""
     try:
-        with open(f"/proc/{pid}/task/{thread}/children", "rb", buffering=0) as file:
-            parts = []
-            while part := file.read(65536):
-                parts.append(part)
+        fd = os.open(f"/proc/{pid}/task/{thread}/children", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return []
-    return [int(word) for word in b"".join(parts).split()]
+    try:
+        return [int(word) for word in _read_from_start(fd).split()]
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+
+
+class OwnChildren:
+    """Our own children, often asked for. All threads that ever start one must run when this is made."""
+
+    def __init__(self) -> None:
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        self._fds = [os.open(f"/proc/self/task/{thread}/children", flags) for thread in os.listdir("/proc/self/task")]
+
+    def now(self) -> list[int]:
+        """The children of all our threads, those that have ended and are not reaped included."""
+        return [int(word) for fd in self._fds for word in _read_from_start(fd).split()]
+
+
+def _read_from_start(fd: int) -> bytes:
+    found = os.pread(fd, READ_BYTES, 0)
+    if len(found) < READ_WHOLE_BYTES:
+        return found
+    parts = [found]
+    while part := os.pread(fd, READ_BYTES, sum(map(len, parts))):
+        parts.append(part)
+    return b"".join(parts)
 
 
 def with_descendants(roots: list[int]) -> list[int]:
