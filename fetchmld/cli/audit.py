@@ -58,8 +58,8 @@ def _sentences(result: dict[str, Any]) -> list[str]:
     if result.get("valid"):
         return [f"valid: {result.get('total_events', 0)} events, root {result.get('chain_root_hash', '')}"]
     said = [f"first bad sequence number {result['first_tampered']}"] if "first_tampered" in result else []
-    if result.get("index_valid") is False:
-        said.append(f"the index differs from the chain at {result.get('index_first_bad', 'its end')}")
+    if "index_first_bad" in result:
+        said.append(f"the index differs from the chain at {result['index_first_bad']}")
     if result.get("problem"):
         said.append(str(result["problem"]))
     return [f"INVALID: {'; '.join(said) or 'the chain does not hold'}"]

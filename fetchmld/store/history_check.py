@@ -30,7 +30,8 @@ _LAST_SEQ: Final = task_rows.SCHEMA.names.index("last_seq")
 
 
 class Check(TypedDict):
-    """`first_bad`: the lowest sequence number whose event, or whose task's newest event, the index has wrong; or -1.
+    """`first_bad`: the lowest sequence number whose event, or whose task's newest event, the index has wrong; or -1, which
+    with `valid` false means that the segments are too damaged to compare with.
 
     `checked`: how many events the index held. `damaged`: the file itself could not be read.
     """
@@ -68,7 +69,9 @@ def check_rows(db: Connection, ledger_dir: Path) -> Check:
             _check_events(db, tail, upto, found)
         _check_tasks(db, other, upto, upto if found.seq < 0 else found.seq, found)
     except LedgerDamaged as error:
-        found.note(error.first_bad, f"the segments it is compared with are damaged: {error.why}")
+        if found.seq < 0:  # the chain's own fault, and the chain's own check says exactly where it begins
+            why = f"not compared: the segments are damaged: {error.why}"
+            return Check(valid=False, first_bad=-1, problem=why, checked=upto, damaged=False)
     except duckdb.Error as error:
         damaged = True
         found.note(0, f"the index cannot be read: {str(error).splitlines()[0]}")
