@@ -27,8 +27,8 @@ class Attempt:
     key: str
     pid: int
     slot: int
-    started_t: float  # boot time, as all `_t`
-    start_ticks: int = 0
+    asked_t: float  # boot time, as all `_t`: its leader was started between asked_t and started_t, which identifies it
+    started_t: float
     grace_s: float = GRACE_S
     deadline_t: float = 0.0  # the end of its time limit; 0 = none, or it is being enforced
     pidfd: int = -1  # of a living adopted one, whose end no SIGCHLD tells
@@ -95,16 +95,15 @@ class Attempts:
         """Start the first process of each (key, start, slot, log descriptor)."""
         for key, start, _, _ in starts:
             start.env[proctree.MARK] = key
+        asked_t = boottime()
         pids = self._spawner.spawn_all([(start, log_fd) for _, start, _, log_fd in starts])
         return [
-            self._started(key, pid, slot) if isinstance(pid, int) else pid
+            self._started(Attempt(key, pid, slot, asked_t, boottime())) if isinstance(pid, int) else pid
             for (key, _, slot, _), pid in zip(starts, pids, strict=True)
         ]
 
-    def _started(self, key: str, pid: int, slot: int) -> Attempt:
-        stat = proctree.stat_of(pid)
-        attempt = Attempt(key, pid, slot, boottime(), stat.start_ticks if stat else 0)
-        self.all[key] = self._by_pid[pid] = attempt
+    def _started(self, attempt: Attempt) -> Attempt:
+        self.all[attempt.key] = self._by_pid[attempt.pid] = attempt
         return attempt
 
     # -- stopping
@@ -228,7 +227,7 @@ class Attempts:
         """
         self.all[attempt.key] = attempt
         attempt.adopted = True
-        attempt.pidfd = _open_pidfd(attempt.pid, attempt.start_ticks)
+        attempt.pidfd = _open_pidfd(attempt)
         if attempt.pidfd >= 0:
             self._loop.watch(attempt.pidfd, lambda: self._on_adopted_end(attempt))
         return attempt.pidfd >= 0
@@ -256,15 +255,15 @@ def _next_ended() -> tuple[int, int, resource.struct_rusage] | None:
     return child if child[0] else None
 
 
-def _open_pidfd(pid: int, start_ticks: int) -> int:
-    if pid <= 0:
+def _open_pidfd(attempt: Attempt) -> int:
+    if attempt.pid <= 0:
         return -1
     try:
-        fd = os.pidfd_open(pid)
+        fd = os.pidfd_open(attempt.pid)
     except OSError:
         return -1
-    stat = proctree.stat_of(pid)
-    if stat is None or stat.start_ticks != start_ticks:
+    stat = proctree.stat_of(attempt.pid)
+    if stat is None or not attempt.asked_t - proctree.TICK_S <= stat.started_t <= attempt.started_t:
         os.close(fd)
         return -1
     return fd

@@ -1,7 +1,7 @@
 """The runner's journal: what was started and how it ended, one JSON line each. Standard library only.
 
     {"j": "intent", "key", "slot"}                               before the start, should we die in between
-    {"j": "start", "key", "pid", "ticks", "boot", "slot", ...}   before the start is reported; the page cache is enough
+    {"j": "start", "key", "pid", "asked_t", "boot", ...}         before the start is reported; the page cache is enough
     {"j": "exit", "key", ...}                                    synced before the end is reported
     {"j": "forget", "key"}                                       the head has the end on record
 

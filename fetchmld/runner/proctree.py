@@ -9,17 +9,18 @@ import os
 from typing import Final, NamedTuple
 
 MARK: Final = "FETCHML_RUN"  # the environment variable that names the attempt; inherited by all it starts
+TICK_S: Final = 1.0 / os.sysconf("SC_CLK_TCK")
 DESCENDANTS_MAX: Final = 100_000
 READ_BYTES: Final = 65536
 READ_WHOLE_BYTES: Final = 2048  # the kernel gives a page at a time: what is shorter than half of one is all there is
 
 
 class Stat(NamedTuple):
-    """What identifies a process: its session, and its start time in clock ticks since boot (a pid alone does not)."""
+    """What identifies a process: its session, and its start in boot time, cut to TICK_S (a pid alone does not)."""
 
     state: str
     session: int
-    start_ticks: int
+    started_t: float
 
 
 def stat_of(pid: int) -> Stat | None:
@@ -30,7 +31,7 @@ def stat_of(pid: int) -> Stat | None:
     except OSError:
         return None
     fields = raw[raw.rindex(b")") + 2 :].split()
-    return Stat(fields[0].decode(), int(fields[3]), int(fields[19]))
+    return Stat(fields[0].decode(), int(fields[3]), int(fields[19]) * TICK_S)
 
 
 def children_of(pid: int) -> list[int]:

@@ -358,10 +358,10 @@ class Runner:
             "j": "start",
             "key": key,
             "pid": attempt.pid,
-            "ticks": attempt.start_ticks,
+            "asked_t": attempt.asked_t,
             "boot": self._boot_id,
             "slot": slot,
-            "t": attempt.started_t,
+            "started_t": attempt.started_t,
             "limit_s": limit_s,
             "grace_s": attempt.grace_s,
         }
@@ -466,11 +466,12 @@ class Runner:
         """An end that was recorded and perhaps reported, but not acknowledged."""
         assert entry.exit is not None
         ended = {name: value for name, value in entry.exit.items() if name != "j"}
-        self._attempts.all[key] = Attempt(key, 0, entry.slot, 0.0, adopted=True, leader_gone=True, exit=ended)
+        self._attempts.all[key] = Attempt(key, 0, entry.slot, 0.0, 0.0, adopted=True, leader_gone=True, exit=ended)
 
     def _adopt(self, key: str, entry: Entry, pids: list[int]) -> None:
         start = entry.start or self._unwritten_start(pids)
-        attempt = Attempt(key, start.get("pid", 0), entry.slot, start.get("t", boottime()), start.get("ticks", 0))
+        asked_t, started_t = start.get("asked_t", 0.0), start.get("started_t", 0.0)
+        attempt = Attempt(key, start.get("pid", 0), entry.slot, asked_t, started_t)
         attempt.grace_s = start.get("grace_s", GRACE_S)
         if limit_s := start.get("limit_s", 0.0):
             attempt.deadline_t = attempt.started_t + limit_s
@@ -482,7 +483,7 @@ class Runner:
         for pid in pids:
             stat = proctree.stat_of(pid)
             if stat is not None and stat.session == pid:
-                return {"pid": pid, "ticks": stat.start_ticks, "boot": self._boot_id}
+                return {"pid": pid, "asked_t": stat.started_t, "started_t": stat.started_t, "boot": self._boot_id}
         return {}
 
 

@@ -114,6 +114,18 @@ class RunnerClient:
     def forget(self, *keys: str) -> None:
         self.send({"do": "forget", "keys": list(keys)})
 
+    def tidy(self) -> None:
+        """Leave the runner as it was at the start: nothing runs, nothing waits to be acknowledged."""
+        self.disconnect()
+        self.connect()
+        for found in self.state["running"]:
+            self.send({"do": "stop", "key": found["key"], "word": "CANCELLED", "grace_s": 0.0})
+            self.take("exited", found["key"])
+        self.forget(*self.keys)
+        self.keys.clear()
+        self.disconnect()
+        assert not self.connect().state["ended"]
+
     def kill_runner(self) -> None:
         """As the kernel would: no handler runs, the attempts stay."""
         self.disconnect()

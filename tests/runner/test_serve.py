@@ -1,5 +1,6 @@
 """The runner as a process: what it starts, what it ends, what it says, and what survives its death."""
 
+import json
 import os
 import resource
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fetchmld.runner import proctree
+from fetchmld.runner.frames import encode_line
 from fetchmld.runner.logs import read_live, read_place
 from fetchmld.runner.loop import boottime
 from tests.runner.client import RunnerClient, alive, until
@@ -66,12 +68,12 @@ def test_one_place_never_gives_another_attempts_bytes(runner: RunnerClient) -> N
         read_place(f"{runner.node_dir}/logs", {"file": "../journal", "offset": 0, "length": 9}, "u-1-", 0, 100)
 
 
-def test_a_recycled_log_starts_empty(runner: RunnerClient) -> None:
+def test_a_recycled_log_starts_empty(fresh: RunnerClient) -> None:
     for number in range(5):
-        ended = runner.run(f"t-{number}-0", "/bin/echo", str(number))
-        assert output(runner, ended) == f"{number}\n".encode()
-        runner.forget(ended["key"])
-    assert len(os.listdir(runner.node_dir / "logs" / "live")) == 1
+        ended = fresh.run(f"t-{number}-0", "/bin/echo", str(number))
+        assert output(fresh, ended) == f"{number}\n".encode()
+        fresh.forget(ended["key"])
+    assert len(os.listdir(fresh.node_dir / "logs" / "live")) == 1
 
 
 def test_a_child_gets_what_it_was_given_and_nothing_else(runner: RunnerClient) -> None:
@@ -193,9 +195,9 @@ def test_a_time_limit_ends_it(runner: RunnerClient) -> None:
     assert "0.1 s" in ended["detail"]
 
 
-def test_a_lease_that_runs_out_ends_it(runner: RunnerClient) -> None:
-    runner.send({"do": "lease", "until": boottime() + 10.5})
-    ended = runner.run("t-1-0", "/bin/sleep", "60")
+def test_a_lease_that_runs_out_ends_it(fresh: RunnerClient) -> None:
+    fresh.send({"do": "lease", "until": boottime() + 10.5})
+    ended = fresh.run("t-1-0", "/bin/sleep", "60")
     assert ended["word"] == "LEASE_EXPIRED"
 
 
@@ -212,73 +214,75 @@ def test_a_newer_agent_replaces_the_older_and_hears_of_unacknowledged_ends(runne
     assert runner.connect().state["ended"] == []
 
 
-def test_a_killed_runner_leaves_its_attempts_to_the_next(runner: RunnerClient) -> None:
-    reported = runner.run("done-1-0", "/bin/echo", "done")
-    runner.start("t-1-0", "/bin/sh", "-c", "echo before; sleep 60")
-    pid = runner.take("started", "t-1-0")["pid"]
-    runner.kill_runner()
+def test_a_killed_runner_leaves_its_attempts_to_the_next(fresh: RunnerClient) -> None:
+    reported = fresh.run("done-1-0", "/bin/echo", "done")
+    fresh.start("t-1-0", "/bin/sh", "-c", "echo before; sleep 60")
+    pid = fresh.take("started", "t-1-0")["pid"]
+    fresh.kill_runner()
     assert alive(pid)
-    state = runner.connect().state
+    state = fresh.connect().state
     assert [(found["key"], found["pid"]) for found in state["running"]] == [("t-1-0", pid)]
     assert [found["key"] for found in state["ended"]] == [reported["key"]]
-    runner.send({"do": "stop", "key": "t-1-0", "word": "CANCELLED", "grace_s": 5.0})
-    ended = runner.take("exited")
+    fresh.send({"do": "stop", "key": "t-1-0", "word": "CANCELLED", "grace_s": 5.0})
+    ended = fresh.take("exited")
     assert ended["word"] == "CANCELLED"
-    assert output(runner, ended) == b"before\n"
+    assert output(fresh, ended) == b"before\n"
     assert not alive(pid)
 
 
-def test_an_end_without_a_runner_is_unknown(runner: RunnerClient) -> None:
-    runner.start("t-1-0", "/bin/sh", "-c", "echo 1; read x < /dev/null; sleep 60")
-    started = runner.take("started")
-    numbers(runner, started["slot"], 1)
-    runner.kill_runner()
+def test_an_end_without_a_runner_is_unknown(fresh: RunnerClient) -> None:
+    fresh.start("t-1-0", "/bin/sh", "-c", "echo 1; read x < /dev/null; sleep 60")
+    started = fresh.take("started")
+    numbers(fresh, started["slot"], 1)
+    fresh.kill_runner()
     for pid in proctree.find_marked({"t-1-0"}):
         os.kill(pid, signal.SIGKILL)
     until(lambda: not proctree.find_marked({"t-1-0"}), "the attempt's end")
-    runner.connect()
-    found = runner.state["ended"] or [runner.take("exited")]
+    fresh.connect()
+    found = fresh.state["ended"] or [fresh.take("exited")]
     assert (found[0]["word"], "code" in found[0], "signal" in found[0]) == ("EXIT_UNKNOWN", False, False)
-    assert output(runner, found[0]) == b"1\n"
+    assert output(fresh, found[0]) == b"1\n"
 
 
-def test_an_adopted_attempt_that_ends_by_itself_is_unknown_and_swept(runner: RunnerClient, short_dir: Path) -> None:
+def test_an_adopted_attempt_that_ends_by_itself_is_unknown_and_swept(fresh: RunnerClient, short_dir: Path) -> None:
     flag = short_dir / "go"
     script = f"setsid sleep 60 & echo $!; while [ ! -e {flag} ]; do sleep 0.02; done"
-    runner.start("t-1-0", "/bin/sh", "-c", script)
-    child = numbers(runner, runner.take("started")["slot"], 1)[0]
-    runner.kill_runner()
-    runner.connect()
+    fresh.start("t-1-0", "/bin/sh", "-c", script)
+    child = numbers(fresh, fresh.take("started")["slot"], 1)[0]
+    fresh.kill_runner()
+    fresh.connect()
     flag.touch()
-    ended = runner.take("exited")
+    ended = fresh.take("exited")
     assert ended["word"] == "EXIT_UNKNOWN"
     assert not alive(child)
 
 
-def test_a_pid_alone_is_never_adopted(runner: RunnerClient) -> None:
+def test_a_pid_alone_is_never_adopted(fresh: RunnerClient) -> None:
     """A journal that names a process of somebody else: other start time, same pid."""
-    runner.start("t-1-0", "/bin/sleep", "60")
-    pid = runner.take("started")["pid"]
-    runner.kill_runner()
-    journal = runner.node_dir / "journal"
-    stat = proctree.stat_of(pid)
-    assert stat is not None
-    other = journal.read_text().replace("t-1-0", "x-1-0")
-    journal.write_text(other.replace(f'"ticks":{stat.start_ticks}', f'"ticks":{stat.start_ticks + 1}'))
-    runner.connect()
-    ended = (runner.state["ended"] or [runner.take("exited")])[0]
+    fresh.start("t-1-0", "/bin/sleep", "60")
+    pid = fresh.take("started")["pid"]
+    fresh.kill_runner()
+    journal = fresh.node_dir / "journal"
+    records = [json.loads(line) for line in journal.read_text().splitlines()]
+    for record in records:
+        record["key"] = "x-1-0"
+        if record["j"] == "start":
+            record["asked_t"], record["started_t"] = record["started_t"] + 0.02, record["started_t"] + 0.03
+    journal.write_text("".join(encode_line(record) for record in records))
+    fresh.connect()
+    ended = (fresh.state["ended"] or [fresh.take("exited")])[0]
     assert (ended["key"], ended["word"]) == ("x-1-0", "EXIT_UNKNOWN")
     assert alive(pid), "it is not ours to end"
 
 
-def test_a_start_that_was_not_written_down_is_found_by_its_mark(runner: RunnerClient) -> None:
-    runner.start("t-1-0", "/bin/sleep", "60")
-    pid = runner.take("started")["pid"]
-    runner.kill_runner()
-    journal = runner.node_dir / "journal"
+def test_a_start_that_was_not_written_down_is_found_by_its_mark(fresh: RunnerClient) -> None:
+    fresh.start("t-1-0", "/bin/sleep", "60")
+    pid = fresh.take("started")["pid"]
+    fresh.kill_runner()
+    journal = fresh.node_dir / "journal"
     intents = [line for line in journal.read_text().splitlines(keepends=True) if '"intent"' in line]
     journal.write_text("".join(intents) + '{"j":"start","ke')
-    assert [found["pid"] for found in runner.connect().state["running"]] == [pid]
+    assert [found["pid"] for found in fresh.connect().state["running"]] == [pid]
 
 
 def test_an_idle_runner_without_an_agent_leaves(short_dir: Path) -> None:
@@ -292,24 +296,24 @@ def test_an_idle_runner_without_an_agent_leaves(short_dir: Path) -> None:
         runner.close()
 
 
-def test_it_leaves_on_request_only_when_idle(runner: RunnerClient) -> None:
-    runner.start("t-1-0", "/bin/sleep", "60")
-    runner.take("started")
-    runner.send({"do": "stop_if_idle"})
-    assert runner.take("bye")["idle"] is False
-    os.kill(runner.pid, signal.SIGTERM)
-    runner.send({"do": "stop", "key": "t-1-0", "word": "CANCELLED"})
-    runner.take("exited")
-    runner.forget("t-1-0")
-    runner.send({"do": "stop_if_idle"})
-    assert runner.take("bye")["idle"] is True
-    until(lambda: not alive(runner.pid), "the runner to leave")
+def test_it_leaves_on_request_only_when_idle(fresh: RunnerClient) -> None:
+    fresh.start("t-1-0", "/bin/sleep", "60")
+    fresh.take("started")
+    fresh.send({"do": "stop_if_idle"})
+    assert fresh.take("bye")["idle"] is False
+    os.kill(fresh.pid, signal.SIGTERM)
+    fresh.send({"do": "stop", "key": "t-1-0", "word": "CANCELLED"})
+    fresh.take("exited")
+    fresh.forget("t-1-0")
+    fresh.send({"do": "stop_if_idle"})
+    assert fresh.take("bye")["idle"] is True
+    until(lambda: not alive(fresh.pid), "the runner to leave")
 
 
-def test_a_second_runner_on_the_same_directory_gives_way(runner: RunnerClient) -> None:
-    runner.launch()
-    until(lambda: "another runner" in (runner.node_dir / "runner.log").read_text(), "the second one to say so")
-    runner.run("t-1-0", "/bin/true")
+def test_a_second_runner_on_the_same_directory_gives_way(fresh: RunnerClient) -> None:
+    fresh.launch()
+    until(lambda: "another runner" in (fresh.node_dir / "runner.log").read_text(), "the second one to say so")
+    fresh.run("t-1-0", "/bin/true")
 
 
 def test_it_is_small_and_out_of_our_tree(runner: RunnerClient) -> None:
@@ -322,12 +326,12 @@ def test_it_is_small_and_out_of_our_tree(runner: RunnerClient) -> None:
     assert not ours & {os.readlink(f"/proc/{runner.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{runner.pid}/fd")}
 
 
-def test_a_removed_socket_comes_back(runner: RunnerClient) -> None:
-    os.unlink(runner.socket_path)
-    runner.disconnect()
-    until(lambda: os.path.exists(runner.socket_path), "the socket")
-    pid = runner.pid
-    assert runner.connect().pid == pid
+def test_a_removed_socket_comes_back(fresh: RunnerClient) -> None:
+    os.unlink(fresh.socket_path)
+    fresh.disconnect()
+    until(lambda: os.path.exists(fresh.socket_path), "the socket")
+    pid = fresh.pid
+    assert fresh.connect().pid == pid
 
 
 def test_many_at_once(runner: RunnerClient) -> None:
