@@ -40,6 +40,11 @@ class ActorSpec:
     path: str
     methods: tuple[str, ...] = ()
 
+    @property
+    def kind(self) -> str:
+        """The name without what tells actors of a kind apart."""
+        return self.name.partition(":")[0]
+
 
 def head_specs(worker_id: str) -> tuple[ActorSpec, ...]:
     """The actors of a head node, in the order of their start; they stop in `STOP_ORDER`."""
@@ -82,6 +87,7 @@ class Cluster:
         self._specs = specs
         self._handles: dict[str, Any] = {}
         self.revivals = 0  # times that all of it had to start again
+        self.populated = False  # every actor has started since Ray did
 
     # -- start
 
@@ -94,6 +100,7 @@ class Cluster:
         await asyncio.to_thread(self.runtime.connect)
         await asyncio.to_thread(self._create_all)
         await _all([self._start_actor(spec) for spec in self._specs])
+        self.populated = True
 
     def _create_all(self) -> None:
         for spec in self._specs:
@@ -114,7 +121,9 @@ class Cluster:
             "enable_task_events": False,
             "resources": {"node:__internal_head__": 0.001},
         }
-        return ray.remote(hosted(spec.methods)).options(**options).remote(spec.name, spec.path, self._settings)
+        return (
+            ray.remote(hosted(spec.kind, spec.methods)).options(**options).remote(spec.name, spec.path, self._settings)
+        )
 
     async def _start_actor(self, spec: ActorSpec) -> None:
         from ray.exceptions import RayActorError, RayTaskError
@@ -203,11 +212,10 @@ class Cluster:
         """Ray is dead: clear the remains and start again, for as long as it takes."""
         backoff = Backoff()
         while True:
+            self.populated = False
             self.revivals += 1
             try:
-                await asyncio.to_thread(self.runtime.stop)
-                # leaving a dead cluster takes Ray 5 s, so the new one starts meanwhile
-                await _all([asyncio.to_thread(self.runtime.disconnect), asyncio.to_thread(self.runtime.start)])
+                await self._renew_ray()
                 await self._populate()
             except (RayFailed, ActorFailed) as error:
                 log.error("ray_not_revived", extra={"reason": str(error)})
@@ -215,6 +223,13 @@ class Cluster:
             else:
                 log.warning("ray_revived", extra={"revivals": self.revivals})
                 return
+
+    async def _renew_ray(self) -> None:
+        if "gcs_server" in self.runtime.pids():
+            await asyncio.to_thread(self.runtime.disconnect)
+        await asyncio.to_thread(self.runtime.stop)
+        # to leave a cluster whose GCS is dead takes Ray 5 s, so the new one starts meanwhile
+        await _all([asyncio.to_thread(self.runtime.disconnect), asyncio.to_thread(self.runtime.start)])
 
     async def ping(self) -> dict[str, dict[str, Any]]:
         """What each actor says of itself, by name; `{"error": ...}` for one that does not answer."""
@@ -236,8 +251,8 @@ class Cluster:
         """Let each actor finish, those that ask before those that write, then end Ray. Never raises for what is dead."""
         if self.runtime.is_alive():
             for name in STOP_ORDER:
-                await self._shut_down([spec for spec in self._specs if spec.name.partition(":")[0] == name])
-            await self._shut_down([spec for spec in self._specs if spec.name.partition(":")[0] not in STOP_ORDER])
+                await self._shut_down([spec for spec in self._specs if spec.kind == name])
+            await self._shut_down([spec for spec in self._specs if spec.kind not in STOP_ORDER])
         await asyncio.to_thread(self.runtime.disconnect)
         await asyncio.to_thread(self.runtime.stop)
 

@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument("--settings-file", required=True, help="Settings as JSON; - reads standard input.")
     file = parser.parse_args().settings_file
     settings = json.loads(sys.stdin.read() if file == "-" else Path(file).read_bytes())
-    sys.exit(run(settings))
+    code = run(settings)
+    logging.shutdown()
+    os._exit(code)  # all is written and closed; Ray's library may hang for seconds in what it does at an orderly exit
 
 
 def run(settings: dict[str, Any]) -> int:
@@ -43,8 +45,9 @@ def run(settings: dict[str, Any]) -> int:
     try:
         directory = DataDir(Path(settings["data_dir"]))
         with directory.held():
-            directory.check_port(settings["host"], settings["port"])
             json_logs.configure(directory.logs / "daemon.log", settings.get("log_level", "INFO"))
+            reap_leftovers(directory.run_dir())  # of a daemon that was killed; its head actor still holds the port
+            directory.check_port(settings["host"], settings["port"])
             return asyncio.run(Daemon(directory, settings, started_at).run())
     except Refused as error:
         say({"error": str(error), "exit_code": error.exit_code})
@@ -101,7 +104,6 @@ class Daemon:
         return 0
 
     async def _start(self) -> None:
-        await asyncio.to_thread(reap_leftovers, self._run_dir)
         await self._cluster.start()
         self._directory.write_daemon_file(
             {

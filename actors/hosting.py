@@ -65,9 +65,9 @@ class Hosted:
             log.info("actor_shut_down", extra={"actor": self._name})
 
 
-def hosted(methods: tuple[str, ...]) -> type[Hosted]:
-    """`Hosted` that also answers to `methods` of its actor, for callers that come through Ray."""
-    return type("Hosted", (Hosted,), {method: _forward(method) for method in methods}) if methods else Hosted
+def hosted(title: str, methods: tuple[str, ...]) -> type[Hosted]:
+    """`Hosted` under a name of its own, as `ps` shows it, that answers to `methods` of its actor as well."""
+    return type(title, (Hosted,), {method: _forward(method) for method in methods})
 
 
 def _forward(method: str) -> Callable[..., Coroutine[Any, Any, Any]]:

@@ -42,7 +42,8 @@ class Layout:
     """One start of a head node: where its files are and which ports it has. Session directories are never used twice."""
 
     ray_dir: Path  # the installed package
-    run_dir: Path
+    run_dir: Path  # ours alone
+    temp_dir: Path  # Ray's, below it
     session: str
     node_id: str  # 56 hex digits
     host: str
@@ -57,7 +58,7 @@ class Layout:
 
     @property
     def session_dir(self) -> Path:
-        return self.run_dir / self.session
+        return self.temp_dir / self.session
 
     @property
     def logs(self) -> Path:
@@ -84,7 +85,7 @@ class Layout:
 def environment(layout: Layout) -> dict[str, str]:
     """Ours, without whatever else the caller's says about Ray."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    ours = {"RAY_TMPDIR": str(layout.run_dir), "RAY_AUTH_TOKEN_PATH": str(layout.token_path)}
+    ours = {"RAY_TMPDIR": str(layout.temp_dir), "RAY_AUTH_TOKEN_PATH": str(layout.token_path)}
     return {**inherited, **ENVIRONMENT, **ours}
 
 
@@ -136,7 +137,7 @@ def raylet(layout: Layout, cluster_id: str) -> list[str]:
         "--java_worker_command=",
         "--cpp_worker_command=",
         f"--native_library_path={layout.ray_dir / 'cpp/lib'}",
-        f"--temp_dir={layout.run_dir}",
+        f"--temp_dir={layout.temp_dir}",
         f"--session_dir={layout.session_dir}",
         f"--log_dir={layout.logs}",
         f"--resource_dir={layout.session_dir / 'runtime_resources'}",
@@ -195,7 +196,7 @@ def worker(layout: Layout, cluster_id: str) -> list[str]:
         f"--runtime-env-agent-port={layout.runtime_env_port}",
         f"--gcs-address={layout.address}",
         f"--session-name={layout.session}",
-        f"--temp-dir={layout.run_dir}",
+        f"--temp-dir={layout.temp_dir}",
         "--webui=",
         f"--cluster-id={cluster_id}",
         "RAY_WORKER_DYNAMIC_OPTION_PLACEHOLDER",
@@ -217,7 +218,7 @@ def runtime_env_agent(layout: Layout, cluster_id: str) -> list[str]:
         f"--logging-rotate-bytes={ROTATE_BYTES}",
         f"--logging-rotate-backup-count={ROTATE_COUNT}",
         f"--log-dir={layout.logs}",
-        f"--temp-dir={layout.run_dir}",
+        f"--temp-dir={layout.temp_dir}",
         f"--stdout-filepath={layout.logs}/runtime_env_agent.out",
         f"--stderr-filepath={layout.logs}/runtime_env_agent.err",
     ]

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from actors import ray_commands
 from actors.ray_commands import Layout
-from actors.ray_processes import free_ports, kill_marked
+from actors.ray_processes import free_ports, kill_marked, temp_dir
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +80,10 @@ class RayRuntime:
     def start(self) -> None:
         """Start everything and return when the raylet has joined. Raises `RayFailed`; then nothing is left running."""
         check_version()
+        self.run_dir.chmod(0o700)  # the only door: Ray opens all that is its own to everybody
         write_token(self.token_path)
         os.environ.update(self._driver_environment())  # before Ray is imported: its library reads them then
-        remove_old_sessions(self.run_dir, SESSIONS_KEPT)
+        remove_old_sessions(temp_dir(self.run_dir), SESSIONS_KEPT)
         for attempt in range(1, START_TRIES + 1):
             try:
                 self._start_once()
@@ -103,7 +104,8 @@ class RayRuntime:
         return Layout(
             ray_dir=ray_dir(),
             run_dir=self.run_dir,
-            session=f"session_{stamp}_{os.getpid()}",
+            temp_dir=temp_dir(self.run_dir),
+            session=f"session_{stamp}",
             node_id=secrets.token_hex(28),
             host=self.options.host,
             gcs_port=gcs_port,
@@ -315,14 +317,13 @@ def write_token(path: Path) -> None:
 def _make_session(layout: Layout) -> None:
     for name in ("logs", "sockets", "runtime_resources"):
         (layout.session_dir / name).mkdir(mode=0o700, parents=True)
-    layout.session_dir.chmod(0o700)
     for path, text in ray_commands.port_files(layout).items():
         path.write_text(text)
 
 
-def remove_old_sessions(run_dir: Path, keep: int) -> None:
+def remove_old_sessions(directory: Path, keep: int) -> None:
     """Remove all session directories but the `keep` newest; nobody else does."""
-    sessions = sorted(path for path in run_dir.glob("session_*") if path.is_dir() and not path.is_symlink())
+    sessions = sorted(path for path in directory.glob("session_*") if path.is_dir() and not path.is_symlink())
     for path in sessions[: len(sessions) - keep]:
         shutil.rmtree(path, ignore_errors=True)
 

@@ -1,7 +1,7 @@
 """Finding and ending processes: by pidfd, never by a number that may meanwhile be somebody else's.
 
-A process of ours is known by `RAY_TMPDIR` in its first environment. The runner and the tasks do not carry it, so nothing
-here can hit them.
+A process of ours is known by `RAY_TMPDIR` in its first environment, which names `ray` in the run directory. The runner and
+the tasks do not carry it, so nothing here can hit them.
 """
 
 import os
@@ -19,8 +19,13 @@ REAP_WAIT_S: Final = 2.0
 MARK: Final = "RAY_TMPDIR"
 
 
+def temp_dir(run_dir: Path) -> Path:
+    """What Ray may do with as it likes: its drivers open this directory to everybody, so it is not the run directory."""
+    return run_dir / "ray"
+
+
 def marked(run_dir: Path) -> list[int]:
-    """The pids of all live processes, but us, that were started with RAY_TMPDIR=`run_dir`."""
+    """The pids of all live processes, but us, that were started for `run_dir`."""
     mine = {os.getpid(), os.getppid()}
     pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
     return [pid for pid in pids if pid not in mine and _carries(pid, run_dir)]
@@ -29,7 +34,7 @@ def marked(run_dir: Path) -> list[int]:
 def _carries(pid: int, run_dir: Path) -> bool:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            return f"{MARK}={run_dir}".encode() in file.read().split(b"\0")
+            return f"{MARK}={temp_dir(run_dir)}".encode() in file.read().split(b"\0")
     except OSError:  # it ended, or is another user's
         return False
 
