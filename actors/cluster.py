@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -79,12 +79,19 @@ class Backoff:
 
 
 class Cluster:
-    """Start, watch, stop. `settings` goes to each actor's constructor; `specs` are in the order of their start."""
+    """Start, watch, stop. `settings` goes to each actor's constructor; `on_revival` is called when Ray is another one."""
 
-    def __init__(self, runtime: RayRuntime, settings: dict[str, Any], specs: tuple[ActorSpec, ...]) -> None:
+    def __init__(
+        self,
+        runtime: RayRuntime,
+        settings: dict[str, Any],
+        specs: tuple[ActorSpec, ...],
+        on_revival: Callable[[], None] = lambda: None,
+    ) -> None:
         self.runtime = runtime
         self._settings = settings
         self._specs = specs
+        self._on_revival = on_revival
         self._handles: dict[str, Any] = {}
         self.revivals = 0  # times that all of it had to start again
         self.populated = False  # every actor has started since Ray did
@@ -221,15 +228,18 @@ class Cluster:
                 log.error("ray_not_revived", extra={"reason": str(error)})
                 await backoff.wait()
             else:
+                self._on_revival()
                 log.warning("ray_revived", extra={"revivals": self.revivals})
                 return
 
     async def _renew_ray(self) -> None:
-        if "gcs_server" in self.runtime.pids():
-            await asyncio.to_thread(self.runtime.disconnect)
-        await asyncio.to_thread(self.runtime.stop)
-        # to leave a cluster whose GCS is dead takes Ray 5 s, so the new one starts meanwhile
-        await _all([asyncio.to_thread(self.runtime.disconnect), asyncio.to_thread(self.runtime.start)])
+        """Leave the old cluster, if possible while it can answer: one whose GCS is dead keeps us for 5 s, in which its
+        library holds the interpreter's lock. The new one's processes use that time to come up."""
+        steps = [self.runtime.disconnect, self.runtime.stop, self.runtime.start]
+        if "gcs_server" not in self.runtime.pids():
+            steps.append(steps.pop(0))
+        for step in steps:
+            await asyncio.to_thread(step)
 
     async def ping(self) -> dict[str, dict[str, Any]]:
         """What each actor says of itself, by name; `{"error": ...}` for one that does not answer."""

@@ -67,7 +67,7 @@ class Daemon:
         self._url = url(settings["host"], settings["port"])
         self._runtime = RayRuntime(run_dir, RayOptions(preload=PRELOAD))
         known = {**settings, "run_dir": str(run_dir), "worker_id": worker_id}
-        self._cluster = Cluster(self._runtime, known, head_specs(worker_id))
+        self._cluster = Cluster(self._runtime, known, head_specs(worker_id), self._write_about)
 
     async def run(self) -> int:
         """Start, watch, stop. 0 after a signal, 1 when the start failed."""
@@ -105,6 +105,11 @@ class Daemon:
 
     async def _start(self) -> None:
         await self._cluster.start()
+        self._write_about()
+        log.info("daemon_ready", extra={"took_s": round(time.time() - self._started_at, 3), **self._runtime.pids()})
+
+    def _write_about(self) -> None:
+        """Say in `daemon.json` who we are and where Ray is; the latter changes when Ray had to be started again."""
         self._directory.write_daemon_file(
             {
                 "url": self._url,
@@ -114,7 +119,6 @@ class Daemon:
                 "started_at": self._started_at,
             }
         )
-        log.info("daemon_ready", extra={"took_s": round(time.time() - self._started_at, 3), **self._runtime.pids()})
 
     def _signals(self) -> asyncio.Event:
         stopping, loop = asyncio.Event(), asyncio.get_running_loop()

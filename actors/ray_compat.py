@@ -9,6 +9,7 @@ Written against one release: another one is refused at start rather than found o
 
 import asyncio
 import contextlib
+import ctypes
 import importlib.metadata
 import importlib.util
 import logging
@@ -20,6 +21,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -41,6 +43,7 @@ GCS_STOP_S: Final = 0.5
 KILL_WAIT_S: Final = 2.0
 SESSIONS_KEPT: Final = 1  # of earlier starts, so that the logs of a crash can be read
 OBJECT_STORE_BYTES: Final = 80 * 2**20  # Ray's least; only control messages travel
+SIGACTION_BYTES_MAX: Final = 256  # of the C library's struct sigaction: 152 on x86-64 and arm64
 WORKERS_IDLE_MAX: Final = 2  # beyond those in use; Ray ends idle workers above it
 
 
@@ -376,13 +379,14 @@ def connect(address: str, namespace: str = NAMESPACE) -> None:
 
     gcs_client(address)
     try:
-        ray.init(
-            address=address,
-            namespace=namespace,
-            log_to_driver=False,
-            configure_logging=False,
-            logging_level=logging.ERROR,
-        )
+        with signals_kept():
+            ray.init(
+                address=address,
+                namespace=namespace,
+                log_to_driver=False,
+                configure_logging=False,
+                logging_level=logging.ERROR,
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RayFailed(f"cannot connect to Ray at {address}: {error}") from error
 
@@ -391,4 +395,20 @@ def disconnect() -> None:
     """Leave the cluster; does nothing where this process is in none."""
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
-        ray.shutdown()
+        with signals_kept():
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def signals_kept() -> Iterator[None]:
+    """Put our handlers back after a call into Ray: its library takes signals over when it connects and resets them when it
+    leaves, below Python and from any thread, and a SIGTERM would then end us without a clean stop."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = {number: ctypes.create_string_buffer(SIGACTION_BYTES_MAX) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number, action in before.items():
+        libc.sigaction(int(number), None, action)
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            libc.sigaction(int(number), action, None)

@@ -99,7 +99,7 @@ def is_ready(port: int) -> bool:
 
 
 @pytest.mark.ray
-def test_a_daemon_starts_refuses_a_second_and_survives_a_kill(data_dir: Path, port: int) -> None:
+def test_a_daemon_refuses_a_second_and_survives_every_kill(data_dir: Path, port: int) -> None:
     first = start(data_dir, port)
     try:
         assert first.said["ready"]["url"] == f"http://127.0.0.1:{port}"
@@ -121,6 +121,11 @@ def test_a_daemon_starts_refuses_a_second_and_survives_a_kill(data_dir: Path, po
         assert "ready" in again.said
         assert not set(orphans) & set(marked(Path(about["run_dir"])))
         until("it is ready", lambda: is_ready(port))
+        for pid in marked(Path(about["run_dir"])):  # everything but the daemon
+            os.kill(pid, signal.SIGKILL)
+        until("it is down", lambda: not is_ready(port))
+        until("it is ready again", lambda: is_ready(port))
+        until("its own file says where", lambda: json.loads((data_dir / "daemon.json").read_text()) != about)
     finally:
         took_s = again.stop()
     assert took_s < 10
