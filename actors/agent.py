@@ -18,7 +18,8 @@ from typing import Any, Final, cast
 from actors import node
 from actors.log_reader import LogReader
 from actors.runner_link import RunnerLink
-from actors.workspace import CannotRun, Workspace, empty, environment_of, program_of
+from actors.workspace import CannotRun, empty, environment_of, program_of
+from actors.workspaces import Workspaces
 from fetchmld.channel import Client, Message, Peer, Server, serve
 from fetchmld.config import Config
 from fetchmld.core.agent import (
@@ -72,8 +73,7 @@ class Agent:
         paths = self._config.paths
         self._socket = run_dir / f"agent-{self._worker_id}.sock"
         self._scheduler_socket = run_dir / "scheduler.sock"
-        self._attempts_dir = paths.node_dir / "attempts"
-        self._trash_dir = paths.node_dir / "trash"  # on the same file system: to discard is to rename
+        self._workspaces = Workspaces(paths.node_dir)
         self._core = AgentCore()
         self._objects = ContentStore(paths.objects)
         self._datasets = DatasetStore(
@@ -99,9 +99,8 @@ class Agent:
 
     async def start(self) -> None:
         """Find the runner, or start one, learn what it has, and join the scheduler."""
-        self._attempts_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._workspaces.make_roots()
         self._capacity = await asyncio.to_thread(node.capacity_of_node, self._config)
-        self._trash_dir.mkdir(mode=0o700, exist_ok=True)
         await self._runner.start()
         self._discard_strangers()
         self._server = await serve(self._socket, self._on_requests)
@@ -151,10 +150,8 @@ class Agent:
     def _discard_strangers(self) -> None:
         """Directories of attempts that nobody knows any more: an agent before us died while it prepared or removed."""
         known = {_name(run.key, run.rank) for run in self._core.runs.values()}
-        for name in os.listdir(self._attempts_dir):
-            if name not in known:
-                self._workspace(name).discard(self._trash_dir)
-        self._spawn_task(asyncio.to_thread(empty, self._trash_dir))
+        self._workspaces.discard_strangers(known)
+        self._spawn_task(asyncio.to_thread(empty, self._workspaces.trash))
 
     # -- the scheduler
 
@@ -283,7 +280,7 @@ class Agent:
         match effect:
             case Prepare(order) if not order["request"].get("dataset_specs"):
                 return self._prepare(order, {})
-            case Collect(key, rank) if not self._workspace(_name(key, rank)).has_output():
+            case Collect(key, rank) if not self._workspaces.of(_name(key, rank)).has_output():
                 return Collected(key, None)
         return None
 
@@ -310,17 +307,14 @@ class Agent:
             case Forget(key, rank):
                 self._forget(key, rank)
 
-    def _workspace(self, name: str) -> Workspace:
-        return Workspace(f"{self._attempts_dir}/{name}")
-
     # -- preparing
 
     def _prepare(self, order: LaunchOrder, datasets: dict[str, tuple[DatasetSpec, Any]]) -> Event:
         """Make the directory, find the program, and have the start ready."""
         key, rank = RunKey(order["task_id"], order["attempt"]), order["rank"]
-        request, workspace = order["request"], self._workspace(_name(key, rank))
+        request = order["request"]
         try:
-            workspace.create()
+            workspace = self._workspaces.create(_name(key, rank))
             if "snapshot_id" in request:
                 raise CannotRun("LAUNCH_FAILED", "this version does not unpack snapshots yet")
             places = {
@@ -376,7 +370,7 @@ class Agent:
     # -- the end
 
     async def _collect(self, key: RunKey, rank: int) -> None:
-        directory = Path(self._workspace(_name(key, rank)).output)
+        directory = Path(self._workspaces.of(_name(key, rank)).output)
         loop = asyncio.get_running_loop()
         try:
             kept = await loop.run_in_executor(self._files, self._objects.put_tree, directory)
@@ -395,9 +389,8 @@ class Agent:
         self._starts.pop(key, None)
         self._logs.forget(key)
         self._runner.send({"do": "forget", "keys": [name]})
-        workspace = self._workspace(name)
-        if not workspace.remove_if_empty() and workspace.discard(self._trash_dir):
-            self._spawn_task(asyncio.to_thread(empty, self._trash_dir))
+        if self._workspaces.give_back(name):
+            self._spawn_task(asyncio.to_thread(empty, self._workspaces.trash))
 
     # -- requests to us
 

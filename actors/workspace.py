@@ -20,7 +20,7 @@ from fetchmld.core.model import Gpu, TaskRequest
 
 SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SCRIPT: Final = "train.py"
-_PARTS: Final = ("work", "output", "tmp")
+PARTS: Final = ("work", "output", "tmp")
 _PASSED_ON: Final = ("LANG", "LC_ALL", "TZ")  # all that a task gets of our own environment
 
 
@@ -52,7 +52,7 @@ class Workspace:
     def create(self) -> None:
         """Make it, empty."""
         os.mkdir(self.base, 0o700)
-        for part in _PARTS:
+        for part in PARTS:
             os.mkdir(f"{self.base}/{part}", 0o700)
 
     def has_output(self) -> bool:
@@ -65,7 +65,7 @@ class Workspace:
     def remove_if_empty(self) -> bool:
         """Remove it at once if the attempt left nothing; whether it is gone."""
         try:
-            for part in _PARTS:
+            for part in PARTS:
                 with contextlib.suppress(FileNotFoundError):
                     os.rmdir(f"{self.base}/{part}")
             os.rmdir(self.base)
