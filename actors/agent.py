@@ -78,7 +78,7 @@ class Agent:
         self._objects = ContentStore(paths.objects)
         self._datasets = DatasetStore(
             paths.node_dir / "cache",
-            self._config.local_roots,
+            self._config.source_roots,
             self._config.dataset_bytes_max,
             self._config.private_hosts,
         )

@@ -110,6 +110,12 @@ class Config(BaseSettings):
         return self.dataset_roots or (self.data_dir / "datasets",)
 
     @property
+    def source_roots(self) -> tuple[Path, ...]:
+        """All that a worker may read as a local source: the roots, and what the administrator registered by name."""
+        sources = (dataset.source.removeprefix("file://") for dataset in self.datasets.values())
+        return (*self.local_roots, *(Path(source) for source in sources if source.startswith("/")))
+
+    @property
     def paths(self) -> "Paths":
         return Paths(self.data_dir)
 

@@ -76,7 +76,7 @@ class DatasetStore:
     """The node's datasets. `get` may be called from one event loop; the work is done in threads."""
 
     def __init__(self, cache: Path, roots: tuple[Path, ...], bytes_max: int, private_hosts: bool = False) -> None:
-        """`roots`: where local sources may lie. `private_hosts`: may they come from loopback and private addresses?"""
+        """`roots`: directories that local sources may lie in, and single files that may be sources. `private_hosts`: may they come from loopback and private addresses?"""
         self._cache = cache
         self._roots = tuple(Path(os.path.realpath(root)) for root in roots)
         self._bytes_max = bytes_max
@@ -267,7 +267,7 @@ def local_path(source: str) -> Path | None:
 def _open_local(path: Path, roots: tuple[Path, ...]) -> int:
     """A descriptor of the regular file, which lies under a root once every link is resolved."""
     real = os.path.realpath(path)
-    if not any(Path(real).is_relative_to(root) and Path(real) != root for root in roots):
+    if not any(Path(real).is_relative_to(root) and (Path(real) != root or root.is_file()) for root in roots):
         allowed = ", ".join(map(str, roots))
         raise DatasetError("DATASET_NOT_FOUND", f"{path} is not under a directory of dataset_roots ({allowed})")
     try:

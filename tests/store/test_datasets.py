@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from fetchmld.config import Config, RegisteredDataset
 from fetchmld.core.model import DatasetSpec
 from fetchmld.store.datasets import Dataset, DatasetError, DatasetStore, is_public, mount, shown, variable_of
 
@@ -306,3 +307,16 @@ def test_names_in_the_environment_and_in_the_record() -> None:
     assert variable_of("my-set.v2") == "FETCHML_DATASET_MY_SET_V2"
     assert shown("https://user:secret@h.example:8/p/x?token=secret#f") == "https://h.example:8/p/x"
     assert shown("/plain/path") == "/plain/path"
+
+
+def test_a_registered_file_may_lie_outside_the_roots(tmp_path: Path) -> None:
+    named, neighbour = tmp_path / "named.csv", tmp_path / "neighbour.csv"
+    for file in (named, neighbour):
+        file.write_bytes(BODY)
+    config = Config(data_dir=tmp_path / "dir", datasets={"d": RegisteredDataset(source=f"file://{named}")})
+    store = DatasetStore(tmp_path / "cache", config.source_roots, 2**30)
+    try:
+        assert get(store, spec(named)).sha256 == SUM
+        assert refused(store, spec(neighbour)).word == "DATASET_NOT_FOUND"
+    finally:
+        store.close()

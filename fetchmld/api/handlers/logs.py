@@ -36,12 +36,12 @@ async def read(request: web.Request) -> web.StreamResponse:
 
 
 def _of_attempt(view: TaskView, attempt: int) -> TaskView:
-    """The view as it stood for `attempt` (0 = the current one): only where its log lies differs."""
+    """The view, if `attempt` is its newest (0 = whichever that is). Raises NotFound for any other."""
     if attempt in {0, view["attempt"]}:
         return view
     if attempt > view["attempt"]:
         raise NotFound(f"task {view['id']} has no attempt {attempt}; its newest is {view['attempt']}")
-    return {**view, "attempt": attempt, "report": None}
+    raise NotFound(f"the log of attempt {attempt} is not kept; attempt {view['attempt']} is the newest and has one")
 
 
 def _resumed(request: web.Request, offset: int) -> int:
