@@ -76,7 +76,10 @@ class DatasetStore:
     """The node's datasets. `get` may be called from one event loop; the work is done in threads."""
 
     def __init__(self, cache: Path, roots: tuple[Path, ...], bytes_max: int, private_hosts: bool = False) -> None:
-        """`roots`: directories that local sources may lie in, and single files that may be sources. `private_hosts`: may they come from loopback and private addresses?"""
+        """`roots`: directories that local sources may lie in, and single files that may be sources.
+
+        `private_hosts`: may they come from loopback and private addresses?
+        """
         self._cache = cache
         self._roots = tuple(Path(os.path.realpath(root)) for root in roots)
         self._bytes_max = bytes_max
