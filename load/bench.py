@@ -176,22 +176,33 @@ def report_idle(daemon: Daemon, for_s: float) -> dict[str, float]:
     time.sleep(IDLE_SETTLE_S)
     found = daemon.processes()
     share = processes.cpu_share(found, for_s)
-    print(f"\nIdle for {for_s:.0f} s; memory in MiB (PSS shares what is shared, RSS counts it each time)")
-    print(f"  {'process':42}{'cpu %':>8}{'PSS':>8}{'RSS':>8}")
-    totals = {True: [0.0, 0.0, 0.0], False: [0.0, 0.0, 0.0]}
+    print(
+        f"\nIdle for {for_s:.0f} s: % of one core in FetchML's threads and in Ray's; memory in MiB (PSS shares what is"
+    )
+    print(f"shared, RSS counts it each time)\n  {'process':38}{'own %':>8}{'Ray %':>8}{'PSS':>8}{'RSS':>8}")
+    totals = {True: [0.0] * 4, False: [0.0] * 4}
     for process in sorted(found, key=lambda p: (p.is_rays, p.name)):
         if process.pid not in share:
             continue
-        row = [100 * share[process.pid], *process.memory_mib()]
+        own, rays = share[process.pid]
+        row = [100 * own, 100 * rays, *process.memory_mib()]
         totals[process.is_rays] = [a + b for a, b in zip(totals[process.is_rays], row, strict=True)]
-        print(f"  {('Ray: ' if process.is_rays else '') + process.name:42}{row[0]:8.2f}{row[1]:8.1f}{row[2]:8.1f}")
-    for is_rays, name in ((False, "FetchML, all"), (True, "Ray, all")):
-        print(f"  {name:42}{totals[is_rays][0]:8.2f}{totals[is_rays][1]:8.1f}{totals[is_rays][2]:8.1f}")
+        print_row(("Ray: " if process.is_rays else "") + process.name, row)
+    print_row("FetchML's processes", totals[False])
+    print_row("Ray's processes", totals[True])
+    print(
+        f"  idle, FetchML's own: {totals[False][0]:.2f} % of a core; Ray's: {totals[False][1] + totals[True][1]:.2f} %"
+    )
     return {
-        "idle_cpu_percent": totals[False][0] + totals[True][0],
-        "own_pss_mib": totals[False][1],
-        "ray_pss_mib": totals[True][1],
+        "idle_own_percent": totals[False][0],
+        "idle_ray_percent": totals[False][1] + totals[True][1],
+        "own_pss_mib": totals[False][2],
+        "ray_pss_mib": totals[True][2],
     }
+
+
+def print_row(name: str, row: list[float]) -> None:
+    print(f"  {name:38}{row[0]:8.2f}{row[1]:8.2f}{row[2]:8.1f}{row[3]:8.1f}")
 
 
 def line(name: str, value: float, unit: str, bare: float, bare_unit: str, digits: int) -> None:

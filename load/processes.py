@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
-# Ray's own: its servers, and workers that hold no actor of ours.
+# Ray's own processes: its servers, and workers that hold no actor of ours.
 _RAY: Final = re.compile(r"gcs_server|raylet|ray::IDLE|default_worker|dashboard|runtime_env|log_monitor|monitor\.py")
+
+
+# In a process that Ray made ours, Python's threads carry these names; all others are Ray's library, and so is the main
+# thread of an actor's process: it waits for Ray's calls, waking a hundred times a second, while the actor has its own.
+_PYTHON_THREADS: Final = ("ray::", "python")
 
 
 @dataclass(slots=True, frozen=True)
@@ -18,10 +22,20 @@ class Process:
     name: str
     is_rays: bool
 
-    def cpu_s(self) -> float:
-        """Processor seconds so far, user and system."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+    def cpu_s(self) -> tuple[float, float]:
+        """Processor seconds so far: in FetchML's threads, and in Ray's."""
+        spent = [0.0, 0.0]
+        for thread in Path(f"/proc/{self.pid}/task").iterdir():
+            spent[self._is_rays_thread(thread)] += int((thread / "schedstat").read_text().split()[0]) / 1e9
+        return spent[0], spent[1]
+
+    def _is_rays_thread(self, thread: Path) -> bool:
+        if self.is_rays or not (self.name.startswith("ray::") or self.name == "actors.daemon"):
+            return self.is_rays
+        is_main = thread.name == str(self.pid)
+        if is_main:
+            return self.name.startswith("ray::")
+        return not (thread / "comm").read_text().startswith(_PYTHON_THREADS)
 
     def memory_mib(self) -> tuple[float, float]:
         """Proportional (PSS: shared pages divided among those who share them) and resident (RSS) memory."""
@@ -79,18 +93,22 @@ def _short(words: list[str], line: str) -> str:
     return Path(script).name[:40] or "?"
 
 
-def cpu_share(processes: list[Process], for_s: float) -> dict[int, float]:
-    """Share of one core that each process took over `for_s` seconds. One that ended meanwhile is left out."""
+def cpu_share(processes: list[Process], for_s: float) -> dict[int, tuple[float, float]]:
+    """Shares of one core that each process took over `for_s` seconds, FetchML's and Ray's; without those that ended."""
     before = _cpu(processes)
     begun = time.monotonic()
     time.sleep(for_s)
     took_s = time.monotonic() - begun
     after = _cpu(processes)
-    return {pid: (after[pid] - before[pid]) / took_s for pid in after if pid in before}
+    return {
+        pid: ((after[pid][0] - before[pid][0]) / took_s, (after[pid][1] - before[pid][1]) / took_s)
+        for pid in after
+        if pid in before
+    }
 
 
-def _cpu(processes: list[Process]) -> dict[int, float]:
-    found: dict[int, float] = {}
+def _cpu(processes: list[Process]) -> dict[int, tuple[float, float]]:
+    found: dict[int, tuple[float, float]] = {}
     for process in processes:
         try:
             found[process.pid] = process.cpu_s()
