@@ -223,7 +223,7 @@ class Agent:
                 case "exited":
                     events.append(self._exited(message))
                 case "start_failed":
-                    events.append(_start_failed(message))
+                    events.append(self._start_failed(message))
                 case "state":
                     events += self._on_state(message)
         self._apply(events)
@@ -257,6 +257,17 @@ class Agent:
         if "usage" in message:
             report["usage"] = message["usage"]
         return Exited(key, rank, report)
+
+    def _start_failed(self, message: frames.Message) -> StartFailed:
+        """What a failed step of a start means to the user who asked for it."""
+        key, _ = _split(message["key"])
+        step, number = message["step"], message["errno"]
+        program, said = self._starts.get(key, {}).get("path", "the program"), os.strerror(number)
+        if step == "execute" and number in (errno.ENOENT, errno.ENOTDIR):
+            return StartFailed(key, "ENTRYPOINT_NOT_FOUND", f"{program}, or the interpreter that it names: {said}")
+        if step == "execute" and number not in (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.EIO):
+            return StartFailed(key, "ENTRYPOINT_NOT_EXECUTABLE", f"{program} cannot be executed: {said}")
+        return StartFailed(key, "LAUNCH_FAILED", f"{step}: {said}", infrastructure=True)
 
     # -- the core
 
@@ -426,15 +437,3 @@ def _split(name: str) -> tuple[RunKey, int]:
 
 def _key(body: dict[str, Any]) -> RunKey:
     return RunKey(body["task_id"], body["attempt"])
-
-
-def _start_failed(message: frames.Message) -> StartFailed:
-    """What a failed step of a start means to the user who asked for it."""
-    key, _ = _split(message["key"])
-    step, number = message["step"], message["errno"]
-    said = os.strerror(number)
-    if step == "execute" and number in (errno.ENOENT, errno.ENOTDIR):
-        return StartFailed(key, "ENTRYPOINT_NOT_FOUND", f"the program, or the interpreter that it names: {said}")
-    if step == "execute" and number not in (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.EIO):
-        return StartFailed(key, "ENTRYPOINT_NOT_EXECUTABLE", f"the program cannot be executed: {said}")
-    return StartFailed(key, "LAUNCH_FAILED", f"{step}: {said}", infrastructure=True)

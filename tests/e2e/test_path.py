@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from tests.e2e.conftest import Shell
@@ -32,8 +33,38 @@ def test_from_start_to_stop(shell: Shell, tmp_path: Path) -> None:
 
     assert shell.fetchmld("audit", "verify").startswith("valid")
     assert shell.fetchmld("stop").startswith("Stopped")
-    assert shell.fetchmld("audit", "verify", "--data-dir", str(shell.data_dir))
+    # 2: all of it holds, and no checkpoint of it was put anywhere else that could vouch for it
+    assert "valid" in shell.fetchmld("audit", "verify", "--data-dir", str(shell.data_dir), code=2)
     assert shell.fetchmld("ls", code=6)
+
+
+def test_an_edited_record_is_found_at_its_number(shell: Shell) -> None:
+    shell.start()
+    shell.fetchmld("submit", "--wait", "--name", "witness", "--", "true")
+    listed = json.loads(shell.fetchmld("--json", "audit", "ls"))["events"]
+    (number,) = [event["sequence_num"] for event in listed if event["action"] == "task.submit"]
+    segment = next((shell.data_dir / "ledger" / "segments").glob("*.log"))
+    at = segment.read_bytes().index(b"witness")
+
+    _write_at(segment, at, b"Witness")
+    assert f"first bad sequence number {number}" in shell.fetchmld("audit", "verify", code=10)
+    shell.fetchmld("stop")
+    directory = str(shell.data_dir)
+    assert f"first bad sequence number {number}" in shell.fetchmld("audit", "verify", "--data-dir", directory, code=1)
+    _write_at(segment, at, b"witness")
+    shell.fetchmld("audit", "verify", "--data-dir", directory, code=2)
+
+    with duckdb.connect(str(shell.data_dir / "index.duckdb")) as index:
+        index.execute("UPDATE events SET user_id = 'mallory' WHERE seq = ?", [number])
+    assert f"first bad sequence number {number}" in shell.fetchmld("audit", "verify", "--data-dir", directory, code=1)
+    shell.start()
+    assert f"first bad sequence number {number}" in shell.fetchmld("audit", "verify", code=10)
+
+
+def _write_at(file: Path, offset: int, content: bytes) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(offset)
+        opened.write(content)
 
 
 def test_a_dataset_reaches_the_task_and_its_artifacts_come_back(shell: Shell, tmp_path: Path) -> None:
