@@ -87,6 +87,8 @@ def _described(process: int) -> Process:
 def _short(words: list[str], line: str) -> str:
     if line.startswith("ray::"):
         return line[:40]
+    if "fetchmld.runner" in line:
+        return "fetchmld.runner"
     if "-m" in words[:-1]:
         return words[words.index("-m") + 1]
     script = next((word for word in words[1:] if word.endswith(".py")), words[0])
