@@ -32,7 +32,8 @@ def audit() -> None:
 def verify(session: Session, given_dir: str | None) -> int:
     """Check the whole hash chain. Exits 10 where it does not hold.
 
-    Asks the daemon; with --data-dir it reads the files itself, and needs no daemon and trusts none.
+    Asks the daemon. With --data-dir it reads the files itself, and needs no daemon and trusts none; it then exits 0 for
+    valid, 1 for tampered, 2 for valid with nothing outside that vouches for it, 3 for unreadable.
     """
     if given_dir is not None:
         return _verify_files(given_dir)
