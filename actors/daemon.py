@@ -8,10 +8,13 @@ notice its end: their parent is the node's runner.
 import argparse
 import asyncio
 import contextlib
+import ipaddress
 import json
 import logging
 import os
+import pwd
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -64,7 +67,8 @@ class Daemon:
         worker_id = directory.worker_id()
         directory.make_admin_key()
         self._run_dir = run_dir
-        self._url = url(settings["host"], settings["port"])
+        self._host: str = settings["host"]
+        self._url = url(self._host, settings["port"])
         self._runtime = RayRuntime(run_dir, RayOptions(preload=PRELOAD))
         known = {**settings, "run_dir": str(run_dir), "worker_id": worker_id}
         self._cluster = Cluster(self._runtime, known, head_specs(worker_id), self._write_about)
@@ -82,6 +86,14 @@ class Daemon:
             self._directory.daemon_file.unlink(missing_ok=True)
             log.info("daemon_stopped", extra={"lived_s": round(time.time() - self._started_at, 3)})
 
+    def _warnings(self) -> list[str]:
+        """What whoever starts this should know about whom they trust."""
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        found = [f"tasks run as {user}, with its rights (isolation: single-trust); a key is worth a shell of {user}."]
+        if not ipaddress.ip_address(socket.getaddrinfo(self._host, None)[0][4][0]).is_loopback:
+            found.append(f"{self._host} can be reached from other machines, and keys travel unencrypted.")
+        return found
+
     async def _until(self, starting: "asyncio.Task[None]", stopping: asyncio.Event) -> int:
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait([starting, stop], return_when=asyncio.FIRST_COMPLETED)
@@ -94,7 +106,8 @@ class Daemon:
             log.error("daemon_start_failed", extra={"reason": str(error)})
             say({"error": f"{error} (more in {self._directory.logs})", "exit_code": FAILED})
             return FAILED
-        say({"ready": {"url": self._url, "pid": os.getpid(), "key_file": str(self._directory.admin_key)}})
+        key_file = str(self._directory.admin_key)
+        say({"ready": {"url": self._url, "pid": os.getpid(), "key_file": key_file, "warnings": self._warnings()}})
         silence()
         watching = asyncio.create_task(self._cluster.watch())
         await asyncio.wait([watching, stop], return_when=asyncio.FIRST_COMPLETED)

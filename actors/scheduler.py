@@ -9,7 +9,6 @@ until a write succeeds again whoever wants a change is told to come back, and ru
 """
 
 import asyncio
-import contextlib
 import gc
 import hashlib
 import logging
@@ -111,6 +110,10 @@ class SchedulerActor:
         return KeyCreated(f"admin-{digest[:8]}", admin, "admin", digest, 0.0, admin, _wall_us())
 
     async def ping(self) -> dict[str, Any]:
+        """How it is. A loop of ours that ended is a reason to be replaced: whoever asks does that."""
+        for task in self._tasks:
+            if task.done() and not task.cancelled():
+                return {"started": False, "error": f"a loop of the scheduler ended: {task.exception()}"}
         return {"started": self._server is not None, "seq": self._core.state.seq if self._server else -1}
 
     async def address(self) -> str:
@@ -122,8 +125,7 @@ class SchedulerActor:
             self._server.close()
         for task in self._tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._in_thread(self._ledger.close)
         self._writer.shutdown()
 

@@ -181,6 +181,21 @@ def broken_disk(_fd: int) -> None:
     raise OSError(28, os.strerror(28))
 
 
+def test_a_loop_that_ended_shows_in_the_ping(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        assert (await cluster.actor.ping())["started"]
+        (tmp_path / "ledger").rename(tmp_path / "away")  # neither a write nor a rebuild is possible any more
+        cluster.actor._ledger._sync = broken_disk
+        with pytest.raises(Unavailable):
+            await cluster.submit("t1")
+        while (said := await cluster.actor.ping())["started"]:
+            await asyncio.sleep(0)
+        assert "a loop of the scheduler ended" in said["error"]
+        (tmp_path / "away").rename(tmp_path / "ledger")
+
+    run(tmp_path, scenario)
+
+
 def test_unknown_messages_are_refused(tmp_path: Path) -> None:
     async def scenario(cluster: Cluster) -> None:
         with pytest.raises(Exception, match="knows no message 'nonsense'"):
