@@ -203,7 +203,8 @@ class Cluster:
         from ray.exceptions import RayError
 
         try:
-            await asyncio.wait_for(asyncio.to_thread(self._kill_and_create, spec), CREATE_S)
+            async with asyncio.timeout(CREATE_S):
+                await asyncio.to_thread(self._kill_and_create, spec)
         except (TimeoutError, RayError, ValueError) as error:
             log.warning("actor_not_replaced", extra={"actor": spec.name, "reason": _reason(error)})
 
@@ -280,10 +281,8 @@ class Cluster:
 
 
 async def _answer(reference: Any, timeout_s: float) -> Any:
-    async def wait() -> Any:
+    async with asyncio.timeout(timeout_s):
         return await reference
-
-    return await asyncio.wait_for(wait(), timeout_s)
 
 
 async def _all(works: list[Coroutine[Any, Any, Any]]) -> None:

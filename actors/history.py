@@ -167,7 +167,8 @@ class HistoryActor:
             return
         self._wake.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), IDLE_S)
+            async with asyncio.timeout(IDLE_S):
+                await self._wake.wait()
 
     async def _look(self) -> None:
         """Ask now and then how far the ledger is, so that the index is near when somebody needs it."""
@@ -200,7 +201,8 @@ class HistoryActor:
         reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((seq, reached))
         try:
-            await asyncio.wait_for(reached, max(deadline - time.monotonic(), 0.0))
+            async with asyncio.timeout(max(deadline - time.monotonic(), 0.0)):
+                await reached
         except TimeoutError:
             why = self._problem or f"it is at event {self._history.next_seq} and has to reach {seq}"
             raise Unavailable(f"the history is not up to date yet: {why}; try again") from None

@@ -102,7 +102,8 @@ class LogReader:
         """Until the attempt's output has moved, or `seconds` are over."""
         event = self._changed.setdefault(key, asyncio.Event())
         try:
-            await asyncio.wait_for(event.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await event.wait()
         except TimeoutError:
             pass
         finally:

@@ -41,7 +41,8 @@ class RunnerLink(asyncio.Protocol):
     async def start(self) -> None:
         """Connect, and return once the runner has said what it has. Raises TimeoutError when there is no way to one."""
         self._task = asyncio.create_task(self._stay_connected())
-        await asyncio.wait_for(self._greeted.wait(), 2 * START_TIMEOUT_S)
+        async with asyncio.timeout(2 * START_TIMEOUT_S):
+            await self._greeted.wait()
 
     @property
     def connected(self) -> bool:

@@ -97,7 +97,8 @@ class Peer(asyncio.Protocol):
         self._waiting[message_id] = answer
         self.send(message_id, kind, body, blob)
         try:
-            return await asyncio.wait_for(answer, timeout_s)
+            async with asyncio.timeout(timeout_s):  # wait_for of Python 3.11 can lose a cancellation
+                return await answer
         except TimeoutError:
             raise Unavailable(f"no answer to {kind!r} within {timeout_s:g} s; try again") from None
         finally:
@@ -283,7 +284,8 @@ class Client:
         """Ask the peer, waiting for a connection first. `on_connect` itself may ask before the connection counts as up."""
         if self._peer is None:
             try:
-                await asyncio.wait_for(self._up.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._up.wait()
             except TimeoutError:
                 raise Unavailable(f"cannot reach the part of us that answers {kind!r}; try again") from None
         peer = self._peer

@@ -163,6 +163,22 @@ async def request_again(client: Client) -> Any:
             continue
 
 
+def test_closing_ends_at_whatever_moment_it_comes(run: Run) -> None:
+    async def greet(client: Client) -> None:
+        await client.request("hello")
+
+    async def scenario(path: Path) -> None:
+        server = await serve(path, echo)
+        for turns in range(60):
+            client = await connect(path, on_connect=greet)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await client.close()
+        server.close()
+
+    run(scenario)
+
+
 def test_requests_in_flight_fail_when_the_peer_goes(run: Run) -> None:
     async def scenario(path: Path) -> None:
         server = await serve(path, echo)

@@ -42,7 +42,8 @@ async def openapi(request: web.Request) -> web.Response:
 
 async def _missing(request: web.Request) -> list[str]:
     try:
-        parts = await asyncio.wait_for(request.app[HEAD].ready(), PROBE_S_MAX)
+        async with asyncio.timeout(PROBE_S_MAX):
+            parts = await request.app[HEAD].ready()
     except (FetchmlError, TimeoutError):
         return ["scheduler"]
     return sorted(name for name, is_there in parts.items() if not is_there)
