@@ -87,8 +87,10 @@ format-check:
 types:
 	@$(BIN)/mypy fetchmld actors tests load examples
 
+# What needs neither a disk's sync, nor processes, nor Ray.
+FAST := tests/core tests/api tests/cli tests/client tests/contract tests/test_channel.py tests/test_imports.py
 fast:
-	@$(BIN)/python -m pytest -m 'not ray and not e2e'
+	@$(BIN)/python -m pytest $(FAST)
 
 lock: $(VENV)/.made  ## Resolve the dependencies of pyproject.toml anew, with hashes
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > build.in
