@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from actors.hosting import hosted
-from actors.ray_compat import NAMESPACE, RayFailed, RayRuntime
+from actors.ray_compat import NAMESPACE, RayRuntime
 
 log = logging.getLogger(__name__)
 
@@ -188,24 +188,22 @@ class Cluster:
 
     async def _ask(self, spec: ActorSpec) -> str:
         """How one actor is: nothing when all is well, `silent`, `starting`, or else why it is to be replaced."""
-        from ray.exceptions import ActorDiedError, RayError
+        from ray.exceptions import ActorDiedError
 
         try:
             said = await _answer(self._handles[spec.name].ping.remote(), PING_TIMEOUT_S)
         except ActorDiedError as error:
             return _reason(error)
-        except (TimeoutError, RayError):  # restarting, or too busy
+        except Exception:  # restarting, too busy, or Ray itself is going
             return "silent"
         return "" if said.get("started") else str(said.get("error", "starting"))
 
     async def _replace(self, spec: ActorSpec) -> None:
         """End the process of an actor. Ray starts it anew; one that Ray has given up is created again."""
-        from ray.exceptions import RayError
-
         try:
             async with asyncio.timeout(CREATE_S):
                 await asyncio.to_thread(self._kill_and_create, spec)
-        except (TimeoutError, RayError, ValueError) as error:
+        except Exception as error:  # the next round tries again
             log.warning("actor_not_replaced", extra={"actor": spec.name, "reason": _reason(error)})
 
     def _kill_and_create(self, spec: ActorSpec) -> None:
@@ -225,8 +223,8 @@ class Cluster:
             try:
                 await self._renew_ray()
                 await self._populate()
-            except (RayFailed, ActorFailed) as error:
-                log.error("ray_not_revived", extra={"reason": str(error)})
+            except Exception as error:  # Ray in ruins raises whatever it likes; all there is to do is to try again
+                log.error("ray_not_revived", extra={"reason": _reason(error)}, exc_info=error)
                 await backoff.wait()
             else:
                 self._on_revival()
