@@ -174,36 +174,44 @@ class Cluster:
         backoff, misses = Backoff(), 0
         while True:
             await asyncio.sleep(PING_EVERY_S)
-            fault = await self._ask(spec)
-            if fault == "":
-                backoff.reset()
-                misses = 0
-            elif fault in PATIENCE and (misses := misses + 1) < PATIENCE[fault]:
-                continue
-            else:
-                log.warning("actor_replaced", extra={"actor": spec.name, "reason": fault})
-                await backoff.wait()
-                misses = 0
-                await self._replace(spec)
+            try:
+                misses = await self._tend_once(spec, backoff, misses)
+            except Exception:  # Ray is going, and raises whatever it likes; who waits for its death sees that
+                log.exception("actor_not_tended", extra={"actor": spec.name})
+
+    async def _tend_once(self, spec: ActorSpec, backoff: Backoff, misses: int) -> int:
+        """One question and what follows from the answer; how often in a row it was not a good one."""
+        fault = await self._ask(spec)
+        if fault == "":
+            backoff.reset()
+            return 0
+        if fault in PATIENCE and misses + 1 < PATIENCE[fault]:
+            return misses + 1
+        log.warning("actor_replaced", extra={"actor": spec.name, "reason": fault})
+        await backoff.wait()
+        await self._replace(spec)
+        return 0
 
     async def _ask(self, spec: ActorSpec) -> str:
         """How one actor is: nothing when all is well, `silent`, `starting`, or else why it is to be replaced."""
-        from ray.exceptions import ActorDiedError
+        from ray.exceptions import ActorDiedError, RayError
 
         try:
             said = await _answer(self._handles[spec.name].ping.remote(), PING_TIMEOUT_S)
         except ActorDiedError as error:
             return _reason(error)
-        except Exception:  # restarting, too busy, or Ray itself is going
+        except (TimeoutError, RayError):  # restarting, or too busy
             return "silent"
         return "" if said.get("started") else str(said.get("error", "starting"))
 
     async def _replace(self, spec: ActorSpec) -> None:
         """End the process of an actor. Ray starts it anew; one that Ray has given up is created again."""
+        from ray.exceptions import RayError
+
         try:
             async with asyncio.timeout(CREATE_S):
                 await asyncio.to_thread(self._kill_and_create, spec)
-        except Exception as error:  # the next round tries again
+        except (TimeoutError, RayError, ValueError) as error:
             log.warning("actor_not_replaced", extra={"actor": spec.name, "reason": _reason(error)})
 
     def _kill_and_create(self, spec: ActorSpec) -> None:
