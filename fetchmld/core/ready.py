@@ -31,7 +31,8 @@ NO_GPU: Final = -1
 NO_TASK: Final = -1
 COMMON_POOL: Final = 0
 EVERY_POOL: Final = -1
-ANY_GPU_TYPE: Final = (1 << 64) - 1
+GPU_TYPES_MAX: Final = 64
+ANY_GPU_TYPE: Final = (1 << GPU_TYPES_MAX) - 1
 
 GpuCounts = list[tuple[int, int]]  # (type bit, count), each bit once
 Hold = tuple[int, int, int, GpuCounts, int, int]  # (worker, then what is spare: cores, GB, GPUs, batch, service slots)
@@ -209,8 +210,7 @@ class ReadyQueue:
             raise ValueError(f"task {task} is in the queue already")
         if isnan(key):
             raise ValueError(f"the key of task {task} is not a number")
-        if not 0 <= shape < len(self._heaps):
-            raise IndexError(f"no shape {shape}")
+        self._check_shape(shape)
         self._live[task] = (shape, key)
         heapq.heappush(self._heaps[shape], (-key, task))
 
@@ -250,7 +250,7 @@ class ReadyQueue:
         /,
     ) -> None:
         """Say what `worker` has free in `pool`: new, or changed by something else than `place` and `release`."""
-        self._pools.setdefault(pool, {})[worker] = _Free(cpu, memory_gb, batch, service, dict(gpus))
+        self._pools.setdefault(pool, {})[worker] = _free(cpu, memory_gb, batch, service, gpus)
         self._skipped.clear()
 
     def drop_worker(self, worker: int, pool: int = EVERY_POOL, /) -> None:
@@ -261,6 +261,9 @@ class ReadyQueue:
 
     def release(self, worker: int, shape: int, gpu_type: int, /) -> None:
         """Give back, to the shape's pool, what one node of a placed task held. Ignored where the worker was dropped."""
+        self._check_shape(shape)
+        if gpu_type != NO_GPU:
+            _check_gpu_type(gpu_type)
         wanted = self._by_index[shape]
         free = self._pools.get(wanted.pool, {}).get(worker)
         if free is not None:
@@ -340,7 +343,7 @@ class ReadyQueue:
         """
         index, key = self._entry(task)
         spare = {
-            worker: _Free(cpu, memory_gb, batch, service, dict(gpus))
+            worker: _free(cpu, memory_gb, batch, service, gpus)
             for worker, cpu, memory_gb, gpus, batch, service in holds
         }
         self._plan = _Plan(task, self._by_index[index].pool, (-key, task), at, spare)
@@ -369,11 +372,30 @@ class ReadyQueue:
             raise ValueError(f"task {task} is not in the queue")
         return self._live[task]
 
+    def _check_shape(self, shape: int) -> None:
+        if not 0 <= shape < len(self._by_index):
+            raise IndexError(f"no shape {shape}")
+
+
+def _free(cpu: int, memory_gb: int, batch: int, service: int, gpus: GpuCounts) -> _Free:
+    for bit, _ in gpus:
+        _check_gpu_type(bit)
+    return _Free(cpu, memory_gb, batch, service, dict(gpus))
+
+
+def _check_gpu_type(bit: int) -> None:
+    if not 0 <= bit < GPU_TYPES_MAX:
+        raise ValueError(f"a GPU type is a bit in 0..{GPU_TYPES_MAX - 1}, not {bit}")
+
 
 def _distinct(workers: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted(set(workers)))
 
 
 def make_queue() -> Queue:
-    """The twin, until the native queue says the same."""
-    return ReadyQueue()
+    """The native queue where it was built, else its twin."""
+    try:
+        from fetchmld._fastqueue import FastQueue
+    except ImportError:
+        return ReadyQueue()
+    return FastQueue()
