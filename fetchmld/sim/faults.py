@@ -14,8 +14,10 @@ class Faults:
 
     lose_p: float = 0.0  # the message and the rest of its connection, which both ends notice a while later
     slow_p: float = 0.0
-    duplicate_p: float = 0.0
-    reorder_p: float = 0.0
+    duplicate_up_p: float = 0.0  # of what agents say
+    reorder_up_p: float = 0.0
+    duplicate_down_p: float = 0.0  # of what the head says
+    reorder_down_p: float = 0.0
     head_effect_p: float = 0.0  # the head dies at the boundary before an effect
     agent_effect_p: float = 0.0
     ledger_p: float = 0.0  # a batch that cannot be written
@@ -35,8 +37,8 @@ NONE: Final = Faults()
 LIMITS: Final[dict[str, float]] = {
     "lose_p": 0.02,
     "slow_p": 0.05,
-    "duplicate_p": 0.05,
-    "reorder_p": 0.05,
+    "duplicate_up_p": 0.05,
+    "reorder_up_p": 0.05,
     "head_effect_p": 0.01,
     "agent_effect_p": 0.02,
     "ledger_p": 0.02,

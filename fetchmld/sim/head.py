@@ -52,8 +52,8 @@ class Watcher:
     def committed(self, core: Scheduler, facts: list[Fact]) -> None:
         """These facts are durable, and nothing was said of them yet."""
 
-    def rebuilt(self, core: Scheduler) -> None:
-        """The core was built anew from the record."""
+    def rebuilt(self, core: Scheduler, now: float) -> None:
+        """The core was built anew from the record, at logical time `now`."""
 
     def speaks(self, effect: Effect) -> None:
         """This effect is about to be performed."""
@@ -114,7 +114,7 @@ class Head:
     def _rebuild(self) -> None:
         self.core = Scheduler(self._policy)
         self.core.replay(self.ledger.read(), self.now())
-        self._watcher.rebuilt(self.core)
+        self._watcher.rebuilt(self.core, self.now())
 
     def pause(self, pause_s: float) -> None:
         """Frozen for a while: what arrives waits."""

@@ -13,7 +13,7 @@ from fetchmld.core.messages import Effect, Event, Fact, HeartbeatReceived, Launc
 from fetchmld.core.model import Resources, Task, TaskId, Worker, WorkerId
 from fetchmld.core.scheduler import Scheduler
 from fetchmld.core.state import State
-from fetchmld.sim.head import TICK_S, Watcher
+from fetchmld.sim.head import Watcher
 from fetchmld.sim.node import Node
 from fetchmld.sim.runner import Process
 
@@ -34,11 +34,14 @@ class Rules(Watcher):
         self._started: set[tuple[str, int, int]] = set()
         self._attempts: Counter[str] = Counter()
         self._seen_seq = -1
+        self._ticked_t = 0.0  # holds that ended by then are over: only a tick ends them
 
     # -- the head decides
 
     def decided(self, core: Scheduler, event: Event, effects: list[Effect]) -> None:
         self.events += 1
+        if isinstance(event, TimePassed):
+            self._ticked_t = core_now(core)
         if not effects and isinstance(event, HeartbeatReceived | TimePassed) and core.state.seq == self._seen_seq:
             return  # nothing has changed
         self._seen_seq = core.state.seq
@@ -68,20 +71,23 @@ class Rules(Watcher):
     def _check_ageing(self, core: Scheduler, task: Task) -> None:
         """The promise: nobody of priority p is passed by one of its own kind that came (10 - p) tau later, or later still."""
         for other in core.state.tasks.values():
-            if other.status == "queued" and other.resources == task.resources and _is_ready(core, other):
+            if other.status == "queued" and other.resources == task.resources and self._is_ready(other):
                 late_s = task.submit_t - other.submit_t - (PRIORITY_MAX - other.priority) * self._tau_s
                 assert late_s <= 1e-6, f"{task.id} passes {other.id}, {late_s:.3f} s beyond the promise"
 
     def _check_head_of_queue(self, core: Scheduler) -> None:
         """The first in the order that some worker could ever hold does not fit now; else it would have been started."""
         workers = [worker for worker in core.state.workers.values() if worker.status == "active"]
-        waiting = [t for t in core.state.tasks.values() if t.status == "queued" and _is_ready(core, t)]
+        waiting = [t for t in core.state.tasks.values() if t.status == "queued" and self._is_ready(t)]
         for task in sorted(waiting, key=lambda t: (t.submit_t / self._tau_s - t.priority, t.submit_seq)):
             if task.resources.node_count > 1 or not is_plain(task):
                 continue
             assert not any(_fits_now(task.resources, worker) for worker in workers), f"{task.id} waits though it fits"
             if any(fits_empty(task.resources, worker.capacity) for worker in workers):
                 return
+
+    def _is_ready(self, task: Task) -> bool:
+        return task.hold_until_t <= self._ticked_t
 
     # -- facts become durable
 
@@ -128,8 +134,8 @@ class Rules(Watcher):
     def _compare_all(self, core: Scheduler) -> None:
         assert core.state.durable() == self.shadow.durable(), "the state is not what its record says"
 
-    def rebuilt(self, core: Scheduler) -> None:
-        self._seen_seq = -1
+    def rebuilt(self, core: Scheduler, now: float) -> None:
+        self._seen_seq, self._ticked_t = -1, now
         self._compare_all(core)
         core.check()
 
@@ -200,11 +206,6 @@ def core_now(core: Scheduler) -> float:
 def is_plain(task: Task) -> bool:
     """Whether only its size and the order decide on it: nothing held for others, nothing waited for."""
     return not any(name in task.request for name in ("reservation_id", "depends_on", "dataset_specs"))
-
-
-def _is_ready(core: Scheduler, task: Task) -> bool:
-    """Eligible, also if the tick that ends a hold is still to come."""
-    return task.hold_until_t == 0.0 or task.hold_until_t + 3 * TICK_S < core_now(core)
 
 
 def _is_of(types: set[str], wanted: Resources) -> bool:

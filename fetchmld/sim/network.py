@@ -92,18 +92,20 @@ class Link:
 
     def _send(self, way: int, cut: bool, arrive: Callable[..., None], kind: str, body: Body) -> None:
         faults, rng = self.faults, self._rng
+        duplicate_p = faults.duplicate_down_p if way else faults.duplicate_up_p
+        reorder_p = faults.reorder_down_p if way else faults.reorder_up_p
         if cut or (faults.lose_p and rng.random() < faults.lose_p):
             self._break()
         if self._broken:
             return
         token = (self.connection, self._incarnation)
         when = max(self._latest[way], self._timeline.now + self._delay())
-        if faults.reorder_p and rng.random() < faults.reorder_p:
+        if reorder_p and rng.random() < reorder_p:
             when = self._timeline.now + rng.random() * SLOW_S
         else:
             self._latest[way] = when
         self._timeline.at(when, arrive, token, kind, body)
-        if faults.duplicate_p and rng.random() < faults.duplicate_p:
+        if duplicate_p and rng.random() < duplicate_p:
             self._timeline.at(when + rng.random() * SLOW_S, arrive, token, kind, body)
 
     def _delay(self) -> float:
