@@ -15,10 +15,9 @@ the ranking: the best worker is in the first of them. A worker on which nothing 
 almost nothing is looked at.
 """
 
-from cython.operator cimport dereference, preincrement
+from cython.operator cimport dereference
 from libc.math cimport INFINITY, isnan
 from libc.stdint cimport int64_t, uint64_t
-from libcpp cimport bool as cbool
 from libcpp.algorithm cimport binary_search, make_heap, pop_heap, push_heap, sort
 from libcpp.pair cimport pair
 from libcpp.set cimport set as ordered_set
@@ -32,6 +31,9 @@ cdef int NO_GPU = -1
 cdef int EVERY_POOL = -1
 cdef int GPU_TYPES_MAX = 64
 cdef size_t DEAD_MIN = 64  # a heap with fewer removed tasks is left alone
+cdef size_t GROUPS_KEPT = 256  # empty groups kept for reuse
+cdef uint64_t HASH_FACTOR = 0x9E3779B97F4A7C15  # 2**64 divided by the golden ratio
+cdef int LIVE_BITS_MIN = 6
 cdef size_t TIERS_SPARE = 1024  # tiers kept beyond four for each worker before all are made anew
 
 # (key, -task): the largest is the first in the order, so C++'s max-heap serves as it is.
@@ -47,7 +49,6 @@ cdef struct Request:
     int64_t gpu
     uint64_t gpu_types
     bint service
-    uint64_t freed_at  # the stamp of the last time that a worker it fits on got capacity
 
 
 cdef cppclass Shape:
@@ -59,15 +60,29 @@ cdef cppclass Shape:
     vector[int] preferred
     vector[Entry] heap
     size_t dead  # removed tasks in the heap
-    int waiting_at  # where in `waiting`, or -1
+    int waiting_at  # where its head is, or -1
     uint64_t skipped_at  # the generation of workers none of which can ever take it
+
+
+cdef struct Head:  # of a shape with tasks, apart from it so that the walk reads little memory
+    Entry entry
+    int shape
+    int request
+    uint64_t skipped_at
     uint64_t blocked_at  # the stamp at which it fitted nowhere
     bint blocked_by_plan  # bound by the plan, that is
 
 
-cdef struct Place:  # where a live task is
-    int shape
+cdef struct Place:  # of a live task; an empty one has shape -1
+    int64_t task
     double key
+    int shape
+
+
+cdef cppclass Live:  # the live tasks: open addressing, at most two thirds full
+    vector[Place] places
+    size_t count
+    int shift
 
 
 cdef struct TypeCount:
@@ -95,8 +110,13 @@ cdef cppclass Group:
     size_t at  # where in its tier
 
 
+cdef struct Known:
+    uint64_t digest  # of `fits`, to look no further where it differs
+    Group* group
+
+
 cdef cppclass Tier:
-    vector[Group*] groups
+    vector[Known] groups
     vector[int] fitting  # for each request, how many of the groups it fits
     size_t at  # where in the order
 
@@ -108,7 +128,8 @@ cdef cppclass Site:  # a worker in a pool
 
 
 cdef cppclass Pool:
-    unordered_map[int, Site] sites
+    vector[Site*] sites  # by worker; NULL: not in this pool
+    size_t count
     vector[Left] lefts  # of the tiers, ascending
     vector[Tier*] tiers
     vector[Bits] fitting  # for each request, in which tiers it fits
@@ -186,6 +207,56 @@ cdef void take(Free* free, Request* wanted, int gpu_type, int sign) noexcept:
     free.gpus_total -= sign * wanted.gpu
 
 
+# -- live tasks
+
+
+cdef size_t place_of(Live* live, int64_t task) noexcept:
+    """Where the task is, or the empty place where it would be."""
+    cdef size_t at = <size_t>(<uint64_t>task * HASH_FACTOR >> live.shift)
+    while live.places[at].shape >= 0 and live.places[at].task != task:
+        at = (at + 1) & (live.places.size() - 1)
+    return at
+
+
+cdef void make_room(Live* live, int bits) noexcept:
+    cdef vector[Place] old
+    cdef Place empty
+    old.swap(live.places)
+    empty.task, empty.key, empty.shape = 0, 0, -1
+    live.places.assign(<size_t>1 << bits, empty)
+    live.shift = 64 - bits
+    for place in old:
+        if place.shape >= 0:
+            live.places[place_of(live, place.task)] = place
+
+
+cdef void add_live(Live* live, int64_t task, int shape, double key) noexcept:
+    cdef Place place
+    place.task, place.shape, place.key = task, shape, key
+    live.count += 1
+    if live.count * 3 > live.places.size() * 2:
+        make_room(live, 65 - live.shift)
+    live.places[place_of(live, task)] = place
+
+
+cdef void drop_live(Live* live, int64_t task) noexcept:
+    """Take out a task that is in, and move up those behind it that would not be found any more."""
+    cdef size_t mask = live.places.size() - 1
+    cdef size_t hole = place_of(live, task)
+    cdef size_t at = hole
+    cdef size_t home
+    live.count -= 1
+    while True:
+        at = (at + 1) & mask
+        if live.places[at].shape < 0:
+            break
+        home = <size_t>(<uint64_t>live.places[at].task * HASH_FACTOR >> live.shift)
+        if ((at - home) & mask) >= ((at - hole) & mask):
+            live.places[hole] = live.places[at]
+            hole = at
+    live.places[hole].shape = -1
+
+
 # -- bitmaps
 
 
@@ -228,6 +299,14 @@ cdef void insert_zero(Bits* bits, size_t at, size_t size) noexcept:
     bits[0][word] = (bits[0][word] & ~low) << 1 | (bits[0][word] & low)
 
 
+cdef uint64_t digest(Bits* bits) noexcept:
+    cdef uint64_t mixed = 0
+    cdef size_t word
+    for word in range(bits.size()):
+        mixed = (mixed ^ bits[0][word]) * HASH_FACTOR
+    return mixed
+
+
 # -- ladders
 
 
@@ -268,10 +347,13 @@ cdef class FastQueue:
     cdef dict request_of
     cdef vector[Request] requests
     cdef vector[Shape] shapes
-    cdef vector[int] waiting  # shapes with tasks, in no order
-    cdef unordered_map[int64_t, Place] live
+    cdef vector[uint64_t] freed_at  # for each request, the stamp at which a worker it fits on last got capacity
+    cdef vector[Head] waiting  # in no order
+    cdef Live live
 
     cdef unordered_map[int, Pool*] pools
+    cdef Pool* common  # pool 0, or NULL
+    cdef vector[Group*] unused
     cdef uint64_t types_seen
     cdef bint stale  # there is a request or a GPU type that the index does not know yet
     cdef Ladder cpu_ladder
@@ -304,11 +386,18 @@ cdef class FastQueue:
         self.last_now = -INFINITY
         self.plan_task = -1
         self.gpu_ladders.resize(GPU_TYPES_MAX)
+        self.live.count = 0
+        make_room(&self.live, LIVE_BITS_MIN)
+        self.common = NULL
 
     def __dealloc__(self):
         for item in self.pools:
             self._forget_tiers(item.second)
+            for site in item.second.sites:
+                del site
             del item.second
+        for group in self.unused:
+            del group
 
     # -- waiting tasks
 
@@ -343,8 +432,7 @@ cdef class FastQueue:
 
     cdef void _describe(self, Shape* new, int request, int nodes, int pool, double limit_s) noexcept:
         new.request, new.nodes, new.pool, new.limit_s = request, nodes, pool, limit_s
-        new.dead, new.waiting_at, new.skipped_at, new.blocked_at = 0, -1, 0, 0
-        new.blocked_by_plan = False
+        new.dead, new.waiting_at, new.skipped_at = 0, -1, 0
 
     cdef int _request(self, tuple key) except -1:
         cdef Request new
@@ -352,30 +440,27 @@ cdef class FastQueue:
         if index is None:
             index = self.request_of[key] = self.requests.size()
             new.cpu, new.memory_gb, new.gpu, new.gpu_types, new.service = key
-            new.freed_at = 0
             self.requests.push_back(new)
+            self.freed_at.push_back(0)
             self.stale = True
         return index
 
     def push(self, int64_t task, int shape, double key, /):
-        cdef Place place
-        if self.live.count(task):
+        if self._is_in(task):
             raise ValueError(f"task {task} is in the queue already")
         if isnan(key):
             raise ValueError(f"the key of task {task} is not a number")
         self._check_shape(shape)
-        place.shape, place.key = shape, key
-        self.live[task] = place
+        add_live(&self.live, task, shape, key)
         self.shapes[shape].heap.push_back(Entry(key, -task))
         push_heap(self.shapes[shape].heap.begin(), self.shapes[shape].heap.end())
-        self._note_waiting(shape)
+        self._note_head(shape)
 
     def remove(self, int64_t task, /):
-        cdef unordered_map[int64_t, Place].iterator found = self.live.find(task)
-        if found == self.live.end():
+        if not self._is_in(task):
             return False
-        cdef int shape = dereference(found).second.shape
-        self.live.erase(found)
+        cdef int shape = self._place(task).shape
+        drop_live(&self.live, task)
         self.shapes[shape].dead += 1
         self._clean(shape)
         if self.plan_task == task:
@@ -383,17 +468,23 @@ cdef class FastQueue:
         return True
 
     def position(self, int64_t task, /):
-        if not self.live.count(task):
+        if not self._is_in(task):
             return -1
-        cdef Entry mine = Entry(self.live[task].key, -task)
+        cdef Entry mine = Entry(self._place(task).key, -task)
         cdef int64_t ahead = 0
-        for item in self.live:
-            if Entry(item.second.key, -item.first) > mine:
+        for place in self.live.places:
+            if place.shape >= 0 and mine < Entry(place.key, -place.task):
                 ahead += 1
         return ahead
 
     def __len__(self):
-        return self.live.size()
+        return self.live.count
+
+    cdef Place* _place(self, int64_t task) noexcept:
+        return &self.live.places[place_of(&self.live, task)]
+
+    cdef bint _is_in(self, int64_t task) noexcept:
+        return self._place(task).shape >= 0
 
     cdef int _check_shape(self, int shape) except -1:
         if shape < 0 or shape >= <int>self.shapes.size():
@@ -401,10 +492,8 @@ cdef class FastQueue:
         return 0
 
     cdef bint _is_live(self, Entry entry, int shape) noexcept:
-        cdef unordered_map[int64_t, Place].iterator found = self.live.find(-entry.second)
-        if found == self.live.end():
-            return False
-        return dereference(found).second.shape == shape and dereference(found).second.key == entry.first
+        cdef Place* place = self._place(-entry.second)
+        return place.shape == shape and place.key == entry.first
 
     cdef void _clean(self, int index) noexcept:
         """Drop removed tasks from the top, and all of them once they are half of the heap."""
@@ -414,7 +503,7 @@ cdef class FastQueue:
             shape.dead -= 1
         if shape.dead > DEAD_MIN and shape.dead * 2 > shape.heap.size():
             self._compact(shape, index)
-        self._note_waiting(index)
+        self._note_head(index)
 
     cdef void _pop(self, Shape* shape) noexcept:
         pop_heap(shape.heap.begin(), shape.heap.end())
@@ -431,16 +520,27 @@ cdef class FastQueue:
         make_heap(shape.heap.begin(), shape.heap.end())
         shape.dead = 0
 
-    cdef void _note_waiting(self, int index) noexcept:
+    cdef void _note_head(self, int index) noexcept:
+        """Keep `waiting` in step with the heap of this shape."""
         cdef Shape* shape = &self.shapes[index]
-        cdef int last
-        if shape.heap.size() and shape.waiting_at < 0:
-            shape.waiting_at = <int>self.waiting.size()
-            self.waiting.push_back(index)
-        elif not shape.heap.size() and shape.waiting_at >= 0:
-            last = self.waiting.back()
-            self.waiting[shape.waiting_at] = last
-            self.shapes[last].waiting_at = shape.waiting_at
+        if shape.heap.empty():
+            self._forget_head(shape)
+            return
+        if shape.waiting_at < 0:
+            self._new_head(shape, index)
+        self.waiting[shape.waiting_at].entry = shape.heap[0]
+
+    cdef void _new_head(self, Shape* shape, int index) noexcept:
+        cdef Head head
+        head.shape, head.request, head.skipped_at = index, shape.request, shape.skipped_at
+        head.blocked_at, head.blocked_by_plan = 0, False
+        shape.waiting_at = <int>self.waiting.size()
+        self.waiting.push_back(head)
+
+    cdef void _forget_head(self, Shape* shape) noexcept:
+        if shape.waiting_at >= 0:
+            self.shapes[self.waiting.back().shape].waiting_at = shape.waiting_at
+            self.waiting[shape.waiting_at] = self.waiting.back()
             self.waiting.pop_back()
             shape.waiting_at = -1
 
@@ -459,35 +559,62 @@ cdef class FastQueue:
     ):
         cdef Free free
         cdef Site* site
+        if worker < 0:
+            raise ValueError(f"a worker has a number from 0 on, not {worker}")
         read_free(&free, cpu, memory_gb, batch, service, gpus)
-        if not self.pools.count(pool):
-            self.pools[pool] = new Pool()
-            self.stale = True
         for one in free.gpus:
             if not self.types_seen >> one.bit & 1:
                 self.types_seen |= <uint64_t>1 << one.bit
                 self.stale = True
-        if not self.pools[pool].sites.count(worker):
-            self.pools[pool].sites[worker].group = NULL
-        site = &self.pools[pool].sites[worker]
+        site = self._site_for(worker, pool)
         site.free = free
-        self._refile(self.pools[pool], worker, site)
+        self._refile(self._pool(pool), worker, site)
         self._note_freed()
         self.workers_at += 1
 
+    cdef Site* _site_for(self, int worker, int number):
+        """The site of this worker, made where it is not known in this pool."""
+        cdef Pool* pool = self._pool(number)
+        if pool == NULL:
+            pool = self.pools[number] = new Pool()
+            pool.fitting.resize(self.requests.size())
+            pool.count = 0
+            self.common = self._pool_of(0)
+        if pool.sites.size() <= <size_t>worker:
+            pool.sites.resize(worker + 1, NULL)
+        if pool.sites[worker] == NULL:
+            pool.sites[worker] = new Site()
+            pool.sites[worker].group = NULL
+            pool.count += 1
+        return pool.sites[worker]
+
     def drop_worker(self, int worker, int pool=-1, /):
-        cdef vector[int] gone
-        for item in self.pools:
-            if (pool == EVERY_POOL or item.first == pool) and item.second.sites.count(worker):
-                self._unfile(item.second, worker, &item.second.sites[worker])
-                item.second.sites.erase(worker)
-                if item.second.sites.empty():
-                    gone.push_back(item.first)
-        for number in gone:
-            self._forget_tiers(self.pools[number])
-            del self.pools[number]
-            self.pools.erase(number)
+        cdef vector[int] numbers
+        if pool == EVERY_POOL:
+            for item in self.pools:
+                numbers.push_back(item.first)
+        else:
+            numbers.push_back(pool)
+        for number in numbers:
+            self._drop(worker, number)
         self.workers_at += 1
+
+    cdef void _drop(self, int worker, int number) noexcept:
+        cdef Pool* pool = self._pool(number)
+        cdef Site* site = NULL
+        if pool != NULL:
+            site = self._site(pool, worker)
+        if site == NULL:
+            return
+        self._unfile(pool, worker, site)
+        pool.sites[worker] = NULL
+        pool.count -= 1
+        del site
+        if pool.count == 0:
+            self._forget_tiers(pool)
+            del pool
+            self.pools.erase(number)
+            self.common = self._pool_of(0)
 
     def release(self, int worker, int shape, int gpu_type, /):
         self._check_shape(shape)
@@ -503,23 +630,25 @@ cdef class FastQueue:
             self._note_freed()
 
     cdef Pool* _pool(self, int number) noexcept:
+        return self.common if number == 0 else self._pool_of(number)
+
+    cdef Pool* _pool_of(self, int number) noexcept:
         cdef unordered_map[int, Pool*].iterator found = self.pools.find(number)
         if found == self.pools.end():
             return NULL
         return dereference(found).second
 
     cdef Site* _site(self, Pool* pool, int worker) noexcept:
-        cdef unordered_map[int, Site].iterator found = pool.sites.find(worker)
-        if found == pool.sites.end():
+        if worker < 0 or <size_t>worker >= pool.sites.size():
             return NULL
-        return &dereference(found).second
+        return pool.sites[worker]
 
     cdef void _note_freed(self) noexcept:
         """The requests that fit on the worker just filed may start there, whatever was found before."""
         cdef int64_t request = next_bit(&self.fits, 0)
         self.stamp += 1
         while request >= 0:
-            self.requests[request].freed_at = self.stamp
+            self.freed_at[request] = self.stamp
             request = next_bit(&self.fits, request + 1)
 
     cdef void _open_all(self) noexcept:
@@ -594,20 +723,32 @@ cdef class FastQueue:
 
     cdef Group* _group(self, Pool* pool, Tier* tier) noexcept:
         """The group of this tier that the requests in `fits` fit."""
+        cdef Known found
+        found.digest = digest(&self.fits)
         for known in tier.groups:
-            if known.fits == self.fits:
-                return known
-        cdef Group* group = new Group()
-        group.fits = self.fits
-        group.at = tier.groups.size()
-        tier.groups.push_back(group)
+            if known.digest == found.digest and known.group.fits == self.fits:
+                return known.group
+        found.group = self._empty_group()
+        found.group.fits = self.fits
+        found.group.at = tier.groups.size()
+        tier.groups.push_back(found)
+        self._count_group(pool, tier, found.group)
+        return found.group
+
+    cdef Group* _empty_group(self) noexcept:
+        if self.unused.empty():
+            return new Group()
+        cdef Group* group = self.unused.back()
+        self.unused.pop_back()
+        return group
+
+    cdef void _count_group(self, Pool* pool, Tier* tier, Group* group) noexcept:
         cdef int64_t request = next_bit(&group.fits, 0)
         while request >= 0:
             tier.fitting[request] += 1
             if tier.fitting[request] == 1:
                 set_bit(&pool.fitting[request], tier.at)
             request = next_bit(&group.fits, request + 1)
-        return group
 
     cdef void _forget_group(self, Pool* pool, Tier* tier, Group* group) noexcept:
         cdef int64_t request = next_bit(&group.fits, 0)
@@ -617,14 +758,17 @@ cdef class FastQueue:
                 clear_bit(&pool.fitting[request], tier.at)
             request = next_bit(&group.fits, request + 1)
         tier.groups[group.at] = tier.groups.back()
-        tier.groups[group.at].at = group.at
+        tier.groups[group.at].group.at = group.at
         tier.groups.pop_back()
-        del group
+        if self.unused.size() < GROUPS_KEPT:
+            self.unused.push_back(group)
+        else:
+            del group
 
     cdef void _forget_tiers(self, Pool* pool) noexcept:
         for tier in pool.tiers:
-            for group in tier.groups:
-                del group
+            for known in tier.groups:
+                del known.group
             del tier
         pool.tiers.clear()
         pool.lefts.clear()
@@ -633,20 +777,18 @@ cdef class FastQueue:
     cdef void _reindex(self) noexcept:
         """Learn what requests there are and file every worker anew."""
         cdef Pool* pool
+        cdef int worker
         self.stale = False
         self._build_ladders()
         for item in self.pools:
             pool = item.second
             self._forget_tiers(pool)
             pool.fitting.resize(self.requests.size())
-            for each in pool.sites:
-                self._file_anew(pool, each.first)
+            for worker in range(<int>pool.sites.size()):
+                if pool.sites[worker] != NULL:
+                    pool.sites[worker].group = NULL
+                    self._refile(pool, worker, pool.sites[worker])
         self._open_all()
-
-    cdef void _file_anew(self, Pool* pool, int worker) noexcept:
-        cdef Site* site = &pool.sites[worker]
-        site.group = NULL
-        self._refile(pool, worker, site)
 
     cdef void _build_ladders(self) noexcept:
         cdef size_t words = (self.requests.size() + 63) // 64
@@ -703,29 +845,30 @@ cdef class FastQueue:
 
     cdef int _first_open(self, double now, int64_t* blocked) noexcept:
         """The shape whose head is the next to try; -1 where there is none or, before it, one to report as blocked."""
-        cdef int open = -1
-        cdef int stuck = -1
-        for index in self.waiting:
-            if self.shapes[index].skipped_at == self.workers_at:
+        cdef Head* open = NULL
+        cdef Head* stuck = NULL
+        cdef Head* head
+        cdef size_t i
+        for i in range(self.waiting.size()):
+            head = &self.waiting[i]
+            if head.skipped_at == self.workers_at:
                 continue
-            if self._is_stuck(index, now):
-                if stuck < 0 or self.shapes[stuck].heap[0] < self.shapes[index].heap[0]:
-                    stuck = index
-            elif open < 0 or self.shapes[open].heap[0] < self.shapes[index].heap[0]:
-                open = index
-        if stuck < 0 or (open >= 0 and self.shapes[stuck].heap[0] < self.shapes[open].heap[0]):
-            return open
-        if self.plan_task >= 0 and not self.plan_entry < self.shapes[stuck].heap[0]:
-            return open
-        blocked[0] = -self.shapes[stuck].heap[0].second
-        return -1
+            if self._is_stuck(head, now):
+                if stuck == NULL or stuck.entry < head.entry:
+                    stuck = head
+            elif open == NULL or open.entry < head.entry:
+                open = head
+        if stuck != NULL and (open == NULL or open.entry < stuck.entry):
+            if self.plan_task < 0 or self.plan_entry < stuck.entry:
+                blocked[0] = -stuck.entry.second
+                return -1
+        return -1 if open == NULL else open.shape
 
-    cdef bint _is_stuck(self, int index, double now) noexcept:
-        """Whether its head is known not to fit."""
-        cdef Shape* shape = &self.shapes[index]
-        if shape.blocked_at < self.opened_at or shape.blocked_at < self.requests[shape.request].freed_at:
+    cdef bint _is_stuck(self, Head* head, double now) noexcept:
+        """Whether it is known not to fit."""
+        if head.blocked_at < self.opened_at or head.blocked_at < self.freed_at[head.request]:
             return False
-        return not shape.blocked_by_plan or self._is_bound(index, now)
+        return not head.blocked_by_plan or self._is_bound(head.shape, now)
 
     cdef bint _is_bound(self, int index, double now) noexcept:
         """Whether its head must leave alone what the plan holds."""
@@ -744,7 +887,8 @@ cdef class FastQueue:
             self._choose_others(pool, shape, bound)
         if <int>self.nodes.size() == shape.nodes:
             return True
-        shape.blocked_at, shape.blocked_by_plan = self.stamp, bound
+        self.waiting[shape.waiting_at].blocked_at = self.stamp
+        self.waiting[shape.waiting_at].blocked_by_plan = bound
         return False
 
     cdef void _choose_preferred(self, Pool* pool, Shape* shape, bint bound) noexcept:
@@ -777,16 +921,16 @@ cdef class FastQueue:
         cdef size_t wanted
         cdef int gpu_type = NO_GPU
         self.found.clear()
-        for group in tier.groups:
-            if not has_bit(&group.fits, shape.request):
+        for known in tier.groups:
+            if not has_bit(&known.group.fits, shape.request):
                 continue
             wanted = self.found.size() + needed
-            for worker in group.workers:
+            for worker in known.group.workers:
                 if self.found.size() == wanted:
                     break
                 if binary_search(shape.preferred.begin(), shape.preferred.end(), worker):
                     continue
-                if self._usable(&pool.sites[worker], worker, shape, bound, &gpu_type):
+                if self._usable(pool.sites[worker], worker, shape, bound, &gpu_type):
                     self.found.push_back(worker)
         sort(self.found.begin(), self.found.end())
 
@@ -801,7 +945,7 @@ cdef class FastQueue:
 
     cdef void _add_node(self, Pool* pool, int worker, Shape* shape, bint bound) noexcept:
         cdef Node node
-        node.worker, node.site = worker, &pool.sites[worker]
+        node.worker, node.site = worker, pool.sites[worker]
         self._usable(node.site, worker, shape, bound, &node.gpu_type)
         self.nodes.push_back(node)
 
@@ -814,10 +958,10 @@ cdef class FastQueue:
         for node in self.nodes:
             take(&node.site.free, &self.requests[shape.request], node.gpu_type, 1)
             self._refile(pool, node.worker, node.site)
-        self.live.erase(-entry.second)
+        drop_live(&self.live, -entry.second)
         self._pop(shape)
         self._clean(index)
-        if pool.tiers.size() > pool.sites.size() * 4 + TIERS_SPARE:
+        if pool.tiers.size() > pool.count * 4 + TIERS_SPARE:
             self._reindex()
 
     # -- what the policy says about a task that does not fit
@@ -830,9 +974,9 @@ cdef class FastQueue:
             read_free(&free, cpu, memory_gb, batch, service, gpus)
             spare[<int>worker] = free
         self.plan_task, self.plan_at, self.plan_pool = task, at, self.shapes[index].pool
-        self.plan_entry = Entry(self.live[task].key, -task)
+        self.plan_entry = Entry(self._place(task).key, -task)
         self.spare.swap(spare)
-        self.shapes[index].skipped_at = 0
+        self._mark_skipped(index, 0)
         self._open_all()
 
     def unplan(self):
@@ -843,14 +987,18 @@ cdef class FastQueue:
 
     def skip(self, int64_t task, /):
         cdef int index = self._shape_of_task(task)
-        self.shapes[index].skipped_at = self.workers_at
-        if self.plan_task >= 0 and self.live[self.plan_task].shape == index:
+        self._mark_skipped(index, self.workers_at)
+        if self.plan_task >= 0 and self._place(self.plan_task).shape == index:
             self._end_plan()
 
     cdef int _shape_of_task(self, int64_t task) except -1:
-        if not self.live.count(task):
+        if not self._is_in(task):
             raise ValueError(f"task {task} is not in the queue")
-        return self.live[task].shape
+        return self._place(task).shape
+
+    cdef void _mark_skipped(self, int index, uint64_t at) noexcept:
+        self.shapes[index].skipped_at = at
+        self.waiting[self.shapes[index].waiting_at].skipped_at = at
 
     cdef void _end_plan(self) noexcept:
         if self.plan_task >= 0:

@@ -250,6 +250,8 @@ class ReadyQueue:
         /,
     ) -> None:
         """Say what `worker` has free in `pool`: new, or changed by something else than `place` and `release`."""
+        if worker < 0:
+            raise ValueError(f"a worker has a number from 0 on, not {worker}")
         self._pools.setdefault(pool, {})[worker] = _free(cpu, memory_gb, batch, service, gpus)
         self._skipped.clear()
 

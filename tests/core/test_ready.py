@@ -460,6 +460,10 @@ def test_what_makes_no_sense_is_refused(queue: Queue) -> None:
         queue.plan(2, 0.0, [])
     with pytest.raises(ValueError, match="task 2 is not in the queue"):
         queue.skip(2)
+    with pytest.raises(ValueError, match="number from 0 on, not -1"):
+        cores(queue, -1, 1)
+    queue.drop_worker(-1)
+    queue.release(-1, shape, NO_GPU)
     assert len(queue) == 1
 
 
