@@ -27,6 +27,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "workers": ("workers", "The machines and their free slots."),
     "experiments": ("experiments", "Create and list experiments."),
     "audit": ("audit", "Verify and read the record of what was done."),
+    "simulate": ("simulate", "Play a recorded workload through the scheduler."),
     "config": ("settings", "Every setting, its value and where it came from."),
 }
 

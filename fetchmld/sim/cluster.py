@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
+from fetchmld.core.model import Capacity
 from fetchmld.core.scheduler import Policy
 from fetchmld.sim import workload
 from fetchmld.sim.faults import NONE, Faults, choose, rates
@@ -23,6 +24,9 @@ CLIENT_RETRY_S: Final = 5.0
 LOOK_S: Final = 60.0  # between two looks whether all is quiet
 
 
+POLICY: Final = Policy(ageing_tau_s=60.0, suspect_after_s=12.0, offline_after_s=30.0, requeue_after_s=120.0)
+
+
 @dataclass(slots=True, frozen=True)
 class Setting:
     """What a simulation is of. The times of a real cluster are scaled down together, so that a seed costs little."""
@@ -32,7 +36,7 @@ class Setting:
     faults_s: float = 480.0  # how long tasks come and things go wrong
     settle_s: float = 4 * 3600.0  # how long all may take to end afterwards
     heartbeat_s: float = 5.0
-    policy: Policy = Policy(ageing_tau_s=60.0, suspect_after_s=12.0, offline_after_s=30.0, requeue_after_s=120.0)
+    policy: Policy = POLICY
     faults: Faults | None = None  # None: as the seed chooses
 
 
@@ -80,7 +84,7 @@ class Cluster:
         self._last_ticket = 0
         self._unquiet = 0  # client requests that are still to be answered
 
-    def _node(self, number: int, capacity: workload.Capacity) -> Node:
+    def _node(self, number: int, capacity: Capacity) -> Node:
         link = Link(self.timeline, self.rng, self.head)
         setting = self.setting
         lease_s = setting.policy.requeue_after_s - LEASE_MARGIN_S
@@ -148,7 +152,7 @@ class Cluster:
         left = ["everything"]
         while left and self.timeline.now < end:
             self.timeline.run_until(self.timeline.now + LOOK_S)
-            left = self.rules.settled(self.head.core) if self.head.up and not self._unquiet else ["client requests"]
+            left = self.rules.settled(self.head.core) if self.head.idle and not self._unquiet else ["client requests"]
         assert not left, f"{len(left)} tasks never end: {left[:3]}"
         running = [process.key for node in self.nodes for process in node.runner.live.values()]
         assert not running, f"nobody knows of {running}, which run"
@@ -167,7 +171,7 @@ class Cluster:
             waiting(ok)
 
     def _submit(self, work: Work) -> None:
-        body = {"task_id": work.task_id, "user_id": work.user_id, "request": work.request}
+        body: dict[str, object] = {"task_id": work.task_id, "user_id": work.user_id, "request": work.request}
         self._ask("submit", body, lambda ok: self._accepted(work, ok))
         if work.cancel_after_s:
             self._unquiet += 1
@@ -220,8 +224,8 @@ class Cluster:
     def jump_wall(self) -> None:
         """Somebody sets a clock, by seconds or by days."""
         jump_s = self.rng.choice((-1, 1)) * 10 ** self.rng.uniform(0, 6)
-        target = self.rng.choice((self.head, *self.nodes))
-        target.wall_offset_s += jump_s
+        clocks: list[Head | Node] = [self.head, *self.nodes]
+        self.rng.choice(clocks).wall_offset_s += jump_s
 
 
 def _pause_agent(cluster: Cluster) -> None:

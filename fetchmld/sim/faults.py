@@ -1,6 +1,6 @@
 """What may go wrong in a simulation, and how often. Each seed turns on a part of it, so that faults meet in many ways.
 
-Rates named `_p` are chances per message, effect or attempt; those named `_per_h` are events in an hour of the whole cluster.
+Names in `_p` are chances per message, effect or batch; those in `_per_h` are events in an hour of the whole cluster.
 """
 
 from dataclasses import dataclass, fields

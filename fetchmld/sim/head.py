@@ -1,8 +1,8 @@
 """The simulated head: the real `Scheduler` in a modelled shell.
 
-As `actors.scheduler` does: take all that has arrived, let the core decide, make the batch's facts durable, and only then speak.
-It dies at any boundary between two of these when the seed says so; what was not committed then is lost, and the core is
-rebuilt from the record.
+As `actors.scheduler` does: take all that has arrived, let the core decide, make the batch's facts durable, and only then
+speak. It dies at any boundary between two of these when the seed says so; what was not committed then is lost, and the
+core is rebuilt from the record.
 """
 
 from collections.abc import Callable
@@ -78,6 +78,11 @@ class Head:
         self._paused_until = 0.0
         self._broken = False
         timeline.after(TICK_S, self._tick, 0)
+
+    @property
+    def idle(self) -> bool:
+        """It is there, and what it decided is on record."""
+        return self.up and not self._busy
 
     # -- clocks
 

@@ -1,7 +1,7 @@
 """What must hold after every event, looked at from outside: the record, the nodes and the head beside each other.
 
-`core.check()` asserts what the scheduler's state can say of itself; here is what only a look at everything at once can tell. A
-failure is an AssertionError that names the rule.
+`core.check()` asserts what the scheduler's state can say of itself; here is what only a look at everything at once can
+tell. A failure is an AssertionError that names the rule.
 """
 
 from collections import Counter
@@ -30,6 +30,7 @@ class Rules(Watcher):
         self.shadow = State()  # folded from what is durable, by nobody but us
         self.events = self.starts = self.commits = 0
         self._tau_s = tau_s
+        self._submitted: set[str] = set()
         self._ended: set[str] = set()
         self._started: set[tuple[str, int, int]] = set()
         self._attempts: Counter[str] = Counter()
@@ -69,7 +70,7 @@ class Rules(Watcher):
         self._check_ageing(core, task)
 
     def _check_ageing(self, core: Scheduler, task: Task) -> None:
-        """The promise: nobody of priority p is passed by one of its own kind that came (10 - p) tau later, or later still."""
+        """The promise: nobody of priority p is passed by one of its own kind that came (10 - p) tau later."""
         for other in core.state.tasks.values():
             if other.status == "queued" and other.resources == task.resources and self._is_ready(other):
                 late_s = task.submit_t - other.submit_t - (PRIORITY_MAX - other.priority) * self._tau_s
@@ -105,6 +106,8 @@ class Rules(Watcher):
             self._compare(core, touched)
 
     def _check_fact(self, fact: Fact) -> None:
+        if fact.action == "task.submit":
+            self._submitted.add(fact.resource)
         if fact.action == "task.start":
             assert fact.metadata["attempt"] == self._attempts[fact.resource] + 1, f"{fact.resource}: attempts only grow"
             assert fact.resource not in self._ended, f"{fact.resource} starts after its end"
@@ -148,7 +151,7 @@ class Rules(Watcher):
 
     def accepted(self, task_id: str) -> None:
         """A user was told that the task is accepted."""
-        assert self.shadow.task(TaskId(task_id)) is not None, f"{task_id} was acknowledged and is not on record"
+        assert task_id in self._submitted, f"{task_id} was acknowledged and is not on record"
 
     # -- a node starts something
 

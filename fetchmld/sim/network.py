@@ -1,4 +1,4 @@
-"""One node's connection to the head: in order and at most once, as a socket is, except where the seed's faults say otherwise.
+"""One node's connection to the head: in order and at most once, as a socket is, but for what the seed's faults do to it.
 
 A lost message takes the rest of its connection with it; both ends notice that only later. What was sent before an agent
 reconnected may still reach the head after the new greeting, as data in a socket's buffer does; the other way it is gone.

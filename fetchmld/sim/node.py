@@ -116,6 +116,7 @@ class Node:
             return
         self.agent_up = False
         self._incarnation += 1
+        self.core = AgentCore()
         self._starts.clear()
         self._preparing.clear()
         self._unsent.clear()
@@ -161,7 +162,7 @@ class Node:
     # -- the scheduler
 
     def _connect(self, incarnation: int) -> None:
-        if incarnation != self._incarnation or self.link.open:
+        if incarnation != self._incarnation or not self.agent_up or self.link.open:
             return
         if self._paused is not None or not self.link.connect():
             self._timeline.after(RECONNECT_S, self._connect, incarnation)

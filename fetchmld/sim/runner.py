@@ -105,7 +105,9 @@ class Runner:
         key = RunKey(order["task_id"], order["attempt"])
         if key not in self._orders:
             self._orders.add(key)
-            self._timeline.after(SYNC_S * self._rng.random(), self._got, self._incarnation, self._start, (order, program))
+            self._timeline.after(
+                SYNC_S * self._rng.random(), self._got, self._incarnation, self._start, (order, program)
+            )
 
     def _start(self, order: LaunchOrder, program: Program) -> None:
         key, now = RunKey(order["task_id"], order["attempt"]), self._timeline.now
@@ -246,9 +248,7 @@ class Runner:
         self.crash()
         self.live.clear()
         self.lease_until = 0.0
-        self.journal = {
-            key: entry for key, entry in self.journal.items() if entry.synced or self._rng.random() < 0.5
-        }
+        self.journal = {key: entry for key, entry in self.journal.items() if entry.synced or self._rng.random() < 0.5}
         for entry in self.journal.values():
             if not entry.shown and not entry.synced:
                 entry.report = None
