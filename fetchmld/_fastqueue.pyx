@@ -15,6 +15,7 @@ the ranking: the best worker is in the first of them. A worker on which nothing 
 almost nothing is looked at.
 """
 
+from cython cimport final
 from cython.operator cimport dereference
 from libc.math cimport INFINITY, isnan
 from libc.stdint cimport int64_t, uint64_t
@@ -26,6 +27,7 @@ from libcpp.vector cimport vector
 
 cdef extern from *:
     int lowest_bit "__builtin_ctzll"(uint64_t) noexcept nogil
+    void prefetch "__builtin_prefetch"(void*) noexcept nogil
 
 cdef int NO_GPU = -1
 cdef int EVERY_POOL = -1
@@ -68,6 +70,8 @@ cdef struct Head:  # of a shape with tasks, apart from it so that the walk reads
     Entry entry
     int shape
     int request
+    int pool
+    double limit_s
     uint64_t skipped_at
     uint64_t blocked_at  # the stamp at which it fitted nowhere
     bint blocked_by_plan  # bound by the plan, that is
@@ -210,9 +214,13 @@ cdef void take(Free* free, Request* wanted, int gpu_type, int sign) noexcept:
 # -- live tasks
 
 
+cdef size_t home_of(Live* live, int64_t task) noexcept:
+    return <size_t>(<uint64_t>task * HASH_FACTOR >> live.shift)
+
+
 cdef size_t place_of(Live* live, int64_t task) noexcept:
     """Where the task is, or the empty place where it would be."""
-    cdef size_t at = <size_t>(<uint64_t>task * HASH_FACTOR >> live.shift)
+    cdef size_t at = home_of(live, task)
     while live.places[at].shape >= 0 and live.places[at].task != task:
         at = (at + 1) & (live.places.size() - 1)
     return at
@@ -244,14 +252,12 @@ cdef void drop_live(Live* live, int64_t task) noexcept:
     cdef size_t mask = live.places.size() - 1
     cdef size_t hole = place_of(live, task)
     cdef size_t at = hole
-    cdef size_t home
     live.count -= 1
     while True:
         at = (at + 1) & mask
         if live.places[at].shape < 0:
             break
-        home = <size_t>(<uint64_t>live.places[at].task * HASH_FACTOR >> live.shift)
-        if ((at - home) & mask) >= ((at - hole) & mask):
+        if ((at - home_of(live, live.places[at].task)) & mask) >= ((at - hole) & mask):
             live.places[hole] = live.places[at]
             hole = at
     live.places[hole].shape = -1
@@ -342,6 +348,7 @@ cdef Bits* look_up(Ladder* ladder, int64_t amount, Bits* nothing) noexcept:
     return nothing if low == 0 else &ladder.fits[low - 1]
 
 
+@final
 cdef class FastQueue:
     cdef dict shape_of  # request and all -> shape
     cdef dict request_of
@@ -533,6 +540,7 @@ cdef class FastQueue:
     cdef void _new_head(self, Shape* shape, int index) noexcept:
         cdef Head head
         head.shape, head.request, head.skipped_at = index, shape.request, shape.skipped_at
+        head.pool, head.limit_s = shape.pool, shape.limit_s
         head.blocked_at, head.blocked_by_plan = 0, False
         shape.waiting_at = <int>self.waiting.size()
         self.waiting.push_back(head)
@@ -827,24 +835,26 @@ cdef class FastQueue:
     def place(self, int limit, double now, /):
         placed = []
         cdef int64_t blocked = -1
-        cdef int index
+        cdef Head* head
+        cdef bint bound
         if self.stale:
             self._reindex()
         if now < self.last_now:
             self._open_all()
         self.last_now = now
         while len(placed) < limit:
-            index = self._first_open(now, &blocked)
-            if index < 0:
+            head = self._first_open(now, &blocked)
+            if head == NULL:
                 break
-            if self._choose(index, self._is_bound(index, now)):
-                task = -self.shapes[index].heap[0].second
-                placed.append((task, [(node.worker, node.gpu_type) for node in self.nodes]))
-                self._start(index, now)
+            prefetch(&self.live.places[home_of(&self.live, -head.entry.second)])
+            bound = self._is_bound(head, now)
+            if self._choose(head, bound):
+                placed.append((-head.entry.second, [(node.worker, node.gpu_type) for node in self.nodes]))
+                self._start(head, bound)
         return placed, blocked
 
-    cdef int _first_open(self, double now, int64_t* blocked) noexcept:
-        """The shape whose head is the next to try; -1 where there is none or, before it, one to report as blocked."""
+    cdef Head* _first_open(self, double now, int64_t* blocked) noexcept:
+        """The next head to try; NULL where there is none or, before it, one to report as blocked."""
         cdef Head* open = NULL
         cdef Head* stuck = NULL
         cdef Head* head
@@ -861,25 +871,26 @@ cdef class FastQueue:
         if stuck != NULL and (open == NULL or open.entry < stuck.entry):
             if self.plan_task < 0 or self.plan_entry < stuck.entry:
                 blocked[0] = -stuck.entry.second
-                return -1
-        return -1 if open == NULL else open.shape
+                return NULL
+        return open
 
     cdef bint _is_stuck(self, Head* head, double now) noexcept:
         """Whether it is known not to fit."""
         if head.blocked_at < self.opened_at or head.blocked_at < self.freed_at[head.request]:
             return False
-        return not head.blocked_by_plan or self._is_bound(head.shape, now)
+        return not head.blocked_by_plan or self._is_bound(head, now)
 
-    cdef bint _is_bound(self, int index, double now) noexcept:
-        """Whether its head must leave alone what the plan holds."""
-        cdef Shape* shape = &self.shapes[index]
-        if self.plan_task < 0 or shape.pool != self.plan_pool or not shape.heap[0] < self.plan_entry:
+    cdef bint _is_bound(self, Head* head, double now) noexcept:
+        """Whether it must leave alone what the plan holds, if it holds anything."""
+        if self.plan_task < 0 or self.spare.empty() or head.pool != self.plan_pool:
             return False
-        return not (shape.limit_s > 0 and self.plan_at < INFINITY and now + shape.limit_s <= self.plan_at)
+        if not head.entry < self.plan_entry:
+            return False
+        return not (head.limit_s > 0 and self.plan_at < INFINITY and now + head.limit_s <= self.plan_at)
 
-    cdef bint _choose(self, int index, bint bound) noexcept:
+    cdef bint _choose(self, Head* head, bint bound) noexcept:
         """Put into `nodes` the best workers for a task of this shape; False, and remembered, if there are too few."""
-        cdef Shape* shape = &self.shapes[index]
+        cdef Shape* shape = &self.shapes[head.shape]
         cdef Pool* pool = self._pool(shape.pool)
         self.nodes.clear()
         if pool != NULL:
@@ -887,8 +898,7 @@ cdef class FastQueue:
             self._choose_others(pool, shape, bound)
         if <int>self.nodes.size() == shape.nodes:
             return True
-        self.waiting[shape.waiting_at].blocked_at = self.stamp
-        self.waiting[shape.waiting_at].blocked_by_plan = bound
+        head.blocked_at, head.blocked_by_plan = self.stamp, bound
         return False
 
     cdef void _choose_preferred(self, Pool* pool, Shape* shape, bint bound) noexcept:
@@ -949,18 +959,17 @@ cdef class FastQueue:
         self._usable(node.site, worker, shape, bound, &node.gpu_type)
         self.nodes.push_back(node)
 
-    cdef void _start(self, int index, double now) noexcept:
-        """Take the head of this shape out and claim what `nodes` says."""
-        cdef Shape* shape = &self.shapes[index]
+    cdef void _start(self, Head* head, bint bound) noexcept:
+        """Take this head out and claim what `nodes` says."""
+        cdef Shape* shape = &self.shapes[head.shape]
         cdef Pool* pool = self._pool(shape.pool)
-        cdef Entry entry = shape.heap[0]
-        self._note_start(shape, entry, self._is_bound(index, now))
+        self._note_start(shape, head.entry, bound)
         for node in self.nodes:
             take(&node.site.free, &self.requests[shape.request], node.gpu_type, 1)
             self._refile(pool, node.worker, node.site)
-        drop_live(&self.live, -entry.second)
+        drop_live(&self.live, -head.entry.second)
         self._pop(shape)
-        self._clean(index)
+        self._clean(head.shape)
         if pool.tiers.size() > pool.count * 4 + TIERS_SPARE:
             self._reindex()
 
