@@ -3,6 +3,7 @@
 from fetchmld.core.desk import Desk
 from fetchmld.core.lifecycle import STARTED
 from fetchmld.core.model import Task, Worker
+from fetchmld.core.plan import make_plan
 from fetchmld.core.waiting import Waiting
 
 
@@ -18,6 +19,15 @@ def check(desk: Desk, waiting: Waiting) -> None:
     ready = [task for task in queued if not task.waits_for and not task.doomed and task.id not in waiting.held]
     due = {task_id for task_id in desk.due if task_id in state.tasks}
     assert len(desk.placement) == sum(task.id not in due for task in ready), "the queue is not the state"
+    _check_plan(desk)
+
+
+def _check_plan(desk: Desk) -> None:
+    """Whoever is planned does not fit now: no startable task waits."""
+    planned = desk.placement.planned()
+    if planned is not None:
+        plan = make_plan(planned.task.resources, desk.placement.candidates(planned.task, desk.now))
+        assert plan is None or plan.at > 0.0, f"task {planned.task.id} fits on {plan} and waits"
 
 
 def _check_task(desk: Desk, task: Task) -> None:

@@ -134,9 +134,12 @@ class Placement:
             self._queue.set_worker(*self._numbers_of(number, amount), pool)
         self._pools[worker_id] = set(begun)
 
-    def nodes(self, now: float) -> list[Node]:
-        """Every open worker as a plan sees it."""
-        return [node_of(self._state, self._holds, worker, now, self._grace_s) for worker in self._open.values()]
+    def candidates(self, task: Task, now: float) -> list[Node]:
+        """Every open worker that the waiting task may use, as a plan sees it."""
+        ready = self._ready.get(task.submit_seq)
+        away = task.avoid if ready is not None and ready.avoiding else None
+        workers = [worker for worker_id, worker in self._open.items() if worker_id != away]
+        return [node_of(self._state, self._holds, worker, now, self._grace_s) for worker in workers]
 
     # -- starting
 
@@ -172,9 +175,10 @@ class Placement:
 
     def release(self, task: Task) -> None:
         """A started task ended or went back to the queue; the state has it already."""
+        pooled = "reservation_id" in task.request  # its pool may be gone
         for number, shape, gpu_type in self._held.pop(task.id, ()):
             worker_id = self._workers[number]
-            if self._is_plain(worker_id):
+            if not pooled and self._is_plain(worker_id):
                 self._queue.release(number, shape, gpu_type)
             else:
                 self.refresh(worker_id)
@@ -192,12 +196,11 @@ class Placement:
 
     def plan(self, task: Task, now: float) -> bool:
         """Plan the blocked `task`. False if no open worker could ever take it."""
-        nodes = self.nodes(now)
-        if self._ready[task.submit_seq].avoiding:
-            nodes = [node for node in nodes if node.worker_id != task.avoid]
-        plan = make_plan(task.resources, nodes)
-        if plan is None:
+        nodes = self.candidates(task, now)
+        found = make_plan(task.resources, nodes)
+        if found is None:
             return False
+        plan = Plan(max(found.at, now), found.types)
         self._sync_plan()
         again = self._planned is not None and self._planned.task is task
         first_at = min(self._planned.first_at, plan.at) if again and self._planned else plan.at
