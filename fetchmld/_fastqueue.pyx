@@ -137,6 +137,7 @@ cdef cppclass Pool:
     vector[Left] lefts  # of the tiers, ascending
     vector[Tier*] tiers
     vector[Bits] fitting  # for each request, in which tiers it fits
+    vector[int] fitting_count  # and in how many
 
 
 cdef struct Node:  # of a task about to start
@@ -585,7 +586,7 @@ cdef class FastQueue:
         cdef Pool* pool = self._pool(number)
         if pool == NULL:
             pool = self.pools[number] = new Pool()
-            pool.fitting.resize(self.requests.size())
+            self._size_index(pool)
             pool.count = 0
             self.common = self._pool_of(0)
         if pool.sites.size() <= <size_t>worker:
@@ -756,6 +757,7 @@ cdef class FastQueue:
             tier.fitting[request] += 1
             if tier.fitting[request] == 1:
                 set_bit(&pool.fitting[request], tier.at)
+                pool.fitting_count[request] += 1
             request = next_bit(&group.fits, request + 1)
 
     cdef void _forget_group(self, Pool* pool, Tier* tier, Group* group) noexcept:
@@ -764,6 +766,7 @@ cdef class FastQueue:
             tier.fitting[request] -= 1
             if tier.fitting[request] == 0:
                 clear_bit(&pool.fitting[request], tier.at)
+                pool.fitting_count[request] -= 1
             request = next_bit(&group.fits, request + 1)
         tier.groups[group.at] = tier.groups.back()
         tier.groups[group.at].group.at = group.at
@@ -781,6 +784,11 @@ cdef class FastQueue:
         pool.tiers.clear()
         pool.lefts.clear()
         pool.fitting.clear()
+        pool.fitting_count.clear()
+
+    cdef void _size_index(self, Pool* pool) noexcept:
+        pool.fitting.resize(self.requests.size())
+        pool.fitting_count.resize(self.requests.size())
 
     cdef void _reindex(self) noexcept:
         """Learn what requests there are and file every worker anew."""
@@ -791,7 +799,7 @@ cdef class FastQueue:
         for item in self.pools:
             pool = item.second
             self._forget_tiers(pool)
-            pool.fitting.resize(self.requests.size())
+            self._size_index(pool)
             for worker in range(<int>pool.sites.size()):
                 if pool.sites[worker] != NULL:
                     pool.sites[worker].group = NULL
@@ -876,6 +884,9 @@ cdef class FastQueue:
 
     cdef bint _is_stuck(self, Head* head, double now) noexcept:
         """Whether it is known not to fit."""
+        cdef Pool* pool = self._pool(head.pool)
+        if pool == NULL or pool.fitting_count[head.request] == 0:
+            return True
         if head.blocked_at < self.opened_at or head.blocked_at < self.freed_at[head.request]:
             return False
         return not head.blocked_by_plan or self._is_bound(head, now)
