@@ -17,7 +17,7 @@ from fetchmld.sim.invariants import Rules
 from fetchmld.sim.network import Link
 from fetchmld.sim.node import Node
 from fetchmld.sim.timeline import Timeline
-from fetchmld.sim.workload import Program, Work
+from fetchmld.sim.workload import Kept, Program, Work
 
 LEASE_MARGIN_S: Final = 30.0  # as the agent's
 CLIENT_RETRY_S: Final = 5.0
@@ -33,6 +33,8 @@ class Setting:
 
     nodes: int = 8
     tasks_per_hour: float = 500.0
+    reservations_per_hour: float = 8.0
+    wishes_per_hour: float = 60.0  # changes of priority, drains
     faults_s: float = 480.0  # how long tasks come and things go wrong
     settle_s: float = 4 * 3600.0  # how long all may take to end afterwards
     heartbeat_s: float = 5.0
@@ -76,7 +78,8 @@ class Cluster:
         self.rules = Rules(setting.policy.ageing_tau_s)
         self.head = Head(self.timeline, rng, setting.policy, self.rules)
         self.head.on_reply = self._on_reply
-        self.works = workload.tasks(rng, setting.tasks_per_hour, setting.faults_s)
+        self.kept = workload.reservations(rng, setting.reservations_per_hour, setting.faults_s)
+        self.works = workload.tasks(rng, setting.tasks_per_hour, setting.faults_s, self.kept)
         self._programs = {work.task_id: work.program for work in self.works}
         self.nodes = [self._node(i, capacity) for i, capacity in enumerate(workload.capacities(rng, setting.nodes))]
         self.rules.nodes = {node.name: node for node in self.nodes}
@@ -131,10 +134,17 @@ class Cluster:
             self.timeline.after(self.rng.random(), node.start_agent)
         for work in self.works:
             self.timeline.at(work.at, self._submit, work)
+        for kept in self.kept:
+            self.timeline.at(kept.at, self._reserve, kept)
         for name, per_hour in rates(self.faults).items():
-            at = 0.0
-            while (at := at + self.rng.expovariate(per_hour / 3600)) < self.setting.faults_s:
-                self.timeline.at(at, INJECTIONS[name], self)
+            self._scatter(per_hour, INJECTIONS[name])
+        for wish in WISHES:
+            self._scatter(self.setting.wishes_per_hour / len(WISHES), wish)
+
+    def _scatter(self, per_hour: float, what: Callable[["Cluster"], None]) -> None:
+        at = 0.0
+        while per_hour and (at := at + self.rng.expovariate(per_hour / 3600)) < self.setting.faults_s:
+            self.timeline.at(at, what, self)
 
     def _set_faults(self, faults: Faults) -> None:
         self.head.faults = faults
@@ -149,6 +159,8 @@ class Cluster:
     def _settle(self) -> None:
         """Nothing goes wrong any more: everything that can start must end."""
         end = self.timeline.now + self.setting.settle_s
+        for node in self.nodes:
+            self._insist("drain", {"worker_id": node.name, "wanted": False})
         left = ["everything"]
         while left and self.timeline.now < end:
             self.timeline.run_until(self.timeline.now + LOOK_S)
@@ -170,29 +182,49 @@ class Cluster:
         if waiting is not None:
             waiting(ok)
 
+    def _insist(self, kind: str, body: dict[str, object]) -> None:
+        """Ask until there is an answer, whichever it is."""
+        self._unquiet += 1
+        self._ask_until(kind, body)
+
+    def _ask_until(self, kind: str, body: dict[str, object]) -> None:
+        ticket = self._ask(kind, body, lambda _ok: self._answered())
+        self.timeline.after(CLIENT_RETRY_S, self._ask_again, ticket, kind, body)
+
+    def _answered(self) -> None:
+        self._unquiet -= 1
+
+    def _ask_again(self, ticket: int, kind: str, body: dict[str, object]) -> None:
+        if self._waiting.pop(ticket, None) is not None:
+            self._ask_until(kind, body)
+
+    def _reserve(self, kept: Kept) -> None:
+        names = ("reservation_id", "user_id", "gpu_count", "gpu_type", "node_count", "duration_s", "starts_in_s")
+        self._ask("reserve", {name: getattr(kept, name) for name in names}, lambda _ok: None)
+        if kept.released_after_s:
+            body: dict[str, object] = {"reservation_id": kept.reservation_id}
+            self.timeline.after(kept.released_after_s, self._insist, "release", body)
+
+    def change_priority(self) -> None:
+        work = self.rng.choice(self.works)
+        self._ask("priority", {"task_id": work.task_id, "priority": self.rng.randint(1, 10)}, lambda _ok: None)
+
+    def drain(self) -> None:
+        """Empty a node, or use it again."""
+        body: dict[str, object] = {"worker_id": self.any_node().name, "wanted": self.rng.random() < 0.5}
+        self._ask("drain", body, lambda _ok: None)
+
     def _submit(self, work: Work) -> None:
         body: dict[str, object] = {"task_id": work.task_id, "user_id": work.user_id, "request": work.request}
         self._ask("submit", body, lambda ok: self._accepted(work, ok))
         if work.cancel_after_s:
+            about: dict[str, object] = {"task_id": work.task_id, "user_id": work.user_id}
             self._unquiet += 1
-            self.timeline.after(work.cancel_after_s, self._cancel, work)
+            self.timeline.after(work.cancel_after_s, self._ask_until, "cancel", about)
 
     def _accepted(self, work: Work, ok: bool) -> None:
         if ok:
             self.rules.accepted(work.task_id)
-
-    def _cancel(self, work: Work) -> None:
-        """Ask until there is an answer, whichever it is."""
-        body: dict[str, object] = {"task_id": work.task_id, "user_id": work.user_id}
-        ticket = self._ask("cancel", body, lambda _ok: self._cancelled())
-        self.timeline.after(CLIENT_RETRY_S, self._cancel_again, ticket, work)
-
-    def _cancelled(self) -> None:
-        self._unquiet -= 1
-
-    def _cancel_again(self, ticket: int, work: Work) -> None:
-        if self._waiting.pop(ticket, None) is not None:
-            self._cancel(work)
 
     # -- what goes wrong
 
@@ -232,6 +264,7 @@ def _pause_agent(cluster: Cluster) -> None:
     cluster.any_node().pause(cluster.rng.lognormvariate(2.0, 1.2))
 
 
+WISHES: Final[tuple[Callable[[Cluster], None], ...]] = (Cluster.change_priority, Cluster.drain)
 INJECTIONS: Final[dict[str, Callable[[Cluster], None]]] = {
     "head_crash": lambda cluster: cluster.head.crash(machine=cluster.rng.random() < 0.3),
     "head_pause": lambda cluster: cluster.head.pause(cluster.rng.lognormvariate(1.5, 1.0)),

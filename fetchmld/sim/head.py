@@ -14,6 +14,7 @@ from fetchmld.core.messages import (
     AttemptEnded,
     CancelRequested,
     DatasetAccessed,
+    DrainChanged,
     Effect,
     Event,
     Fact,
@@ -22,7 +23,10 @@ from fetchmld.core.messages import (
     LiveAttempt,
     Persist,
     PhaseReported,
+    PriorityChanged,
     Reply,
+    ReservationAsked,
+    ReservationReleased,
     StopAttempt,
     TaskSubmitted,
     TimePassed,
@@ -289,6 +293,10 @@ def _cancel(body: Body, at_us: int) -> Event:
     return CancelRequested(TaskId(body["task_id"]), UserId(body["user_id"]), at_us, ticket=body["ticket"])
 
 
+def _reserve(body: Body, at_us: int) -> Event:
+    return ReservationAsked(**cast(dict[str, Any], {**body, "at_us": at_us}))
+
+
 EVENTS: Final[dict[str, Callable[[Body, int], Event]]] = {
     "hello": _hello,
     "beat": lambda body, at_us: HeartbeatReceived(WorkerId(body["worker_id"]), at_us),
@@ -297,5 +305,15 @@ EVENTS: Final[dict[str, Callable[[Body, int], Event]]] = {
     "ended": _ended,
     "submit": _submit,
     "cancel": _cancel,
+    "priority": lambda body, at_us: PriorityChanged(
+        TaskId(body["task_id"]), body["priority"], UserId("ada"), at_us, ticket=body["ticket"]
+    ),
+    "drain": lambda body, at_us: DrainChanged(
+        WorkerId(body["worker_id"]), body["wanted"], UserId("op"), at_us, ticket=body["ticket"]
+    ),
+    "reserve": _reserve,
+    "release": lambda body, at_us: ReservationReleased(
+        body["reservation_id"], UserId("op"), at_us, any_user=True, ticket=body["ticket"]
+    ),
     "tick": lambda _body, at_us: TimePassed(at_us),
 }

@@ -17,6 +17,7 @@ from fetchmld.sim.head import Watcher
 from fetchmld.sim.node import Node
 from fetchmld.sim.runner import Process
 
+OVER: Final = frozenset({"reservation.expire", "reservation.release"})
 ENDS: Final = frozenset({"task.completed", "task.failed", "task.cancelled"})
 PRIORITY_MAX: Final = 10
 FULL_EVERY: Final = 256  # commits between two looks at the whole durable state
@@ -32,6 +33,7 @@ class Rules(Watcher):
         self._tau_s = tau_s
         self._submitted: set[str] = set()
         self._ended: set[str] = set()
+        self._over: set[str] = set()  # reservations
         self._started: set[tuple[str, int, int]] = set()
         self._attempts: Counter[str] = Counter()
         self._seen_seq = -1
@@ -72,23 +74,27 @@ class Rules(Watcher):
     def _check_ageing(self, core: Scheduler, task: Task) -> None:
         """The promise: nobody of priority p is passed by one of its own kind that came (10 - p) tau later."""
         for other in core.state.tasks.values():
-            if other.status == "queued" and other.resources == task.resources and self._is_ready(other):
+            if other.status == "queued" and _line(other) == _line(task) and self._is_ready(other):
                 late_s = task.submit_t - other.submit_t - (PRIORITY_MAX - other.priority) * self._tau_s
                 assert late_s <= 1e-6, f"{task.id} passes {other.id}, {late_s:.3f} s beyond the promise"
 
     def _check_head_of_queue(self, core: Scheduler) -> None:
         """The first in the order that some worker could ever hold does not fit now; else it would have been started."""
+        if any(reservation.status != "expired" for reservation in core.state.reservations.values()):
+            return  # some of what is free is kept
         workers = [worker for worker in core.state.workers.values() if worker.status == "active"]
         waiting = [t for t in core.state.tasks.values() if t.status == "queued" and self._is_ready(t)]
         for task in sorted(waiting, key=lambda t: (t.submit_t / self._tau_s - t.priority, t.submit_seq)):
-            if task.resources.node_count > 1 or not is_plain(task):
-                continue
-            assert not any(_fits_now(task.resources, worker) for worker in workers), f"{task.id} waits though it fits"
-            if any(fits_empty(task.resources, worker.capacity) for worker in workers):
+            wanted, count = task.resources, task.resources.node_count
+            able = [worker for worker in workers if fits_empty(wanted, worker.capacity)]
+            others = [worker for worker in able if worker.id != task.avoid]
+            usable = others if len(others) >= count else able
+            assert sum(_fits_now(wanted, worker) for worker in usable) < count, f"{task.id} waits though it fits"
+            if len(able) >= count:
                 return
 
     def _is_ready(self, task: Task) -> bool:
-        return task.hold_until_t <= self._ticked_t
+        return task.hold_until_t <= self._ticked_t and not task.waits_for and not task.doomed
 
     # -- facts become durable
 
@@ -100,6 +106,10 @@ class Rules(Watcher):
             self.shadow.apply(fact)
             touched.add(fact.resource)
             touched.update(node["worker_id"] for node in fact.metadata.get("assignments", ()))
+            kept = self.shadow.reservations.get(fact.resource)
+            assert core.state.reservations.get(fact.resource) == kept or fact is not facts[-1], (
+                f"{fact.resource}: {kept}"
+            )
         if self.commits % FULL_EVERY == 0:
             self._compare_all(core)
         else:
@@ -112,6 +122,11 @@ class Rules(Watcher):
             assert fact.metadata["attempt"] == self._attempts[fact.resource] + 1, f"{fact.resource}: attempts only grow"
             assert fact.resource not in self._ended, f"{fact.resource} starts after its end"
             self._attempts[fact.resource] += 1
+        elif fact.action == "reservation.claim":
+            assert fact.resource not in self._over, f"{fact.resource} is claimed after its end"
+        elif fact.action in OVER:
+            assert fact.resource not in self._over, f"{fact.resource} ends twice"
+            self._over.add(fact.resource)
         elif fact.action in ENDS:
             assert fact.resource not in self._ended, f"{fact.resource} ends twice"
             self._ended.add(fact.resource)
@@ -196,7 +211,7 @@ class Rules(Watcher):
         left = []
         for task in core.state.tasks.values():
             could = sum(fits_empty(task.resources, capacity) for capacity in capacities) >= task.resources.node_count
-            if task.status in STARTED or could:
+            if task.status in STARTED or (could and not task.waits_for):
                 left.append(f"{task.id} ({task.status}, attempt {task.attempt}, {task.resources})")
         return left
 
@@ -206,9 +221,10 @@ def core_now(core: Scheduler) -> float:
     return core._now
 
 
-def is_plain(task: Task) -> bool:
-    """Whether only its size and the order decide on it: nothing held for others, nothing waited for."""
-    return not any(name in task.request for name in ("reservation_id", "depends_on", "dataset_specs"))
+def _line(task: Task) -> tuple[object, ...]:
+    """What tells tasks apart that do not stand in one line; between lines backfill may let one pass."""
+    limit = task.request.get("time_limit_s", 0).bit_length()
+    return (task.resources, limit, task.request.get("reservation_id", ""), task.avoid)
 
 
 def _is_of(types: set[str], wanted: Resources) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, Literal, cast
 
-from fetchmld.core.model import Capacity, DatasetSpec, Gpu, TaskRequest
+from fetchmld.core.model import Capacity, Condition, DatasetSpec, Dependency, Gpu, TaskRequest
 
 Ending = Literal["exit", "signal", "start_failed", "start_failed_ours"]
 
@@ -45,6 +45,21 @@ class Work:
     request: TaskRequest
     program: Program
     cancel_after_s: float = 0.0  # 0 = never
+
+
+@dataclass(slots=True, frozen=True)
+class Kept:
+    """One reservation to come; given back early where `released_after_s` is not 0."""
+
+    at: float
+    reservation_id: str
+    user_id: str
+    gpu_count: int
+    gpu_type: str
+    node_count: int
+    duration_s: float
+    starts_in_s: float
+    released_after_s: float
 
 
 def capacities(rng: Random, count: int) -> list[Capacity]:
@@ -116,16 +131,65 @@ REQUESTS: Final[dict[str, tuple[float, Change]]] = {
     "retries": (0.3, _retries),
     "time_limit": (0.3, _time_limit),
     "datasets": (0.2, _datasets),
-    "gang": (0.0, _gang),
+    "gang": (0.08, _gang),
 }
 
 
-def tasks(rng: Random, per_hour: float, until: float) -> list[Work]:
-    """The tasks of one simulation, in the order of their submission."""
+DEPENDENT_SHARE: Final = 0.12  # tasks that wait for one or two before them
+RESERVED_SHARE: Final = 0.4  # of their owner's tasks, while a reservation lasts
+
+
+def tasks(rng: Random, per_hour: float, until: float, kept: list[Kept] | None = None) -> list[Work]:
+    """The tasks of one simulation, in the order of their submission; some use the reservations `kept`."""
     found: list[Work] = []
     at = 0.0
     while (at := at + rng.expovariate(per_hour / 3600)) < until:
-        found.append(_work(rng, at, f"t{len(found)}"))
+        work = _work(rng, at, f"t{len(found)}")
+        if found and rng.random() < DEPENDENT_SHARE:
+            _depend(rng, work, found[-8:])
+        _use(rng, work, kept or [])
+        found.append(work)
+    return found
+
+
+def _depend(rng: Random, work: Work, before: list[Work]) -> None:
+    chosen = rng.sample(before, min(len(before), rng.randint(1, 2)))
+    conditions: tuple[Condition, ...] = ("ok", "any", "failed")
+    work.request["depends_on"] = [
+        Dependency(task_id=other.task_id, condition=rng.choices(conditions, (2, 5, 1))[0]) for other in chosen
+    ]
+
+
+def _use(rng: Random, work: Work, kept: list[Kept]) -> None:
+    """Name a reservation of the same user that lasts now, and ask for no more than it has."""
+    mine = [k for k in kept if k.user_id == work.user_id and 0 < work.at - k.at < k.duration_s]
+    if mine and rng.random() < RESERVED_SHARE:
+        reservation, request = rng.choice(mine), work.request
+        request["reservation_id"] = reservation.reservation_id
+        request["gpu"] = min(request.get("gpu", 1), reservation.gpu_count)
+        request["node_count"] = min(request.get("node_count", 1), reservation.node_count)
+        for name in ("gpu_type", "kind"):
+            request.pop(name, None)  # type: ignore[misc]
+
+
+def reservations(rng: Random, per_hour: float, until: float) -> list[Kept]:
+    """The reservations of one simulation."""
+    found: list[Kept] = []
+    at = 0.0
+    while per_hour and (at := at + rng.expovariate(per_hour / 3600)) < until:
+        found.append(
+            Kept(
+                at=at,
+                reservation_id=f"r{len(found)}",
+                user_id=rng.choice(("ada", "bob")),
+                gpu_count=rng.randint(1, 2),
+                gpu_type=rng.choice(("", "A100", "T4")),
+                node_count=rng.randint(1, 2),
+                duration_s=rng.uniform(20, 400),
+                starts_in_s=rng.choice((0.0, rng.uniform(1, 100))),
+                released_after_s=rng.choice((0.0, rng.uniform(1, 200))),
+            )
+        )
     return found
 
 
