@@ -100,7 +100,7 @@ cdef cppclass Free:
     int64_t batch
     int64_t service
     int64_t gpus_total
-    vector[TypeCount] gpus
+    vector[TypeCount] gpus  # by bit
 
 
 cdef cppclass Ladder:
@@ -203,11 +203,11 @@ cdef void take(Free* free, Request* wanted, int gpu_type, int sign) noexcept:
         free.batch -= sign
     if gpu_type == NO_GPU:
         return
-    while i < free.gpus.size() and free.gpus[i].bit != gpu_type:
+    while i < free.gpus.size() and free.gpus[i].bit < gpu_type:
         i += 1
-    if i == free.gpus.size():
+    if i == free.gpus.size() or free.gpus[i].bit != gpu_type:
         none.bit, none.count = gpu_type, 0
-        free.gpus.push_back(none)
+        free.gpus.insert(free.gpus.begin() + i, none)
     free.gpus[i].count -= sign * wanted.gpu
     free.gpus_total -= sign * wanted.gpu
 
@@ -363,7 +363,7 @@ cdef class FastQueue:
     cdef Pool* common  # pool 0, or NULL
     cdef vector[Group*] unused
     cdef uint64_t types_seen
-    cdef bint stale  # there is a request or a GPU type that the index does not know yet
+    cdef bint stale  # the index is to be made anew: a request or GPU type it does not know, or too many empty tiers
     cdef Ladder cpu_ladder
     cdef Ladder memory_ladder
     cdef vector[Ladder] gpu_ladders  # for each type
@@ -572,14 +572,17 @@ cdef class FastQueue:
             raise ValueError(f"a worker has a number from 0 on, not {worker}")
         read_free(&free, cpu, memory_gb, batch, service, gpus)
         for one in free.gpus:
-            if not self.types_seen >> one.bit & 1:
-                self.types_seen |= <uint64_t>1 << one.bit
-                self.stale = True
+            self._see_type(one.bit)
         site = self._site_for(worker, pool)
         site.free = free
         self._refile(self._pool(pool), worker, site)
         self._note_freed()
         self.workers_at += 1
+
+    cdef void _see_type(self, int bit) noexcept:
+        if not self.types_seen >> bit & 1:
+            self.types_seen |= <uint64_t>1 << bit
+            self.stale = True
 
     cdef Site* _site_for(self, int worker, int number):
         """The site of this worker, made where it is not known in this pool."""
@@ -627,8 +630,10 @@ cdef class FastQueue:
 
     def release(self, int worker, int shape, int gpu_type, /):
         self._check_shape(shape)
-        if gpu_type != NO_GPU and not 0 <= gpu_type < GPU_TYPES_MAX:
-            raise ValueError(f"a GPU type is a bit in 0..{GPU_TYPES_MAX - 1}, not {gpu_type}")
+        if gpu_type != NO_GPU:
+            if not 0 <= gpu_type < GPU_TYPES_MAX:
+                raise ValueError(f"a GPU type is a bit in 0..{GPU_TYPES_MAX - 1}, not {gpu_type}")
+            self._see_type(gpu_type)
         cdef Pool* pool = self._pool(self.shapes[shape].pool)
         cdef Site* site = NULL
         if pool != NULL:
@@ -729,6 +734,8 @@ cdef class FastQueue:
             pool.tiers[i].at = i
         for i in range(pool.fitting.size()):
             insert_zero(&pool.fitting[i], at, pool.tiers.size())
+        if pool.tiers.size() > pool.count * 4 + TIERS_SPARE:
+            self.stale = True
 
     cdef Group* _group(self, Pool* pool, Tier* tier) noexcept:
         """The group of this tier that the requests in `fits` fit."""
@@ -845,12 +852,12 @@ cdef class FastQueue:
         cdef int64_t blocked = -1
         cdef Head* head
         cdef bint bound
-        if self.stale:
-            self._reindex()
         if now < self.last_now:
             self._open_all()
         self.last_now = now
         while len(placed) < limit:
+            if self.stale:
+                self._reindex()
             head = self._first_open(now, &blocked)
             if head == NULL:
                 break
@@ -981,8 +988,6 @@ cdef class FastQueue:
         drop_live(&self.live, -head.entry.second)
         self._pop(shape)
         self._clean(head.shape)
-        if pool.tiers.size() > pool.count * 4 + TIERS_SPARE:
-            self._reindex()
 
     # -- what the policy says about a task that does not fit
 

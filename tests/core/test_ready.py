@@ -1,5 +1,6 @@
 """One suite over both queues, and a random walk that compares every answer of the two."""
 
+import random
 from math import inf
 
 import pytest
@@ -613,6 +614,48 @@ class Twins(RuleBasedStateMachine):
 
 
 hold = st.tuples(workers, st.integers(0, 5), st.integers(0, 5), counts, st.integers(0, 3), st.integers(0, 2))
+
+
+def test_the_twins_agree_on_many_shapes_and_workers() -> None:
+    """More requests than a word has bits, and more kinds of free capacity than the index keeps for so few workers."""
+    dice = random.Random(1)
+    both: tuple[Queue, Queue] = (ReadyQueue(), FastQueue())
+    shape_of: list[int] = []
+    running: list[tuple[int, int, int]] = []
+    for turn in range(300):
+        ask_both(dice, both, shape_of, turn < 150)
+        for _ in range(10):
+            worker, cpu, memory_gb = dice.randrange(30), dice.randrange(2000), dice.randrange(64)
+            for queue in both:
+                queue.set_worker(worker, cpu, memory_gb, 9, 0, [(turn % 5, 4), (7, turn % 9)])
+        for _ in range(min(len(running), dice.randrange(6))):
+            held = running.pop(dice.randrange(len(running)))
+            for queue in both:
+                queue.release(*held)
+        placed, blocked = both[0].place(3, float(turn))
+        assert (placed, blocked) == both[1].place(3, float(turn))
+        running += [(worker, shape_of[task], gpu_type) for task, nodes in placed for worker, gpu_type in nodes]
+        for queue in both if blocked != NO_TASK else ():
+            queue.plan(blocked, turn + 9.0, [spare_cores(worker, 50) for worker in range(0, 30, 2)])
+    assert max(shape_of) > 128
+    assert len(both[0]) < len(shape_of) - 300
+
+
+def ask_both(dice: random.Random, both: tuple[Queue, Queue], shape_of: list[int], is_new: bool) -> None:
+    """Three tasks of any shapes, one of them new if so wished."""
+    if is_new or not shape_of:
+        asked = (dice.randrange(1000), dice.randrange(32), dice.choice([0, 0, 1, 2, 5]), ANY_GPU_TYPE, False)
+        more = (dice.choice([1, 1, 1, 4]), 0, dice.choice([0, 8]), dice.sample(range(30), 2), dice.sample(range(30), 2))
+        shape, same = (queue.shape(*asked, *more) for queue in both)
+        assert shape == same
+    else:
+        shape = max(shape_of)
+    for one in (shape, dice.randrange(shape + 1), dice.randrange(shape + 1)):
+        key = dice.random()
+        for queue in both:
+            queue.push(len(shape_of), one, key)
+        shape_of.append(one)
+
 
 TestTwins = Twins.TestCase
 TestTwins.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
