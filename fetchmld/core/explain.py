@@ -1,7 +1,17 @@
-"""Why a task waits, in plain words, from the state that decides. Planned starts come with plans."""
+"""Why a task waits, who holds what it lacks, and when it starts: from the code and the state that decide."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+from math import inf
+from typing import Final
+
+from fetchmld.core.capacity import ends_by
 from fetchmld.core.desk import Desk
-from fetchmld.core.model import Resources, Task, Worker
+from fetchmld.core.model import Explanation, Holder, PlannedStart, Resources, Task, Worker
+from fetchmld.core.plan import Node, fitting_type, spare
+
+HOLDERS_SHOWN_MAX: Final = 20
+PRIORITY_MAX: Final = 10
 
 
 def wait_reason(desk: Desk, task: Task) -> str:
@@ -106,3 +116,122 @@ def _usable(wanted: Resources, worker: Worker, indices: set[int]) -> int:
         if gpu.index in indices and (not types or gpu.type in types):
             counts[gpu.type] = counts.get(gpu.type, 0) + 1
     return max(counts.values(), default=0)
+
+
+# ---- the long answer ----------------------------------------------------------------------------------------------
+
+
+def explain(desk: Desk, task: Task, at_us: int) -> Explanation:
+    """All that there is to say about a task that waits. `at_us` is the wall time now, to show logical times by."""
+    offset = at_us / 1e6 - desk.now
+    out = Explanation(
+        task_id=task.id,
+        status=task.status,
+        priority=task.priority,
+        priority_aged=desk.aged(task),
+        reason=wait_reason(desk, task) or f"it is {task.status}",
+        estimate="",
+    )
+    if task.status != "queued":
+        return out
+    out["estimate"] = "no estimate"
+    position = desk.placement.position(task)
+    if position >= 0:
+        out["position"] = position
+        bound_t = task.submit_t + (PRIORITY_MAX - task.priority) * desk.policy.ageing_tau_s
+        out["no_later_arrival_passes_after"] = bound_t + offset
+        _add_binding(out, desk, task, offset)
+        _add_plan(out, desk, task, offset)
+        if smaller := smaller_request(desk, task):
+            out["smaller_request"] = smaller
+    return out
+
+
+def _add_binding(out: Explanation, desk: Desk, task: Task, offset: float) -> None:
+    """The worker that lacks least, and who has it."""
+    able = [w for w in desk.state.workers.values() if w.status == "active" and not _never(task.resources, w)]
+    lacking = [worker for worker in able if _not_now(desk, task.resources, worker)]
+    if not lacking:
+        return
+    nearest = min(lacking, key=lambda worker: len(_not_now(desk, task.resources, worker)))
+    out["worker_id"] = nearest.id
+    out["held_by"] = list(_holders(desk, nearest, offset))[:HOLDERS_SHOWN_MAX]
+
+
+def _holders(desk: Desk, worker: Worker, offset: float) -> Iterator[Holder]:
+    running = [desk.state.tasks[task_id] for task_id in worker.tasks]
+    ends = sorted((ends_by(task, desk.now, desk.policy.grace_s), task.id, task) for task in running)
+    for until, _, task in ends:
+        holder = Holder(kind="task", id=task.id, user_id=task.user_id)
+        if until < inf:
+            holder["until"] = until + offset
+        yield holder
+    for reservation, _ in desk.holds.of(worker.id):
+        until = reservation.expires_t + offset
+        yield Holder(kind="reservation", id=reservation.id, user_id=reservation.user_id, until=until)
+
+
+def _add_plan(out: Explanation, desk: Desk, task: Task, offset: float) -> None:
+    planned = desk.placement.planned()
+    if planned is None or planned.task is not task:
+        return
+    start = PlannedStart(workers=sorted(planned.plan.types), basis="")
+    if planned.plan.at < inf:
+        start["at"] = planned.plan.at + offset
+        start["basis"] = "the declared time limits of what runs there, and the ends of reservations"
+        out["estimate"] = f"in {max(0.0, planned.plan.at - desk.now):.0f} s at the latest"
+    else:
+        start["basis"] = "too little of what runs there has a time limit; what comes free is gathered for it"
+        out["estimate"] = "no estimate: " + start["basis"]
+    out["planned"] = start
+
+
+def smaller_request(desk: Desk, task: Task) -> dict[str, int]:
+    """The largest part of the request that would start now: the fields to change. {} if nothing would help."""
+    wanted = task.resources
+    for change in _changes(wanted):
+        less = replace(wanted, **change)  # type: ignore[arg-type] # whole numbers, all of them
+        if _fits_now(desk, task, less):
+            return change
+    return _shorter(desk, task)
+
+
+def _changes(wanted: Resources) -> Iterator[dict[str, int]]:
+    for gpu in range(wanted.gpu - 1, 0, -1):
+        yield {"gpu": gpu}
+    for nodes in range(wanted.node_count - 1, 0, -1):
+        yield {"node_count": nodes}
+    for name, value in (("cpu", wanted.cpu), ("memory_gb", wanted.memory_gb)):
+        left = value // 2
+        while left >= 1:
+            yield {name: left}
+            left //= 2
+
+
+def _fits_now(desk: Desk, task: Task, wanted: Resources) -> bool:
+    """Whether enough workers have room, beside the plan where the task comes after the planned one."""
+    nodes = desk.placement.candidates(task, desk.now)
+    return sum(_has_room(desk, task, wanted, node) for node in nodes) >= wanted.node_count
+
+
+def _has_room(desk: Desk, task: Task, wanted: Resources, node: Node) -> bool:
+    if fitting_type(wanted, node.free) is None:
+        return False
+    planned = desk.placement.planned()
+    if planned is None or planned.task is task or node.worker_id not in planned.plan.types:
+        return True
+    return fitting_type(wanted, spare(planned.task.resources, planned.plan, node)) is not None
+
+
+def _shorter(desk: Desk, task: Task) -> dict[str, int]:
+    """It fits but for the plan: a time limit with which it ends before that."""
+    planned = desk.placement.planned()
+    nodes = desk.placement.candidates(task, desk.now)
+    room = sum(fitting_type(task.resources, node.free) is not None for node in nodes)
+    if planned is None or planned.task is task or planned.plan.at == inf or room < task.resources.node_count:
+        return {}
+    left_s = planned.plan.at - desk.now
+    if left_s < 1:
+        return {}
+    limit_s = (1 << int(left_s).bit_length() - 1) - int(desk.policy.grace_s + 1)  # the queue compares powers of two
+    return {"time_limit_s": limit_s} if limit_s >= 1 else {}

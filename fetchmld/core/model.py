@@ -254,6 +254,40 @@ class ReservationView(TypedDict):
     held: dict[str, int]
 
 
+class Holder(TypedDict):
+    """Who has some of what a waiting task lacks. `until` in UTC epoch seconds, absent where nobody knows."""
+
+    kind: Literal["task", "reservation"]
+    id: str
+    user_id: str
+    until: NotRequired[float]
+
+
+class PlannedStart(TypedDict):
+    """When the task starts at the latest, on which workers, and why then. `at` is absent for a plan without a time."""
+
+    at: NotRequired[float]
+    workers: list[str]
+    basis: str
+
+
+class Explanation(TypedDict):
+    """Why a task is not running, from what decides. Times are UTC epoch seconds. What does not apply is absent."""
+
+    task_id: str
+    status: TaskStatus
+    priority: int
+    priority_aged: float
+    reason: str
+    estimate: str  # when it starts, in words; "no estimate" rather than a guess
+    position: NotRequired[int]  # how many are ahead of it in line
+    no_later_arrival_passes_after: NotRequired[float]
+    worker_id: NotRequired[str]  # the worker that lacks least
+    held_by: NotRequired[list[Holder]]  # who has what is missing there
+    planned: NotRequired[PlannedStart]
+    smaller_request: NotRequired[dict[str, int]]  # these fields changed, it would start now
+
+
 class TaskView(TypedDict):
     """A task as it leaves the core: JSON-ready, complete, a copy. Times are epoch seconds, 0 where they have no value."""
 

@@ -14,7 +14,7 @@ from fetchmld.core.capacity import empty_node
 from fetchmld.core.desk import Desk, Policy
 from fetchmld.core.ends import Ends, hash_seed
 from fetchmld.core.errors import Conflict, FetchmlError, Forbidden, Invalid, NotFound
-from fetchmld.core.explain import wait_reason
+from fetchmld.core.explain import explain, wait_reason
 from fetchmld.core.lifecycle import STARTED, advance
 from fetchmld.core.messages import (
     AcknowledgeEnd,
@@ -45,6 +45,7 @@ from fetchmld.core.model import (
     PRIORITY_DEFAULT,
     Assignment,
     Counts,
+    Explanation,
     Reservation,
     ReservationView,
     Task,
@@ -553,6 +554,11 @@ class Scheduler:
         """The task as of the last event, live or among the newest ended ones."""
         task = self.state.task(task_id)
         return None if task is None else views.task_view(self._desk, task)
+
+    def explain(self, task_id: TaskId, at_us: int) -> Explanation | None:
+        """Why the task is not running and when it will; None for one that is not live. `at_us` is the wall time now."""
+        task = self.state.tasks.get(task_id)
+        return None if task is None else explain(self._desk, task, at_us)
 
     def worker_views(self) -> list[WorkerView]:
         """Every known worker, oldest first."""
