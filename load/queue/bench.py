@@ -3,11 +3,11 @@
 Both take the same steps over the same workload: one of the running tasks ends, and the first waiting one that fits is
 started (`release`, `place`, and `plan` whenever another task is first blocked). Before that the workers are filled and
 as many tasks wait as asked for; each start is followed, outside the measure, by one more submission. The two must give
-the same answers, which a digest over all placements shows. A time is the mean
-of all steps but the slowest hundredth (on a shared machine those are the times that somebody else ran), and includes the
-clock's own reading on both sides.
+the same answers, which a digest over all placements shows.
 
-Each run is a process of its own; the rounds alternate, and the ratio is the median of the rounds' ratios.
+A time is the mean of all steps but the slowest hundredth (on a shared machine those are the times that somebody else
+ran), and includes the clock's own reading on both sides. Each run is a process of its own, rounds take all cases in turn,
+and a ratio is the median of the rounds' ratios. Exits 1 where a bound is not met.
 """
 
 import argparse
@@ -36,6 +36,7 @@ HOLD_COUNT: Final = 8
 RATIO_MAX: Final = 2.5
 GROWTH_MAX: Final = 1.5
 TASK_BYTES_MAX: Final = 200
+_TIMES: Final = ("mean_ns", "p50_ns", "p99_ns")
 
 
 @dataclass(slots=True, frozen=True)
@@ -183,6 +184,8 @@ def measure(case: Case, hold_count: int) -> dict[str, Any]:
 
 # -- both, each in its own process
 
+Pair = tuple[dict[str, Any], dict[str, Any]]  # what the C++ program and the native queue found
+
 
 def build_peer() -> Path:
     """The C++ program, built where it is older than its source."""
@@ -205,42 +208,41 @@ def run_native(case: Case, hold_count: int = 0) -> dict[str, Any]:
     return run([sys.executable, str(Path(__file__).resolve()), "--child", *sizes])
 
 
-def compare(case: Case, rounds: int) -> dict[str, Any]:
-    """Both programs in turn; the medians of the rounds. Raises where their answers differ."""
+def compare(cases: list[Case], rounds: int) -> list[list[Pair]]:
+    """Both programs on every case, round by round: for each case, what they found. Raises where their answers differ."""
     peer = build_peer()
-    pairs = []
+    found: list[list[Pair]] = [[] for _ in cases]
     with tempfile.TemporaryDirectory(prefix="fetchml-queue-") as directory:
-        file = Path(directory) / "workload"
-        Workload(case).write(file)
+        files = [Path(directory) / str(i) for i in range(len(cases))]
+        for case, file in zip(cases, files, strict=True):
+            Workload(case).write(file)
         for _ in range(rounds):
-            theirs, ours = run([str(peer), str(file)]), run_native(case)
-            if theirs["digest"] != ours["digest"]:
-                raise SystemExit(f"the two queues placed differently: {theirs} {ours}")
-            pairs.append((theirs, ours))
-    middle = {f"{name}_{i}": statistics.median(pair[i][name] for pair in pairs) for name in _TIMES for i in (0, 1)}
-    ratio = statistics.median(ours["mean_ns"] / theirs["mean_ns"] for theirs, ours in pairs)
-    middle_ratio = statistics.median(ours["p50_ns"] / theirs["p50_ns"] for theirs, ours in pairs)
-    task_bytes = max(ours["task_bytes"] for _, ours in pairs)
-    return {
-        **middle,
-        "ratio": ratio,
-        "p50_ratio": middle_ratio,
-        "task_bytes": task_bytes,
-        "running": pairs[0][1]["running"],
-    }
+            for case, file, pairs in zip(cases, files, found, strict=True):
+                theirs, ours = run([str(peer), str(file)]), run_native(case)
+                if theirs["digest"] != ours["digest"]:
+                    raise SystemExit(f"the two queues placed differently: {theirs} {ours}")
+                pairs.append((theirs, ours))
+    return found
 
 
-_TIMES: Final = ("mean_ns", "p50_ns", "p99_ns")
-
-
-def report(case: Case, result: dict[str, Any]) -> None:
+def report(case: Case, pairs: list[Pair]) -> None:
+    theirs, ours = ({name: statistics.median(pair[i][name] for pair in pairs) for name in _TIMES} for i in (0, 1))
     print(
-        f"{case.tasks:>9,} waiting {result['running']:>7,} running {case.workers:>6,} workers | "
-        f"C++ {result['mean_ns_0']:6.0f} ns (p50 {result['p50_ns_0']:.0f}, p99 {result['p99_ns_0']:.0f}) | "
-        f"from Python {result['mean_ns_1']:6.0f} ns (p50 {result['p50_ns_1']:.0f}, p99 {result['p99_ns_1']:.0f}) | "
-        f"ratio {result['ratio']:.2f} (p50 {result['p50_ratio']:.2f}) | {result['task_bytes']:.0f} bytes a task",
+        f"{case.tasks:>9,} waiting {pairs[0][1]['running']:>7,} running {case.workers:>6,} workers | "
+        f"C++ {theirs['mean_ns']:5.0f} ns (p50 {theirs['p50_ns']:.0f}, p99 {theirs['p99_ns']:.0f}) | "
+        f"from Python {ours['mean_ns']:5.0f} ns (p50 {ours['p50_ns']:.0f}, p99 {ours['p99_ns']:.0f}) | "
+        f"ratio {_ratio(pairs):.2f} | {pairs[0][1]['task_bytes']:.0f} bytes a task",
         flush=True,
     )
+
+
+def _ratio(pairs: list[Pair]) -> float:
+    return statistics.median(float(ours["mean_ns"] / theirs["mean_ns"]) for theirs, ours in pairs)
+
+
+def _growth(whole: list[Pair], smaller: list[Pair]) -> float:
+    rounds = zip(whole, smaller, strict=True)
+    return statistics.median(float(big["mean_ns"] / small["mean_ns"]) for (_, big), (_, small) in rounds)
 
 
 def main() -> None:
@@ -257,26 +259,29 @@ def main() -> None:
     whole = Case(asked.tasks, asked.workers, asked.steps)
     fewer_tasks = Case(asked.tasks // 10, asked.workers, asked.steps)
     fewer_workers = Case(asked.tasks, asked.workers // 10, asked.steps)
-    results = {case: compare(case, asked.rounds) for case in (whole, fewer_tasks, fewer_workers)}
-    for case, result in results.items():
-        report(case, result)
+    cases = [whole, fewer_tasks, fewer_workers]
+    found = compare(cases, asked.rounds)
+    for case, pairs in zip(cases, found, strict=True):
+        report(case, pairs)
     held = run_native(whole, HOLD_COUNT)
     print(
         f"with a plan that holds {HOLD_COUNT} workers: "
         f"{held['mean_ns']:.0f} ns (p50 {held['p50_ns']}, p99 {held['p99_ns']})"
     )
-    judge(results[whole], results[fewer_tasks], results[fewer_workers])
+    raise SystemExit(0 if judge(*found) else 1)
 
 
-def judge(whole: dict[str, Any], fewer_tasks: dict[str, Any], fewer_workers: dict[str, Any]) -> None:
+def judge(whole: list[Pair], fewer_tasks: list[Pair], fewer_workers: list[Pair]) -> bool:
+    """Print each figure beside its bound; whether all are met."""
     figures = [
-        ("from Python / C++", whole["ratio"], RATIO_MAX),
-        ("10 times the tasks", whole["mean_ns_1"] / fewer_tasks["mean_ns_1"], GROWTH_MAX),
-        ("10 times the workers", whole["mean_ns_1"] / fewer_workers["mean_ns_1"], GROWTH_MAX),
-        ("bytes a task", whole["task_bytes"], TASK_BYTES_MAX),
+        ("from Python / C++", _ratio(whole), RATIO_MAX),
+        ("10 times the tasks", _growth(whole, fewer_tasks), GROWTH_MAX),
+        ("10 times the workers", _growth(whole, fewer_workers), GROWTH_MAX),
+        ("bytes a task", max(ours["task_bytes"] for _, ours in whole), TASK_BYTES_MAX),
     ]
     for name, value, bound in figures:
         print(f"{name}: {value:.2f}, at most {bound}: {'met' if value <= bound else 'NOT MET'}")
+    return all(value <= bound for _, value, bound in figures)
 
 
 if __name__ == "__main__":
