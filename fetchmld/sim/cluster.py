@@ -3,6 +3,7 @@
 The same seed gives the same run, event for event. A broken rule is a `Broken` that says the seed and the moment.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
@@ -36,7 +37,7 @@ class Setting:
     reservations_per_hour: float = 8.0
     wishes_per_hour: float = 60.0  # changes of priority, drains
     faults_s: float = 480.0  # how long tasks come and things go wrong
-    settle_s: float = 4 * 3600.0  # how long all may take to end afterwards
+    settle_s: float = 2 * 3600.0  # how long all may take to end afterwards
     heartbeat_s: float = 5.0
     policy: Policy = POLICY
     faults: Faults | None = None  # None: as the seed chooses
@@ -83,6 +84,7 @@ class Cluster:
         self._programs = {work.task_id: work.program for work in self.works}
         self.nodes = [self._node(i, capacity) for i, capacity in enumerate(workload.capacities(rng, setting.nodes))]
         self.rules.nodes = {node.name: node for node in self.nodes}
+        self._cuts: Counter[str] = Counter()  # partitions of a node
         self._waiting: dict[int, Callable[[bool], None]] = {}
         self._last_ticket = 0
         self._unquiet = 0  # client requests that are still to be answered
@@ -236,11 +238,14 @@ class Cluster:
         node = self.any_node()
         node.link.up_cut |= up
         node.link.down_cut |= down
-        self.timeline.after(self.rng.lognormvariate(3.0, 1.3), self._heal, node)
+        self._cuts[node.name] += 1
+        self.timeline.after(self.rng.lognormvariate(3.3, 1.5), self._heal, node)
 
-    @staticmethod
-    def _heal(node: Node) -> None:
-        node.link.up_cut = node.link.down_cut = False
+    def _heal(self, node: Node) -> None:
+        """The last of a node's partitions is over."""
+        self._cuts[node.name] -= 1
+        if not self._cuts[node.name]:
+            node.link.up_cut = node.link.down_cut = False
 
     def lose_gpu(self) -> None:
         """A GPU fails, or one that failed is back; the agent sees it when it starts anew."""

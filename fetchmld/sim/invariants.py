@@ -20,6 +20,7 @@ from fetchmld.sim.runner import Process
 OVER: Final = frozenset({"reservation.expire", "reservation.release"})
 ENDS: Final = frozenset({"task.completed", "task.failed", "task.cancelled"})
 PRIORITY_MAX: Final = 10
+HOLD_SLACK_US: Final = 2  # facts round times down
 FULL_EVERY: Final = 256  # commits between two looks at the whole durable state
 
 
@@ -32,6 +33,7 @@ class Rules(Watcher):
         self.events = self.starts = self.commits = 0
         self._tau_s = tau_s
         self._submitted: set[str] = set()
+        self._held_until_us: dict[str, int] = {}
         self._ended: set[str] = set()
         self._over: set[str] = set()  # reservations
         self._started: set[tuple[str, int, int]] = set()
@@ -68,7 +70,9 @@ class Rules(Watcher):
             assert _is_of(types, wanted), f"{task.id} asked for {wanted.gpu_type} and got {types}"
             free = (worker.cpu_free, worker.memory_free_gb, worker.batch_free, worker.service_free)
             assert min(free) >= 0, f"{task.id} starts on {worker.id}, which holds more than it has: {free}"
-        assert task.hold_until_t <= core_now(core), f"{task.id} starts while it is held"
+        assert not task.waits_for, f"{task.id} starts before {list(task.waits_for)}, on which it depends"
+        drained = [worker for worker in workers if core.state.workers[WorkerId(worker)].draining]
+        assert not drained, f"{task.id} starts on {drained}, which is to be drained"
         self._check_ageing(core, task)
 
     def _check_ageing(self, core: Scheduler, task: Task) -> None:
@@ -122,6 +126,8 @@ class Rules(Watcher):
             assert fact.metadata["attempt"] == self._attempts[fact.resource] + 1, f"{fact.resource}: attempts only grow"
             assert fact.resource not in self._ended, f"{fact.resource} starts after its end"
             self._attempts[fact.resource] += 1
+            held_us = self._held_until_us.get(fact.resource, 0) - fact.clock_us
+            assert held_us <= HOLD_SLACK_US, f"{fact.resource} starts while it is held, {held_us / 1e6:.3f} s early"
         elif fact.action == "reservation.claim":
             assert fact.resource not in self._over, f"{fact.resource} is claimed after its end"
         elif fact.action in OVER:
@@ -132,6 +138,7 @@ class Rules(Watcher):
             self._ended.add(fact.resource)
             self._check_dead(fact)
         elif fact.action == "task.requeue":
+            self._held_until_us[fact.resource] = fact.clock_us + int(fact.metadata["hold_s"] * 1e6)
             self._check_dead(fact)
 
     def _check_dead(self, fact: Fact) -> None:
