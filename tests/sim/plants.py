@@ -67,8 +67,7 @@ def _nothing(*_arguments: Any, **_named: Any) -> None:
 
 def _speak_first(head: Head, batch: Any, effects: list[Any]) -> None:
     head._perform(effects)
-    facts = [effect for effect in effects if isinstance(effect, Persist)]
-    _commit(head, batch, facts)
+    _commit(head, batch, [effect for effect in effects if isinstance(effect, Persist)])
 
 
 def _reply_first(head: Head, batch: Any, effects: list[Any]) -> None:

@@ -9,6 +9,8 @@ from fetchmld.core.messages import AttemptEnded, LiveAttempt, PhaseReported, Tas
 from fetchmld.core.model import Capacity, EndReport, TaskId, TaskRequest, UserId, WorkerId
 from fetchmld.core.scheduler import Policy, Scheduler
 
+# What a rule says when a seed meets one of the mistakes below; empty once none is left.
+KNOWN: tuple[str, ...] = ("cannot become", "is in the queue already")
 W = WorkerId("w")
 AT_US = 1_000_000
 
