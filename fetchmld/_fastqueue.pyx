@@ -41,7 +41,8 @@ cdef size_t TIERS_SPARE = 1024  # tiers kept beyond four for each worker before 
 # (key, -task): the largest is the first in the order, so C++'s max-heap serves as it is.
 ctypedef pair[double, int64_t] Entry
 ctypedef pair[int64_t, int64_t] Left  # (GPUs, cores) left: the ranking
-ctypedef pair[Left, int] Ranked
+ctypedef pair[int, int] Seat  # (worker, GPU type), of a task about to start
+ctypedef pair[Left, Seat] Ranked
 ctypedef vector[uint64_t] Bits
 
 
@@ -138,12 +139,6 @@ cdef cppclass Pool:
     vector[Tier*] tiers
     vector[Bits] fitting  # for each request, in which tiers it fits
     vector[int] fitting_count  # and in how many
-
-
-cdef struct Node:  # of a task about to start
-    int worker
-    int gpu_type
-    Site* site
 
 
 # -- what is free, and what fits
@@ -384,9 +379,9 @@ cdef class FastQueue:
     cdef double plan_at
     cdef unordered_map[int, Free] spare
 
-    cdef vector[Node] nodes  # of the task about to start
+    cdef vector[Seat] nodes  # of the task about to start
     cdef vector[Ranked] ranked
-    cdef vector[int] found
+    cdef vector[Seat] found
 
     def __cinit__(self):
         self.shape_of, self.request_of = {}, {}
@@ -864,7 +859,7 @@ cdef class FastQueue:
             prefetch(&self.live.places[home_of(&self.live, -head.entry.second)])
             bound = self._is_bound(head, now)
             if self._choose(head, bound):
-                placed.append((-head.entry.second, [(node.worker, node.gpu_type) for node in self.nodes]))
+                placed.append((-head.entry.second, [(node.first, node.second) for node in self.nodes]))
                 self._start(head, bound)
         return placed, blocked
 
@@ -926,11 +921,11 @@ cdef class FastQueue:
         for worker in shape.preferred:
             site = self._site(pool, worker)
             if site != NULL and self._usable(site, worker, shape, bound, &gpu_type):
-                self.ranked.push_back(Ranked(Left(site.free.gpus_total, site.free.cpu), worker))
+                self.ranked.push_back(Ranked(Left(site.free.gpus_total, site.free.cpu), Seat(worker, gpu_type)))
         sort(self.ranked.begin(), self.ranked.end())
         for each in self.ranked:
             if <int>self.nodes.size() < shape.nodes:
-                self._add_node(pool, each.second, shape, bound)
+                self.nodes.push_back(each.second)
 
     cdef void _choose_others(self, Pool* pool, Shape* shape, bint bound) noexcept:
         cdef int64_t at = -1
@@ -939,9 +934,9 @@ cdef class FastQueue:
             if at < 0:
                 return
             self._find_in_tier(pool, pool.tiers[at], shape, bound)
-            for worker in self.found:
+            for seat in self.found:
                 if <int>self.nodes.size() < shape.nodes:
-                    self._add_node(pool, worker, shape, bound)
+                    self.nodes.push_back(seat)
 
     cdef void _find_in_tier(self, Pool* pool, Tier* tier, Shape* shape, bint bound) noexcept:
         """Put into `found`, in order, the workers of this tier that may be used, as many as can be needed."""
@@ -959,23 +954,18 @@ cdef class FastQueue:
                 if binary_search(shape.preferred.begin(), shape.preferred.end(), worker):
                     continue
                 if self._usable(pool.sites[worker], worker, shape, bound, &gpu_type):
-                    self.found.push_back(worker)
-        sort(self.found.begin(), self.found.end())
+                    self.found.push_back(Seat(worker, gpu_type))
+        if self.found.size() > 1:
+            sort(self.found.begin(), self.found.end())
 
     cdef bint _usable(self, Site* site, int worker, Shape* shape, bint bound, int* gpu_type) noexcept:
         """Whether a node of this shape may start there, and with which GPU type."""
         cdef Free* spare = NULL
-        if binary_search(shape.excluded.begin(), shape.excluded.end(), worker):
+        if shape.excluded.size() and binary_search(shape.excluded.begin(), shape.excluded.end(), worker):
             return False
         if bound and self.spare.count(worker):
             spare = &self.spare[worker]
         return type_for(&site.free, spare, &self.requests[shape.request], gpu_type)
-
-    cdef void _add_node(self, Pool* pool, int worker, Shape* shape, bint bound) noexcept:
-        cdef Node node
-        node.worker, node.site = worker, pool.sites[worker]
-        self._usable(node.site, worker, shape, bound, &node.gpu_type)
-        self.nodes.push_back(node)
 
     cdef void _start(self, Head* head, bint bound) noexcept:
         """Take this head out and claim what `nodes` says."""
@@ -983,8 +973,8 @@ cdef class FastQueue:
         cdef Pool* pool = self._pool(shape.pool)
         self._note_start(shape, head.entry, bound)
         for node in self.nodes:
-            take(&node.site.free, &self.requests[shape.request], node.gpu_type, 1)
-            self._refile(pool, node.worker, node.site)
+            take(&pool.sites[node.first].free, &self.requests[shape.request], node.second, 1)
+            self._refile(pool, node.first, pool.sites[node.first])
         drop_live(&self.live, -head.entry.second)
         self._pop(shape)
         self._clean(head.shape)
@@ -1037,9 +1027,9 @@ cdef class FastQueue:
         if self.plan_task < 0 or shape.pool != self.plan_pool:
             return
         for node in self.nodes:
-            if self.spare.count(node.worker):
+            if self.spare.count(node.first):
                 held = True
                 if bound:
-                    take(&self.spare[node.worker], &self.requests[shape.request], node.gpu_type, 1)
+                    take(&self.spare[node.first], &self.requests[shape.request], node.second, 1)
         if entry == self.plan_entry or (held and self.plan_entry < entry):
             self._end_plan()
