@@ -116,6 +116,7 @@ def _show(result: dict[str, Any]) -> None:
         ("GPU use", f"{result['gpu_use']:.2%}"),
         ("fragmentation", f"{result['fragmentation']:.2%} of GPU time was free while somebody waited for no more"),
         ("never started", starved["never_started"]),
+        ("later than planned", starved["later_than_first_plan"]),
         ("longest wait", f"{starved['longest_wait_s']:.0f} s {starved['longest_wait_task']}".rstrip()),
         ("decisions", f"{result['decisions_per_s']:.0f} starts/s, {result['events_per_s']:.0f} events/s"),
         ("took", f"{result['wall_s']:.1f} s"),

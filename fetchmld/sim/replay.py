@@ -40,6 +40,7 @@ class Played:
     idle_s: float = 0.0  # GPU-seconds free while somebody waits who asks for no more GPUs than are free
     used_s: float = 0.0  # GPU-seconds used
     busy_s: float = 0.0  # from the first submission to the last end
+    late_starts: int = 0  # blocked tasks that started after the time of their first plan
     events: int = 0
     core_s: float = 0.0  # real seconds spent in the scheduler
 
@@ -75,6 +76,7 @@ class Player:
                 when, task, rank = heapq.heappop(self._ends)
                 self._advance(when)
                 self._end(task, rank)
+        self.played.late_starts = self._core._placement.late_starts
         self.played.busy_s = self._now - (submits[0] if submits else 0.0)
         return self.played
 

@@ -47,6 +47,7 @@ def report(trace: Trace, played: Played, wall_s: float) -> dict[str, Any]:
         "waits_by_gpus": _by(played, lambda task: task.gpu * task.node_count),
         "starvation": {
             "never_started": len(tasks) - len(played.waits),
+            "later_than_first_plan": played.late_starts,
             "longest_wait_s": played.waits.get(longest, 0.0),
             "longest_wait_task": tasks[longest].name if longest >= 0 else "",
         },

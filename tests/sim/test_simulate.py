@@ -171,6 +171,14 @@ def test_a_png_without_matplotlib_says_what_to_do(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.skipif(not TRACES.is_dir(), reason="FETCHML_TRACE_DIR names no directory with alibaba-gpu-v2023")
+def test_backfill_on_the_crowded_alibaba_trace_delays_no_plan() -> None:
+    trace = read_trace(TRACES / "nodes.csv", TRACES / "pods.csv")
+    trace.take_nodes(60, seed=0)
+    played = play(trace, Options(POLICY, compress=20.0))
+    assert (len(played.waits), played.late_starts) == (7255, 0)
+
+
+@pytest.mark.skipif(not TRACES.is_dir(), reason="FETCHML_TRACE_DIR names no directory with alibaba-gpu-v2023")
 def test_the_alibaba_trace_plays_in_seconds() -> None:
     trace = read_trace(TRACES / "nodes.csv", TRACES / "pods.csv")
     said = report(trace, play(trace, Options(POLICY)), 0.0)
