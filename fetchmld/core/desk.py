@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from fetchmld.core.errors import FetchmlError
 from fetchmld.core.messages import Effect, EventType, Fact, Persist, Reply, TaskChanged
-from fetchmld.core.model import EndReport, Task, TaskId
+from fetchmld.core.model import EndReport, Resources, Task, TaskId, Worker
 from fetchmld.core.placement import Placement
 from fetchmld.core.ready import Queue
 from fetchmld.core.reservations import Holds
@@ -41,11 +41,13 @@ class Desk:
         self.placement = Placement(self.state, self.holds, policy.ageing_tau_s, policy.grace_s, queue)
         self.effects: list[Effect] = []
         self.now = 0.0
+        self.able: dict[Resources, list[Worker]] = {}  # what `explain` found out since the last event
         self.due: deque[TaskId] = deque()  # tasks that may be eligible now, or never: something they wait for ended
 
     def begin(self, now: float) -> None:
         self.now = now
         self.effects = []
+        self.able.clear()
 
     def persist(self, fact: Fact) -> None:
         """Make `fact` true, and ask for it to be made durable."""

@@ -9,8 +9,10 @@ from fetchmld.core.capacity import ends_by
 from fetchmld.core.desk import Desk
 from fetchmld.core.model import Explanation, Holder, PlannedStart, Resources, Task, Worker
 from fetchmld.core.plan import Node, fitting_type, spare
+from fetchmld.core.reservations import suits
 
 HOLDERS_SHOWN_MAX: Final = 20
+EXAMINED_MAX: Final = 64  # workers, of those that are large enough, whose free capacity a short answer looks at
 PRIORITY_MAX: Final = 10
 
 
@@ -24,20 +26,28 @@ def wait_reason(desk: Desk, task: Task) -> str:
     workers = [worker for worker in desk.state.workers.values() if worker.status == "active"]
     if not workers:
         return "no worker is connected" + _shut_ones(desk)
-    lacks = [_never(wanted, worker) for worker in workers]
-    able = [worker for worker, lack in zip(workers, lacks, strict=True) if not lack]
+    able = _able(desk, wanted, workers)
     if not able:
         return f"no worker is large enough: {_never(wanted, max(workers, key=_size))}" + _shut_ones(desk)
     if len(able) < wanted.node_count:
         return f"asks for {wanted.node_count} nodes at once, {len(able)} of the workers are large enough" + _shut_ones(
             desk
         )
-    missing = [_not_now(desk, wanted, worker) for worker in able]
+    examined = able[:EXAMINED_MAX] if wanted.node_count == 1 else able
+    missing = [_not_now(desk, wanted, worker) for worker in examined]
     ready = missing.count("")
     if ready < wanted.node_count:
         least = min((text for text in missing if text), key=len)
         return least if wanted.node_count == 1 else f"needs {wanted.node_count} nodes, {ready} have room; {least}"
     return _ahead(desk, task)
+
+
+def _able(desk: Desk, wanted: Resources, workers: list[Worker]) -> list[Worker]:
+    """Those that are large enough; found once for all tasks that are asked about between two events."""
+    found = desk.able.get(wanted)
+    if found is None:
+        found = desk.able[wanted] = [worker for worker in workers if not _never(wanted, worker)]
+    return found
 
 
 def _size(worker: Worker) -> tuple[int, int, int]:
@@ -80,7 +90,7 @@ def _never(wanted: Resources, worker: Worker) -> str:
     """What `worker` lacks even when it is empty; "" if nothing."""
     capacity = worker.capacity
     slots = capacity.service_slots if wanted.kind == "service" else capacity.batch_slots
-    gpus = _usable(wanted, worker, {gpu.index for gpu in capacity.gpus})
+    gpus = max((n for kind, n in worker.gpu_totals.items() if suits(wanted.gpu_type, kind)), default=0)
     kind = wanted.gpu_type or "any type"
     for need, has, unit in (
         (wanted.gpu, gpus, f"GPUs of {kind}"),

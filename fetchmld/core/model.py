@@ -204,6 +204,7 @@ class Worker:
     batch_free: int = 0
     service_free: int = 0
     gpus_free: set[int] = field(default_factory=set)
+    gpu_totals: dict[str, int] = field(default_factory=dict)  # of its capacity, by type
     tasks: set[TaskId] = field(default_factory=set)
     detail: dict[str, Any] = field(default_factory=dict)  # python, isolation, ...: shown, never decided on
 

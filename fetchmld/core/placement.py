@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
-from fetchmld.core.capacity import node_of
+from fetchmld.core.capacity import is_large_enough, node_of
 from fetchmld.core.model import Task, TaskId, Worker, WorkerId
 from fetchmld.core.plan import Amount, Node, Plan, earliest, make_plan, spare
 from fetchmld.core.ready import ANY_GPU_TYPE, COMMON_POOL, NO_GPU, NO_TASK, Hold, Queue, make_queue, static_key
@@ -135,10 +135,14 @@ class Placement:
         self._pools[worker_id] = set(begun)
 
     def candidates(self, task: Task, now: float) -> list[Node]:
-        """Every open worker that the waiting task may use, as a plan sees it."""
+        """Every open worker that the waiting task could ever use, as a plan sees it."""
         ready = self._ready.get(task.submit_seq)
         away = task.avoid if ready is not None and ready.avoiding else None
-        workers = [worker for worker_id, worker in self._open.items() if worker_id != away]
+        workers = [
+            worker
+            for worker_id, worker in self._open.items()
+            if worker_id != away and is_large_enough(task.resources, worker)
+        ]
         return [node_of(self._state, self._holds, worker, now, self._grace_s) for worker in workers]
 
     # -- starting

@@ -128,7 +128,8 @@ class Scheduler:
         )
         self._waiting.admit(self.state.tasks[event.task_id], event.at_us)
         self._place(event.at_us)
-        self._desk.reply(event.ticket, self.view(event.task_id))
+        if event.ticket:
+            self._desk.reply(event.ticket, self.view(event.task_id))
         self._desk.changed(event.task_id)
 
     def _on_priority_changed(self, event: PriorityChanged) -> None:

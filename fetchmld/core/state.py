@@ -375,6 +375,9 @@ def _recount(state: State, worker: Worker) -> None:
     worker.cpu_free, worker.memory_free_gb = capacity.cpu, capacity.memory_gb
     worker.batch_free, worker.service_free = capacity.batch_slots, capacity.service_slots
     worker.gpus_free = {gpu.index for gpu in capacity.gpus}
+    worker.gpu_totals = {}
+    for gpu in capacity.gpus:
+        worker.gpu_totals[gpu.type] = worker.gpu_totals.get(gpu.type, 0) + 1
     for task_id in list(worker.tasks):
         task = state.tasks[task_id]
         for assignment in task.assignments:

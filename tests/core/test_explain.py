@@ -2,7 +2,7 @@
 
 import pytest
 
-from fetchmld.core.model import Explanation, TaskId
+from fetchmld.core.model import Explanation, TaskId, WorkerId
 from tests.core.driver import W1, WITH_GPUS, Driver
 
 
@@ -59,3 +59,12 @@ def test_what_is_held_has_no_place_in_line() -> None:
     assert "position" not in explain(driver, second)
     assert explain(driver, first)["reason"] == "it is preparing"
     assert driver.core.explain(TaskId("nobody"), 0) is None
+
+
+def test_a_gang_larger_than_what_a_short_answer_looks_at() -> None:
+    driver = Driver()
+    for number in range(70):
+        driver.join(WorkerId(f"n{number}"))
+    driver.submit(cpu=2)
+    task = driver.submit(cpu=2, node_count=70)
+    assert driver.view(task)["wait_reason"].startswith("needs 70 nodes, 69 have room; needs 2 cores")
