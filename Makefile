@@ -15,7 +15,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-dev env-examples start stop test check format-check types fast bench example lock clean
+.PHONY: help env env-dev env-examples start stop test check format-check types fast sim sim-release bench example lock clean
 
 help:  ## Show this
 	@echo "FetchML: make TARGET"
@@ -69,6 +69,12 @@ stop:  ## Stop the daemon; running tasks live on
 
 example: env-examples  ## Train a model on handwritten digits through the daemon
 	@$(BIN)/python examples/digits/run.py --data-dir $(DATA)
+
+sim: env  ## Simulate 1,000 clusters under faults
+	@$(BIN)/python -m fetchmld.sim --seeds 1000 --jobs $$(nproc) $(ARGS)
+
+sim-release: env  ## Simulate 100,000 clusters under faults (hours)
+	@$(BIN)/python -m fetchmld.sim --seeds 100000 --jobs $$(nproc) $(ARGS)
 
 bench: env  ## Measure latency, throughput, idle load, memory; each beside its limit
 	@$(BIN)/python load/bench.py $(ARGS)

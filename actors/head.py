@@ -21,6 +21,7 @@ from fetchmld.api.head import (
     EventPage,
     EventQuery,
     LogChunk,
+    ReservationRequest,
     Root,
     TaskPage,
     TaskQuery,
@@ -32,7 +33,18 @@ from fetchmld.config import Config
 from fetchmld.core.errors import NotFound, Unavailable
 from fetchmld.core.lifecycle import ENDED
 from fetchmld.core.messages import Fact
-from fetchmld.core.model import Counts, Experiment, Key, TaskId, TaskRequest, TaskView, UserId, WorkerView
+from fetchmld.core.model import (
+    Counts,
+    Experiment,
+    Explanation,
+    Key,
+    ReservationView,
+    TaskId,
+    TaskRequest,
+    TaskView,
+    UserId,
+    WorkerView,
+)
 from fetchmld.store.content import ContentStore
 
 log = logging.getLogger(__name__)
@@ -99,9 +111,31 @@ class HeadActor:
             "user_id": caller.user_id,
             "ip_address": caller.ip_address,
             "trace_id": caller.trace_id,
-            "tasks": [{"id": new_id(), "request": request} for request in requests],
+            "tasks": [
+                {"id": new_id(), "request": request, "known_ended": await self._ended_needs(request)}
+                for request in requests
+            ],
         }
         return cast(list[TaskView], (await self._scheduler.request("submit", body)).body)
+
+    async def _ended_needs(self, request: TaskRequest) -> dict[str, str]:
+        """How those of the task's dependencies ended that the scheduler may have forgotten."""
+        found = [await self.task(TaskId(needed["task_id"])) for needed in request.get("depends_on", ())]
+        return {view["id"]: view["status"] for view in found if view is not None and view["status"] in ENDED}
+
+    async def set_priority(self, caller: Caller, task_id: TaskId, priority: int) -> TaskView:
+        live = (await self._scheduler.request("view", {"task_id": task_id})).body
+        body = {
+            "task_id": task_id,
+            "priority": priority,
+            "user_id": caller.user_id,
+            "known_ended": live is None and await self._ended_task(task_id) is not None,
+            "ip_address": caller.ip_address,
+        }
+        return cast(TaskView, (await self._scheduler.request("priority", body)).body)
+
+    async def explain(self, task_id: TaskId) -> Explanation | None:
+        return cast("Explanation | None", (await self._scheduler.request("explain", {"task_id": task_id})).body)
 
     async def cancel(self, caller: Caller, task_id: TaskId) -> None:
         live = (await self._scheduler.request("view", {"task_id": task_id})).body
@@ -200,6 +234,36 @@ class HeadActor:
 
     async def workers(self) -> list[WorkerView]:
         return cast(list[WorkerView], (await self._scheduler.request("workers")).body)
+
+    async def drain(self, caller: Caller, worker_id: str, wanted: bool) -> WorkerView:
+        body = {
+            "worker_id": worker_id,
+            "wanted": wanted,
+            "user_id": caller.user_id,
+            "ip_address": caller.ip_address,
+        }
+        return cast(WorkerView, (await self._scheduler.request("drain", body)).body)
+
+    async def reservations(self) -> list[ReservationView]:
+        return cast(list[ReservationView], (await self._scheduler.request("reservations")).body)
+
+    async def reserve(self, caller: Caller, wanted: ReservationRequest) -> ReservationView:
+        body = {
+            "reservation_id": new_id(),
+            "user_id": caller.user_id,
+            "ip_address": caller.ip_address,
+            **asdict(wanted),
+        }
+        return cast(ReservationView, (await self._scheduler.request("reserve", body)).body)
+
+    async def release(self, caller: Caller, reservation_id: str, any_user: bool) -> None:
+        body = {
+            "reservation_id": reservation_id,
+            "user_id": caller.user_id,
+            "any_user": any_user,
+            "ip_address": caller.ip_address,
+        }
+        await self._scheduler.request("unreserve", body)
 
     # -- the record
 

@@ -12,6 +12,7 @@ from fetchmld.core.messages import (
     AttemptEnded,
     CancelRequested,
     DatasetAccessed,
+    DrainChanged,
     Event,
     ExperimentCreated,
     Fact,
@@ -19,6 +20,9 @@ from fetchmld.core.messages import (
     HeartbeatReceived,
     LiveAttempt,
     PhaseReported,
+    PriorityChanged,
+    ReservationAsked,
+    ReservationReleased,
     TaskSubmitted,
     WorkerJoined,
 )
@@ -31,7 +35,10 @@ Body = dict[str, Any]
 def _submit(body: Body, at_us: int, ticket: int) -> list[Event]:
     user, ip, trace = UserId(body["user_id"]), body["ip_address"], body["trace_id"]
     tasks = body["tasks"]
-    return [TaskSubmitted(TaskId(task["id"]), user, task["request"], at_us, ip, trace) for task in tasks]
+    return [
+        TaskSubmitted(TaskId(task["id"]), user, task["request"], at_us, ip, trace, ticket, task.get("known_ended", {}))
+        for task in tasks
+    ]
 
 
 def _cancel(body: Body, at_us: int, ticket: int) -> list[Event]:
@@ -46,6 +53,33 @@ def _cancel(body: Body, at_us: int, ticket: int) -> list[Event]:
             ticket,
         )
     ]
+
+
+def _priority(body: Body, at_us: int, ticket: int) -> list[Event]:
+    return [
+        PriorityChanged(
+            TaskId(body["task_id"]),
+            body["priority"],
+            UserId(body["user_id"]),
+            at_us,
+            body["known_ended"],
+            body["ip_address"],
+            ticket,
+        )
+    ]
+
+
+def _drain(body: Body, at_us: int, ticket: int) -> list[Event]:
+    user = UserId(body["user_id"])
+    return [DrainChanged(WorkerId(body["worker_id"]), body["wanted"], user, at_us, body["ip_address"], ticket)]
+
+
+def _reserve(body: Body, at_us: int, ticket: int) -> list[Event]:
+    return [ReservationAsked(**{**body, "at_us": at_us, "ticket": ticket})]
+
+
+def _unreserve(body: Body, at_us: int, ticket: int) -> list[Event]:
+    return [ReservationReleased(**{**body, "at_us": at_us, "ticket": ticket})]
 
 
 def _experiment(body: Body, at_us: int, ticket: int) -> list[Event]:
@@ -86,6 +120,10 @@ def _ended(body: Body, at_us: int, ticket: int) -> list[Event]:
 EVENTS: Final[dict[str, Callable[[Body, int, int], list[Event]]]] = {
     "submit": _submit,
     "cancel": _cancel,
+    "priority": _priority,
+    "drain": _drain,
+    "reserve": _reserve,
+    "unreserve": _unreserve,
     "experiment": _experiment,
     "note": _fact,
     "fact": _fact,

@@ -61,6 +61,10 @@ class SchedulerActor:
             self._config.suspect_after_s,
             self._config.offline_after_s,
             self._config.requeue_after_s,
+            self._config.grace_s,
+            self._config.reservation_lead_s,
+            self._config.user_gpus_max,
+            self._config.unsatisfiable,
         )
         self._writer = ThreadPoolExecutor(1, "ledger")
         self._mailbox: list[Message | Event] = []
@@ -203,7 +207,7 @@ class SchedulerActor:
         for event in EVENTS[item.kind](item.body, _wall_us(), ticket):
             effects += self._core.handle(event, now)
         if item.kind == "submit":
-            effects.append(Reply(ticket, [self._core.view(TaskId(task["id"])) for task in item.body["tasks"]]))
+            effects = _one_reply(effects, ticket)
         elif item.kind == "hello":
             self._agents[WorkerId(item.body["worker_id"])] = item.peer
             effects.insert(0, Reply(ticket, {}))
@@ -229,6 +233,10 @@ class SchedulerActor:
                 value = [core.view(TaskId(task_id)) for task_id in body["task_ids"]]
             case "wait":
                 return self._wait(message, ticket)
+            case "explain":
+                value = core.explain(TaskId(body["task_id"]), _wall_us())
+            case "reservations":
+                value = core.reservation_views()
             case "counts":
                 value = core.counts()
             case "workers":
@@ -351,6 +359,14 @@ class SchedulerActor:
             message.peer.close()
         elif message.id:
             message.fail(Unavailable(f"{why}; nothing was changed, try again later"))
+
+
+def _one_reply(effects: list[Effect], ticket: int) -> list[Effect]:
+    """The replies to several tasks of one request as one: all views, or the first refusal."""
+    replies = [effect for effect in effects if isinstance(effect, Reply) and effect.ticket == ticket]
+    others = [effect for effect in effects if not (isinstance(effect, Reply) and effect.ticket == ticket)]
+    refused = next((reply.error for reply in replies if reply.error is not None), None)
+    return [*others, Reply(ticket, [reply.value for reply in replies], refused)]
 
 
 def _wall_us() -> int:

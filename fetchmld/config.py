@@ -9,7 +9,7 @@ import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -58,6 +58,14 @@ class Config(BaseSettings):
     offline_after_s: float = Field(default=15.0, gt=0, le=3600, description="Silence after which a worker is offline.")
     requeue_after_s: float = Field(
         default=600.0, ge=90, le=86400, description="Silence after which a lost worker's tasks start elsewhere."
+    )
+
+    reservation_lead_s: float = Field(
+        default=3600.0, ge=0, le=604800, description="How long before its start a reservation gathers capacity."
+    )
+    user_gpus_max: int = Field(default=0, ge=0, description="GPUs that one user may have reserved; 0: any number.")
+    unsatisfiable: Literal["queue", "fail"] = Field(
+        default="queue", description="What happens to a request that no worker could ever meet."
     )
 
     dataset_roots: tuple[Path, ...] = Field(

@@ -13,6 +13,7 @@ _READ: Final = frozenset(
     {
         "listTasks",
         "getTask",
+        "explainTask",
         "getQueueStats",
         "getSchedulerStatus",
         "streamSchedulerStatus",
@@ -35,12 +36,13 @@ _WORK: Final = frozenset(
         "deleteTask",
         "updateJobPriority",
         "createReservation",
+        "releaseReservation",
         "createExperiment",
         "startJupyterService",
         "stopJupyterService",
     }
 )
-_RUN_WORKERS: Final = frozenset({"drainWorker"})
+_RUN_WORKERS: Final = frozenset({"drainWorker", "undrainWorker"})
 _AUDIT: Final = frozenset({"listAuditEvents", "verifyAuditChain", "getAuditChainRoot"})
 
 MAY: Final[dict[str, frozenset[str]]] = {
@@ -75,6 +77,11 @@ def seen(caller: Caller, task_id: str, task: TaskView | None) -> TaskView:
     if task is None or not (task["user_id"] == caller.user_id or caller.role in _SEES_ALL):
         raise no_such_task(task_id)
     return task
+
+
+def changes_all(caller: Caller) -> bool:
+    """May the caller change what others own?"""
+    return caller.role in _CHANGES_ALL
 
 
 def no_such_task(task_id: str) -> NotFound:

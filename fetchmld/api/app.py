@@ -10,7 +10,7 @@ from aiohttp import web
 
 from fetchmld.api.context import CONFIG, DOCUMENT, HEAD, INTAKE, STREAMS
 from fetchmld.api.guard import Operation, add_headers, make_guard
-from fetchmld.api.handlers import artifacts, audit, experiments, health, later, logs, scheduler, tasks
+from fetchmld.api.handlers import artifacts, audit, experiments, health, later, logs, reservations, scheduler, tasks
 from fetchmld.api.head import Head
 from fetchmld.api.intake import Intake
 from fetchmld.api.openapi import build_document
@@ -23,6 +23,7 @@ __all__ = ["OPERATIONS", "build_app", "make_runner"]
 _TASK: Final = "/v1/tasks/{taskId}"
 _PLUGIN: Final = "/v1/plugins/{pluginName}"
 _WORKER: Final = "/v1/scheduler/workers/{workerId}"
+_RESERVATIONS: Final = "/v1/scheduler/reservations"
 _JOB: Final = "/v1/scheduler/jobs/{jobId}"
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
@@ -42,10 +43,10 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("streamSchedulerStatus", "GET", "/v1/scheduler/status/stream", later.not_built),
     Operation("listWorkers", "GET", "/v1/scheduler/workers", scheduler.list_workers),
     Operation("getWorker", "GET", _WORKER, scheduler.read_worker),
-    Operation("drainWorker", "DELETE", _WORKER, later.not_built),
-    Operation("listReservations", "GET", "/v1/scheduler/reservations", later.not_built),
-    Operation("createReservation", "POST", "/v1/scheduler/reservations", later.not_built),
-    Operation("updateJobPriority", "PATCH", f"{_JOB}/priority", later.not_built),
+    Operation("drainWorker", "DELETE", _WORKER, scheduler.drain),
+    Operation("listReservations", "GET", _RESERVATIONS, reservations.list_),
+    Operation("createReservation", "POST", _RESERVATIONS, reservations.create),
+    Operation("updateJobPriority", "PATCH", f"{_JOB}/priority", tasks.set_priority),
     Operation("streamJob", "GET", f"{_JOB}/stream", later.not_built),
     Operation("listAuditEvents", "GET", "/v1/audit/events", audit.events),
     Operation("verifyAuditChain", "POST", "/v1/audit/verify", audit.verify),
@@ -60,6 +61,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("getLiveness", "GET", "/livez", health.livez, is_open=True),
     Operation("getReadiness", "GET", "/readyz", health.readyz, is_open=True),
     Operation("getOpenapi", "GET", "/openapi.json", health.openapi, is_open=True),
+    Operation("explainTask", "GET", f"{_TASK}/explain", tasks.explain),
+    Operation("undrainWorker", "POST", f"{_WORKER}/undrain", scheduler.undrain),
+    Operation("releaseReservation", "DELETE", f"{_RESERVATIONS}/{{reservationId}}", reservations.release),
     Operation("getTaskLogs", "GET", f"{_TASK}/logs", logs.read),
     Operation("listTaskArtifacts", "GET", f"{_TASK}/artifacts", artifacts.list_),
     Operation("getTaskArtifact", "GET", f"{_TASK}/artifacts/{{path:.+}}", artifacts.read),

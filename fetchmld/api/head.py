@@ -5,7 +5,19 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypedDict
 
 from fetchmld.core.messages import EventType, Fact
-from fetchmld.core.model import Counts, Experiment, Key, TaskId, TaskRequest, TaskStatus, TaskView, UserId, WorkerView
+from fetchmld.core.model import (
+    Counts,
+    Experiment,
+    Explanation,
+    Key,
+    ReservationView,
+    TaskId,
+    TaskRequest,
+    TaskStatus,
+    TaskView,
+    UserId,
+    WorkerView,
+)
 
 
 @dataclass(slots=True, frozen=True)
@@ -42,6 +54,17 @@ class EventQuery:
     user_id: str | None = None
     limit: int = 100
     offset: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class ReservationRequest:
+    """What POST /v1/scheduler/reservations asks for; `gpu_type` is empty for any, times are from now on."""
+
+    gpu_count: int
+    gpu_type: str
+    node_count: int
+    duration_s: float
+    starts_in_s: float
 
 
 class TaskPage(TypedDict):
@@ -123,6 +146,12 @@ class Head(Protocol):
     async def cancel(self, caller: Caller, task_id: TaskId) -> None:
         """Cancel a live task, or take an ended one out of the listings. NotFound for an unknown one."""
 
+    async def set_priority(self, caller: Caller, task_id: TaskId, priority: int) -> TaskView:
+        """Conflict for an ended task, NotFound for an unknown one."""
+
+    async def explain(self, task_id: TaskId) -> Explanation | None:
+        """Why a live task is not running; None for any other."""
+
     async def task(self, task_id: TaskId) -> TaskView | None: ...
 
     async def wait(self, task_id: TaskId, timeout_s: float) -> TaskView | None:
@@ -142,6 +171,17 @@ class Head(Protocol):
     async def ended(self) -> Ended: ...
 
     async def workers(self) -> list[WorkerView]: ...
+
+    async def drain(self, caller: Caller, worker_id: str, wanted: bool) -> WorkerView:
+        """Place nothing more on the worker, or again. NotFound for an unknown one."""
+
+    async def reservations(self) -> list[ReservationView]:
+        """Live ones and the newest ended ones, newest first."""
+
+    async def reserve(self, caller: Caller, wanted: ReservationRequest) -> ReservationView: ...
+
+    async def release(self, caller: Caller, reservation_id: str, any_user: bool) -> None:
+        """Give it back. NotFound for an unknown one, or another's unless `any_user`; Conflict for one that is over."""
 
     async def events(self, query: EventQuery) -> EventPage: ...
 

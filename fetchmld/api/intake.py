@@ -14,7 +14,7 @@ from fetchmld.api.datasets import Datasets
 from fetchmld.config import Config
 from fetchmld.core.chain import FIELD_BYTES_MAX
 from fetchmld.core.errors import Invalid
-from fetchmld.core.model import TaskRequest
+from fetchmld.core.model import DEPENDENCIES_MAX, Dependency, TaskRequest
 
 TABLE_BYTES_MAX: Final = 65_536  # env and metadata, names and values together
 TABLE_ENTRIES_MAX: Final = 1000
@@ -58,6 +58,7 @@ def _variable(name: str) -> str:
 
 _GPU_TYPE: Final = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}(\|[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}){0,7}$"
 
+GpuType = Annotated[str, Field(pattern=_GPU_TYPE)]
 Id = Annotated[str, Field(min_length=1, max_length=128)]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256), AfterValidator(_variable)]
 Table = Annotated[dict[str, str], Field(max_length=TABLE_ENTRIES_MAX), AfterValidator(_small_table)]
@@ -85,6 +86,17 @@ class GivenSpec(TypedDict, total=False):
     mount_path: str
 
 
+TaskReference = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+@with_config(_STRICT)
+class Needed(TypedDict, total=False):
+    """A dependency: the task, and how it has to end (`ok` where absent)."""
+
+    task_id: Required[TaskReference]
+    condition: Literal["ok", "any", "failed"]
+
+
 @with_config(_STRICT)
 class CreateTask(TypedDict, total=False):
     """The contract's CreateTaskRequest, and our optional fields."""
@@ -102,24 +114,22 @@ class CreateTask(TypedDict, total=False):
     cpu: Annotated[int, Field(ge=0, le=4096)]
     memory_gb: Annotated[int, Field(ge=0, le=65_536)]
     gpu: Annotated[int, Field(ge=0, le=1024)]
-    gpu_type: Annotated[str, Field(pattern=_GPU_TYPE)]
+    gpu_type: GpuType
     node_count: Annotated[int, Field(ge=1, le=4096)]
     time_limit_s: Annotated[int, Field(ge=1, le=31_536_000)]
     kind: Literal["batch", "service"]
     env: Variables
     metadata: Table
     max_retries: Annotated[int, Field(ge=0, le=100)]
-    depends_on: Any
+    depends_on: Annotated[list[TaskReference | Needed], Field(max_length=DEPENDENCIES_MAX)]
     array: Any
 
 
 _CREATE_TASK: Final[TypeAdapter[CreateTask]] = TypeAdapter(CreateTask)
 _DATASETS: Final = frozenset({"datasets", "dataset_specs"})
 _REFUSED: Final[dict[str, str]] = {
-    "depends_on": "is not supported by this version yet; submit the task once what it depends on has ended",
     "array": "is not supported by this version yet; submit the tasks one by one",
     "snapshot_id": "there is no such snapshot; this version does not take snapshots yet",
-    "reservation_id": "there is no such reservation; this version does not take reservations yet",
 }
 
 
@@ -140,4 +150,20 @@ class Intake:
         if given.keys() & _DATASETS:
             specs = self._datasets.complete(given.get("datasets", []), given.get("dataset_specs", []))
             given["dataset_specs"] = specs
+        if "depends_on" in given:
+            given["depends_on"] = _needs(given["depends_on"])
         return cast(TaskRequest, given)
+
+
+def _needs(given: list[str | Needed]) -> list[Dependency]:
+    """Plain ids are conditions `ok`. Raises Invalid where a task is named twice."""
+    needs = [
+        Dependency(task_id=one, condition="ok")
+        if isinstance(one, str)
+        else Dependency(task_id=one["task_id"], condition=one.get("condition", "ok"))
+        for one in given
+    ]
+    names = [need["task_id"] for need in needs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise Invalid(f"depends_on: task {min(twice)!r} is named twice")
+    return needs

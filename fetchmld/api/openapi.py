@@ -133,6 +133,12 @@ DOCS: Final[dict[str, Doc]] = {
     "deleteTask": Doc(
         "Cancel a live task, or take an ended one out of the listings.", None, 204, tags=_TASKS, errors=(404, 409)
     ),
+    "explainTask": Doc(
+        "Why a task is not running, who holds what it lacks, and when it starts.",
+        ref("Explanation"),
+        tags=_TASKS,
+        errors=(404,),
+    ),
     "getTaskLogs": Doc(
         "A task's log as bytes, or as server-sent events whose ids are byte offsets.",
         STRING,
@@ -169,18 +175,28 @@ DOCS: Final[dict[str, Doc]] = {
     ),
     "listWorkers": Doc("List workers.", array(ref("Worker")), tags=_SCHEDULER),
     "getWorker": Doc("Read a worker.", ref("Worker"), tags=_SCHEDULER, errors=(404,)),
-    "drainWorker": Doc("Drain a worker.", None, 204, tags=_SCHEDULER, errors=(404, *_LATER)),
-    "listReservations": Doc("List reservations.", array(ref("Reservation")), tags=_SCHEDULER, errors=_LATER),
+    "drainWorker": Doc(
+        "Drain a worker: nothing new is placed on it, what runs there runs out.",
+        None,
+        204,
+        tags=_SCHEDULER,
+        errors=(404,),
+    ),
+    "undrainWorker": Doc("Let a drained worker take work again.", ref("Worker"), tags=_SCHEDULER, errors=(404,)),
+    "listReservations": Doc("List reservations.", array(ref("Reservation")), tags=_SCHEDULER),
     "createReservation": Doc(
         "Reserve capacity.",
         ref("Reservation"),
         201,
         tags=_SCHEDULER,
         body=ref("CreateReservationRequest"),
-        errors=_LATER,
+        errors=(409,),
+    ),
+    "releaseReservation": Doc(
+        "Give a reservation back; its running tasks go on.", None, 204, tags=_SCHEDULER, errors=(404, 409)
     ),
     "updateJobPriority": Doc(
-        "Change a task's priority.", ref("Task"), tags=_SCHEDULER, body=_SET_PRIORITY, errors=(404, 409, *_LATER)
+        "Change a task's priority.", ref("Task"), tags=_SCHEDULER, body=_SET_PRIORITY, errors=(404, 409)
     ),
     "streamJob": Doc("Follow a task.", STRING, media_type=_EVENTS_TYPE, tags=_SCHEDULER, errors=(404, *_LATER)),
     "listAuditEvents": Doc("List audit events, newest first.", ref("AuditEventList"), tags=_AUDIT, query=_LIST_EVENTS),

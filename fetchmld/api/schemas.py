@@ -70,6 +70,7 @@ _TASK_ADDED: Final[dict[str, Schema]] = {
     "time_limit_s": INTEGER,
     "experiment_id": STRING,
     "reservation_id": STRING,
+    "depends_on": array(ref("Dependency")),
     "attempt": said(INTEGER, "Number of the newest attempt; 0 before the first."),
     "reason": said(STRING, "`cancelled` on a task that was cancelled."),
     "wait_reason": said(STRING, "Why a queued task is not running yet."),
@@ -136,7 +137,10 @@ _CREATE_TASK: Final = record(
         "time_limit_s": said(bounded(1, 31_536_000), "Seconds that an attempt may run."),
         "kind": enum("batch", "service"),
         "env": said(STRING_TABLE, "Environment variables; names beginning with FETCHML_ are refused."),
-        "depends_on": said(STRINGS, "Not supported by this version yet: 422."),
+        "depends_on": said(
+            array({"oneOf": [STRING, ref("Dependency")]}),
+            "Tasks that have to end first, at most 64: ids (they must complete), or objects with the condition.",
+        ),
         "array": said(STRING, "Not supported by this version yet: 422."),
     },
     required=["job_name"],
@@ -299,6 +303,12 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "node_count": INTEGER,
             "expires_at": INSTANT,
             "status": enum("active", "claimed", "expired"),
+            "created_at": INSTANT,
+            "starts_at": INSTANT,
+            "held": said(
+                array(record({"worker_id": STRING, "gpu_count": INTEGER})),
+                "What is kept now, in use by its own tasks included; the rest is gathered as it comes free.",
+            ),
         }
     ),
     "CreateReservationRequest": record(
@@ -306,9 +316,45 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "gpu_count": {"type": "integer", "minimum": 1},
             "gpu_type": STRING,
             "node_count": {"type": "integer", "minimum": 1, "default": 1},
-            "expires_minutes": {"type": "integer", "default": 30},
+            "expires_minutes": {
+                "type": "integer",
+                "default": 30,
+                "description": "Minutes from its start; 1 to 10,080.",
+            },
+            "starts_at": said(INSTANT, "Now where absent; at most a year ahead."),
         },
         required=["gpu_count"],
+        additionalProperties=False,
+    ),
+    "Explanation": record(
+        {
+            "task_id": STRING,
+            "status": enum(*TASK_STATUSES),
+            "priority": INTEGER,
+            "priority_aged": NUMBER,
+            "reason": said(STRING, "The binding constraint, in words."),
+            "estimate": said(STRING, "When it starts, in words; `no estimate` rather than a guess."),
+            "position": said(INTEGER, "How many tasks are ahead of it; absent while it is held."),
+            "no_later_arrival_passes_after": said(
+                INSTANT, "No task submitted after this moment, of whatever priority, goes ahead of it."
+            ),
+            "worker_id": said(STRING, "The worker that lacks least."),
+            "held_by": said(
+                array(record({"kind": enum("task", "reservation"), "id": STRING, "until": INSTANT})),
+                "Who has what is missing there; ids of the caller's own only. No `until` where nobody knows.",
+            ),
+            "planned": record({"at": INSTANT, "workers": STRINGS, "basis": STRING}),
+            "smaller_request": {
+                "type": "object",
+                "additionalProperties": INTEGER,
+                "description": "With these fields changed it would start now.",
+            },
+        }
+    ),
+    "Dependency": record(
+        {"task_id": STRING, "condition": enum("ok", "any", "failed")},
+        required=["task_id"],
+        additionalProperties=False,
     ),
     "AuditEvent": record(
         {

@@ -7,8 +7,18 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
-from fetchmld.api.head import Ended, EventRow, Root, Verification
-from fetchmld.core.model import Counts, EndReport, Experiment, TaskView, WorkerView
+from fetchmld.api.access import sees_all
+from fetchmld.api.head import Caller, Ended, EventRow, Root, Verification
+from fetchmld.core.model import (
+    Counts,
+    EndReport,
+    Experiment,
+    Explanation,
+    Holder,
+    ReservationView,
+    TaskView,
+    WorkerView,
+)
 
 _SHOWN_AS_GIVEN: Final = (
     "entrypoint",
@@ -20,6 +30,7 @@ _SHOWN_AS_GIVEN: Final = (
     "dataset_specs",
     "plugin_configs",
     "gpu_type",
+    "depends_on",
     "time_limit_s",
     "env",
     "metadata",
@@ -131,6 +142,57 @@ def worker(view: WorkerView, active_tasks: list[str]) -> dict[str, Any]:
     return out
 
 
+def reservation(view: ReservationView) -> dict[str, Any]:
+    """A Reservation, with when it begins and on which workers it holds how many GPUs."""
+    out: dict[str, Any] = {
+        "id": view["id"],
+        "user_id": view["user_id"],
+        "gpu_count": view["gpu_count"],
+        "node_count": view["node_count"],
+        "status": view["status"],
+        "created_at": instant(view["created_at"]),
+        "starts_at": instant(view["starts_at"]),
+        "expires_at": instant(view["expires_at"]),
+        "held": [{"worker_id": worker_id, "gpu_count": count} for worker_id, count in view["held"].items()],
+    }
+    if view["gpu_type"]:
+        out["gpu_type"] = view["gpu_type"]
+    return out
+
+
+def explanation(found: Explanation, caller: Caller) -> dict[str, Any]:
+    """An Explanation. Of what others hold, the caller sees that they do and until when."""
+    out: dict[str, Any] = {**found}
+    if "no_later_arrival_passes_after" in found:
+        out["no_later_arrival_passes_after"] = instant(found["no_later_arrival_passes_after"])
+    if planned := found.get("planned"):
+        out["planned"] = {**planned, **({"at": instant(planned["at"])} if "at" in planned else {})}
+    if "held_by" in found:
+        out["held_by"] = [_holder(holder, caller) for holder in found["held_by"]]
+    return out
+
+
+def _holder(holder: Holder, caller: Caller) -> dict[str, Any]:
+    out: dict[str, Any] = {"kind": holder["kind"]}
+    if sees_all(caller) or holder["user_id"] == caller.user_id:
+        out["id"] = holder["id"]
+    if "until" in holder:
+        out["until"] = instant(holder["until"])
+    return out
+
+
+def ended_explanation(view: TaskView) -> dict[str, Any]:
+    """The Explanation of a task that is over."""
+    return {
+        "task_id": view["id"],
+        "status": view["status"],
+        "priority": view["priority"],
+        "priority_aged": view["priority_aged"],
+        "reason": f"it has ended{': ' + view['error'] if view['error'] else ''}",
+        "estimate": "",
+    }
+
+
 def queue_stats(counts: Counts, ended: Ended) -> dict[str, int]:
     """QueueStats: what waits and runs now, what ended since the start of the UTC day."""
     return {
@@ -152,7 +214,7 @@ def scheduler_status(counts: Counts, ended: Ended, now: float) -> dict[str, Any]
         "service_queue_depth": counts["service_queued"],
         "tasks_running": counts["running"],
         "tasks_completed_24h": ended["completed_24h"],
-        "reservations_active": 0,
+        "reservations_active": counts["reservations_active"],
         "timestamp": instant(now),
     }
 

@@ -22,11 +22,17 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "logs": ("logs", "A task's output; -f follows it."),
     "wait": ("tasks", "Wait until tasks have ended."),
     "cancel": ("tasks", "Cancel tasks."),
+    "why": ("why", "Why a task waits, and when it starts."),
+    "priority": ("scheduling", "Change a task's priority."),
     "artifacts": ("artifacts", "List or fetch what a task left in its output directory."),
     "queue": ("workers", "Counts of queued, running and ended tasks."),
     "workers": ("workers", "The machines and their free slots."),
+    "drain": ("scheduling", "Place nothing more on a worker."),
+    "undrain": ("scheduling", "Let a drained worker take work again."),
+    "reserve": ("scheduling", "Keep GPUs for yourself; list reservations, or give one back."),
     "experiments": ("experiments", "Create and list experiments."),
     "audit": ("audit", "Verify and read the record of what was done."),
+    "simulate": ("simulate", "Play a recorded workload through the scheduler."),
     "config": ("settings", "Every setting, its value and where it came from."),
 }
 

@@ -64,6 +64,18 @@ class Variable(click.ParamType[tuple[str, str]]):
         return name, content
 
 
+class After(click.ParamType[dict[str, str]]):
+    """`ID` or `ID:CONDITION`: a task that has to end first."""
+
+    name = "dependency"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
+        task_id, given, condition = str(value).partition(":")
+        if not task_id or (given and condition not in ("ok", "any", "failed")):
+            self.fail(f"{value!r} is not ID, ID:ok, ID:any or ID:failed", param, ctx)
+        return {"task_id": task_id, "condition": condition or "ok"}
+
+
 def _absolute(source: str) -> str:
     """A path that exists here, made absolute; anything else as it is."""
     return str(Path(source).expanduser().resolve()) if source and os.path.exists(os.path.expanduser(source)) else source
@@ -96,6 +108,8 @@ def _later(what: str) -> Any:
 )
 @click.option("--experiment", "experiment_id", metavar="ID", help="The experiment that it belongs to.")
 @click.option("--reservation", "reservation_id", metavar="ID", help="The reservation to run under.")
+@click.option("--after", "depends_on", type=After(), multiple=True, metavar="ID[:COND]",
+              help="Start when that task has ended: ok (the default), any or failed. Repeatable.")  # fmt: skip
 @click.option(
     "--snapshot", callback=_later("snapshots"), expose_value=False, metavar="DIR", help="Code to run in (later)."
 )
@@ -133,7 +147,12 @@ def build_request(command: tuple[str, ...], options: dict[str, Any]) -> dict[str
     datasets, variables = options.pop("datasets"), options.pop("variables")
     names = [spec["source"] for spec in datasets if _is_registered_name(spec)]
     specs = [spec for spec in datasets if not _is_registered_name(spec)]
-    more = {"datasets": names, "dataset_specs": specs, "env": dict(variables)}
+    more = {
+        "depends_on": list(options.pop("depends_on")),
+        "datasets": names,
+        "dataset_specs": specs,
+        "env": dict(variables),
+    }
     request.update({name: value for name, value in more.items() if value})
     request.update({name: value for name, value in options.items() if value is not None})
     return request

@@ -81,6 +81,41 @@ def get_worker(worker_id: str) -> Call[Json]:
     return Call("GET", path("/v1/scheduler/workers/{}", worker_id), read_json)
 
 
+def explain_task(task_id: str) -> Call[Json]:
+    """An Explanation: why the task is not running, and when it will be."""
+    return Call("GET", path("/v1/tasks/{}/explain", task_id), read_json)
+
+
+def set_priority(task_id: str, priority: int) -> Call[Json]:
+    """The Task with its new priority."""
+    return Call("PATCH", path("/v1/scheduler/jobs/{}/priority", task_id), read_json, body={"priority": priority})
+
+
+def drain_worker(worker_id: str) -> Call[None]:
+    """Place nothing more on the worker; what runs there runs out."""
+    return Call("DELETE", path("/v1/scheduler/workers/{}", worker_id), read_nothing)
+
+
+def undrain_worker(worker_id: str) -> Call[Json]:
+    """The Worker, which takes work again."""
+    return Call("POST", path("/v1/scheduler/workers/{}/undrain", worker_id), read_json)
+
+
+def list_reservations() -> Call[list[Json]]:
+    """The caller's Reservations, newest first."""
+    return Call("GET", "/v1/scheduler/reservations", read_json)
+
+
+def create_reservation(request: Json) -> Call[Json]:
+    """The Reservation of a CreateReservationRequest."""
+    return Call("POST", "/v1/scheduler/reservations", read_json, body=request)
+
+
+def release_reservation(reservation_id: str) -> Call[None]:
+    """Give a reservation back."""
+    return Call("DELETE", path("/v1/scheduler/reservations/{}", reservation_id), read_nothing)
+
+
 def list_events(
     from_time: str | None = None,
     to_time: str | None = None,
@@ -138,6 +173,13 @@ class Endpoints:
     scheduler = endpoint(scheduler_status)
     workers = endpoint(list_workers)
     worker = endpoint(get_worker)
+    explain = endpoint(explain_task)
+    set_priority = endpoint(set_priority)
+    drain = endpoint(drain_worker)
+    undrain = endpoint(undrain_worker)
+    reservations = endpoint(list_reservations)
+    reserve = endpoint(create_reservation)
+    release = endpoint(release_reservation)
     audit_events = endpoint(list_events)
     audit_verify = endpoint(verify_audit)
     audit_root = endpoint(audit_root)

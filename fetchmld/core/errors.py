@@ -133,5 +133,6 @@ TASK_ERROR_WORDS: Final[frozenset[str]] = frozenset(
         "GPU_LOST",  # a GPU it held failed
         "DEPENDENCY_FAILED",  # a task it depends on did not end as required
         "RESERVATION_EXPIRED",  # the reservation it named is over
+        "UNSATISFIABLE",  # no worker could ever meet the request, and the setting says to fail such tasks
     }
 )

@@ -1,4 +1,4 @@
-"""The lives of a task and of a worker, as data.
+"""The lives of a task, of a worker and of a reservation, as data.
 
 Every status in the core changes through `advance`, and `advance` knows only the tables below. A status that is not
 listed under the current one is refused: `Impossible` is raised and nothing changes, because a wrong transition means
@@ -17,12 +17,15 @@ end only by a report of its current attempt, by a cancel while queued, or by the
 A worker is `active` while we hear it, `suspect` when it has been silent for a moment (nothing new is placed on it),
 `offline` when it has been silent for long (on record, since tasks may be moved because of it), `draining` when somebody
 wants it empty. Whoever comes back is `active`, or `draining` again if that was not lifted.
+
+A reservation is `active` from its creation, also before it begins; `claimed` once the first task of it has started;
+`expired` when its time is over or somebody gave it back. It ends once.
 """
 
 from collections.abc import Mapping
 from typing import Any, Final, cast, overload
 
-from fetchmld.core.model import Task, TaskStatus, Worker, WorkerStatus
+from fetchmld.core.model import Reservation, ReservationStatus, Task, TaskStatus, Worker, WorkerStatus
 
 TASK: Final[dict[TaskStatus, frozenset[TaskStatus]]] = {
     "queued": frozenset({"preparing", "failed"}),
@@ -40,6 +43,12 @@ WORKER: Final[dict[WorkerStatus, frozenset[WorkerStatus]]] = {
     "offline": frozenset({"active", "draining"}),
 }
 
+RESERVATION: Final[dict[ReservationStatus, frozenset[ReservationStatus]]] = {
+    "active": frozenset({"claimed", "expired"}),
+    "claimed": frozenset({"expired"}),
+    "expired": frozenset(),
+}
+
 STARTED: Final[frozenset[TaskStatus]] = frozenset({"preparing", "running", "collecting"})
 ENDED: Final[frozenset[TaskStatus]] = frozenset({"completed", "failed"})
 
@@ -52,9 +61,14 @@ class Impossible(AssertionError):
 def advance(thing: Task, to: TaskStatus) -> None: ...
 @overload
 def advance(thing: Worker, to: WorkerStatus) -> None: ...
-def advance(thing: Task | Worker, to: TaskStatus | WorkerStatus) -> None:
+@overload
+def advance(thing: Reservation, to: ReservationStatus) -> None: ...
+def advance(thing: Task | Worker | Reservation, to: TaskStatus | WorkerStatus | ReservationStatus) -> None:
     """Move `thing` to status `to`. Raises `Impossible`, changing nothing, if its table does not allow it."""
-    table: Mapping[str, frozenset[str]] = cast(Any, TASK if isinstance(thing, Task) else WORKER)
+    table: Mapping[str, frozenset[str]] = cast(Any, _TABLES[type(thing)])
     if to not in table[thing.status]:
         raise Impossible(f"{type(thing).__name__.lower()} {thing.id}: {thing.status} cannot become {to}")
     thing.status = to
+
+
+_TABLES: Final[dict[type, object]] = {Task: TASK, Worker: WORKER, Reservation: RESERVATION}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
 from fetchmld.core.errors import FetchmlError
-from fetchmld.core.model import Assignment, Capacity, EndReport, Role, TaskId, TaskRequest, UserId, WorkerId
+from fetchmld.core.model import Assignment, Capacity, EndReport, Role, TaskId, TaskRequest, TaskStatus, UserId, WorkerId
 
 EventType = Literal[
     "job_queued",
@@ -54,6 +54,7 @@ class TaskSubmitted:
     ip_address: str = ""
     trace_id: str = ""
     ticket: int = 0
+    known_ended: dict[TaskId, TaskStatus] = field(default_factory=dict)  # dependencies that only the history knows
 
 
 @dataclass(slots=True)
@@ -69,6 +70,59 @@ class CancelRequested:
     known_ended: bool = False
     ip_address: str = ""
     trace_id: str = ""
+    ticket: int = 0
+
+
+@dataclass(slots=True)
+class PriorityChanged:
+    """Somebody wants a live task to have another priority. `known_ended` as for a cancel."""
+
+    task_id: TaskId
+    priority: int
+    user_id: UserId
+    at_us: int
+    known_ended: bool = False
+    ip_address: str = ""
+    ticket: int = 0
+
+
+@dataclass(slots=True)
+class DrainChanged:
+    """Somebody wants a worker empty (`wanted`), or lets it take work again."""
+
+    worker_id: WorkerId
+    wanted: bool
+    user_id: UserId
+    at_us: int
+    ip_address: str = ""
+    ticket: int = 0
+
+
+@dataclass(slots=True)
+class ReservationAsked:
+    """`gpu_count` GPUs on each of `node_count` workers, `duration_s` from `starts_in_s` on (0: now)."""
+
+    reservation_id: str
+    user_id: UserId
+    gpu_count: int
+    gpu_type: str
+    node_count: int
+    duration_s: float
+    at_us: int
+    starts_in_s: float = 0.0
+    ip_address: str = ""
+    ticket: int = 0
+
+
+@dataclass(slots=True)
+class ReservationReleased:
+    """Its owner, or who runs the cluster, gives it back. `any_user`: the caller may release what is another's."""
+
+    reservation_id: str
+    user_id: UserId
+    at_us: int
+    any_user: bool = False
+    ip_address: str = ""
     ticket: int = 0
 
 
@@ -179,6 +233,10 @@ class TimePassed:
 Event = (
     TaskSubmitted
     | CancelRequested
+    | PriorityChanged
+    | DrainChanged
+    | ReservationAsked
+    | ReservationReleased
     | WorkerJoined
     | HeartbeatReceived
     | PhaseReported

@@ -14,11 +14,15 @@ UserId = NewType("UserId", str)
 Kind = Literal["batch", "service"]
 TaskStatus = Literal["queued", "preparing", "running", "collecting", "completed", "failed"]
 WorkerStatus = Literal["active", "suspect", "draining", "offline"]
+ReservationStatus = Literal["active", "claimed", "expired"]
+Condition = Literal["ok", "any", "failed"]
 Role = Literal["viewer", "user", "operator", "auditor", "admin"]
 
 PRIORITY_DEFAULT: Final = 5
 OUTPUT_TAIL_BYTES: Final = 64 * 1024
 RECENT_TASKS_MAX: Final = 10_000
+ENDED_RESERVATIONS_MAX: Final = 1_000
+DEPENDENCIES_MAX: Final = 64
 
 
 class DatasetSpec(TypedDict):
@@ -28,6 +32,13 @@ class DatasetSpec(TypedDict):
     source: str
     mount_path: str
     sha256: NotRequired[str]
+
+
+class Dependency(TypedDict):
+    """A task that has to end first, and how: `ok` completed, `failed` failed or cancelled, `any` either."""
+
+    task_id: str
+    condition: Condition
 
 
 class TaskRequest(TypedDict, total=False):
@@ -53,14 +64,19 @@ class TaskRequest(TypedDict, total=False):
     env: dict[str, str]
     metadata: dict[str, str]
     max_retries: int
+    depends_on: list[Dependency]
 
 
 class Assignment(TypedDict):
-    """One node of one attempt: its rank, the worker, and the GPU indices it may use."""
+    """One node of one attempt: its rank, the worker, and the GPU indices it may use.
+
+    `boot_id`, on gangs only: which life of the worker it was placed in. Another one means that this node is lost.
+    """
 
     rank: int
     worker_id: str
     gpus: list[int]
+    boot_id: NotRequired[str]
 
 
 class LogPlace(TypedDict):
@@ -157,7 +173,11 @@ class Task:
     assignments: list[Assignment] = field(default_factory=list)
     started_at: float = 0.0  # 0 = never started
     ended_at: float = 0.0
+    start_t: float = 0.0  # logical time of the current attempt's start
     hold_until_t: float = 0.0  # not eligible before; 0 = no hold
+    waits_for: dict[TaskId, Condition] = field(default_factory=dict)  # what it depends on and has not ended yet
+    doomed: str = ""  # which dependency ended otherwise than required, in words
+    avoid: str = ""  # the worker that its last attempt was lost with: used again only where there is no other
     cancel_by: str = ""  # who asked, once somebody did
     aged_at_start: float = 0.0
     error: str = ""
@@ -176,6 +196,7 @@ class Worker:
     hostname: str
     connected_at: float
     status: WorkerStatus = "active"
+    draining: bool = False  # somebody wants it empty, also while it is offline
     heartbeat_at: float = 0.0  # wall, for showing
     heartbeat_t: float = 0.0
     cpu_free: int = 0
@@ -183,6 +204,7 @@ class Worker:
     batch_free: int = 0
     service_free: int = 0
     gpus_free: set[int] = field(default_factory=set)
+    gpu_totals: dict[str, int] = field(default_factory=dict)  # of its capacity, by type
     tasks: set[TaskId] = field(default_factory=set)
     detail: dict[str, Any] = field(default_factory=dict)  # python, isolation, ...: shown, never decided on
 
@@ -196,6 +218,75 @@ class Key:
     role: Role
     sha256: str
     expires_at: float = 0.0  # 0 = never
+
+
+@dataclass(slots=True)
+class Reservation:
+    """`gpu_count` GPUs of `gpu_type` on each of `node_count` workers, kept for one user. Which GPUs follows, see
+    `reservations`."""
+
+    id: str
+    number: int  # in order of creation, from 1; the number of its pool of capacity
+    user_id: UserId
+    gpu_count: int
+    gpu_type: str
+    node_count: int
+    created_at: float
+    starts_at: float
+    expires_at: float
+    starts_t: float
+    expires_t: float
+    status: ReservationStatus = "active"
+    released_by: str = ""
+
+
+class ReservationView(TypedDict):
+    """A reservation as it leaves the core. `held` says on which workers how many of its GPUs are kept or used now."""
+
+    id: str
+    user_id: str
+    gpu_count: int
+    gpu_type: str
+    node_count: int
+    created_at: float
+    starts_at: float
+    expires_at: float
+    status: ReservationStatus
+    held: dict[str, int]
+
+
+class Holder(TypedDict):
+    """Who has some of what a waiting task lacks. `until` in UTC epoch seconds, absent where nobody knows."""
+
+    kind: Literal["task", "reservation"]
+    id: str
+    user_id: str
+    until: NotRequired[float]
+
+
+class PlannedStart(TypedDict):
+    """When the task starts at the latest, on which workers, and why then. `at` is absent for a plan without a time."""
+
+    at: NotRequired[float]
+    workers: list[str]
+    basis: str
+
+
+class Explanation(TypedDict):
+    """Why a task is not running, from what decides. Times are UTC epoch seconds. What does not apply is absent."""
+
+    task_id: str
+    status: TaskStatus
+    priority: int
+    priority_aged: float
+    reason: str
+    estimate: str  # when it starts, in words; "no estimate" rather than a guess
+    position: NotRequired[int]  # how many are ahead of it in line
+    no_later_arrival_passes_after: NotRequired[float]
+    worker_id: NotRequired[str]  # the worker that lacks least
+    held_by: NotRequired[list[Holder]]  # who has what is missing there
+    planned: NotRequired[PlannedStart]
+    smaller_request: NotRequired[dict[str, int]]  # these fields changed, it would start now
 
 
 class TaskView(TypedDict):
@@ -252,6 +343,7 @@ class Counts(TypedDict):
     workers_total: int
     workers_active: int
     workers_draining: int
+    reservations_active: int
 
 
 class Experiment(TypedDict):

@@ -1,47 +1,94 @@
-"""From a state to numbers for the ready queue, and back to assignments.
+"""From a state to numbers for the ready queue, and back to workers and GPUs.
 
-Owns the numbering: tasks by submission, workers by the order in which they were first seen, GPU types by bit. Gangs and
-plans come here with the whole policy; for now a task of several nodes waits.
+Owns the numbering (tasks by submission, workers by the order in which they were first seen, GPU types by bit, pools by
+reservation), which workers may be given work, and the plan that the queue keeps. Says who starts where; what happens then
+is the scheduler's. Reads the state, never changes it.
 """
 
-from collections.abc import Iterable
+from dataclasses import dataclass
+from math import ceil
 from typing import Final
 
-from fetchmld.core.model import Assignment, Resources, Task, TaskId, Worker, WorkerId
-from fetchmld.core.ready import ANY_GPU_TYPE, NO_GPU, Queue, make_queue, static_key
+from fetchmld.core.capacity import is_large_enough, node_of
+from fetchmld.core.model import Task, TaskId, Worker, WorkerId
+from fetchmld.core.plan import Amount, Node, Plan, earliest, make_plan, spare
+from fetchmld.core.ready import ANY_GPU_TYPE, COMMON_POOL, NO_GPU, NO_TASK, Hold, Queue, make_queue, static_key
+from fetchmld.core.reservations import Holds
+from fetchmld.core.state import State
 
 GPU_TYPES_MAX: Final = 64  # bits of the native mask; a type beyond them can be offered but not asked for by name
-PLACE_MAX: Final = 256  # tasks started by one event at most; the next event goes on
+PLACE_MAX: Final = 256  # tasks started by one call at most
+PREFERRED_MAX: Final = 8  # workers that a shape names as having its datasets
+PREFERRING_SHAPES_MAX: Final = 1_000  # beyond it tasks start wherever they fit: shapes are never forgotten
+REPLAN_AFTER_S: Final = 60.0  # a plan whose time is past by this much rested on tasks that outlived their limit
+
+Nodes = list[tuple[WorkerId, int]]  # a worker and a GPU type bit for each node
+
+
+@dataclass(slots=True)
+class Planned:
+    """The plan that stands: for whom, since when, and the first time it promised."""
+
+    task: Task
+    plan: Plan
+    first_at: float
+    holds: dict[WorkerId, Hold]
+
+
+@dataclass(slots=True)
+class _Ready:
+    task: Task
+    shape: int
+    avoiding: bool  # its shape excludes the worker that it was lost with
 
 
 class Placement:
-    """The queue of one cluster. Says who starts where; what happens then is the scheduler's."""
+    """The queue of one cluster. `ageing_tau_s` and `grace_s` are the policy's."""
 
-    def __init__(self, ageing_tau_s: float, queue: Queue | None = None) -> None:
-        self._tau_s = ageing_tau_s
+    def __init__(
+        self, state: State, holds: Holds, ageing_tau_s: float, grace_s: float, queue: Queue | None = None
+    ) -> None:
+        self._state, self._holds = state, holds
+        self._tau_s, self._grace_s = ageing_tau_s, grace_s
         self._queue = make_queue() if queue is None else queue
         self._type_bits: dict[str, int] = {}
         self._numbers: dict[WorkerId, int] = {}
         self._workers: list[WorkerId] = []
-        self._ready: dict[int, Task] = {}
-        self._shapes: dict[Resources, int] = {}
+        self._open: dict[WorkerId, Worker] = {}
+        self._pools: dict[WorkerId, set[int]] = {}  # beside the common one, what the queue knows of a worker
+        self._odd: set[WorkerId] = set()  # came back without some GPU that a task of theirs holds
+        self._ready: dict[int, _Ready] = {}
+        self._shapes: dict[tuple[object, ...], int] = {}
+        self._preferring = 0
         self._held: dict[
             TaskId, list[tuple[int, int, int]]
         ] = {}  # of started tasks: (worker, shape, GPU type) per node
+        self._planned: Planned | None = None
+        self.late_starts = 0  # planned tasks that started after their first plan's time
 
     # -- waiting tasks
 
-    def push(self, task: Task) -> None:
-        """The task is queued and eligible now."""
-        if task.resources.node_count == 1:
-            self._ready[task.submit_seq] = task
-            key = static_key(task.priority, task.submit_t, self._tau_s)
-            self._queue.push(task.submit_seq, self._shape(task.resources), key)
+    def push(self, task: Task, may_avoid: bool = True) -> None:
+        """The task is queued and eligible now. `may_avoid`: where others are, not on the worker it was lost with."""
+        avoiding = may_avoid and bool(task.avoid) and self._has_others(task)
+        ready = self._ready[task.submit_seq] = _Ready(task, self._shape(task, avoiding), avoiding)
+        key = static_key(task.priority, task.submit_t, self._tau_s)
+        self._queue.push(task.submit_seq, ready.shape, key)
 
-    def remove(self, task: Task) -> None:
-        """The task waits no longer; nothing happens if it was not in."""
-        if self._queue.remove(task.submit_seq):
-            del self._ready[task.submit_seq]
+    def stop_avoiding(self, task: Task) -> bool:
+        """Nobody else could take it: let it go back to the worker it was lost with. False if it may already."""
+        if not self._ready[task.submit_seq].avoiding:
+            return False
+        self.remove(task)
+        self.push(task, may_avoid=False)
+        return True
+
+    def remove(self, task: Task) -> bool:
+        """The task waits no longer; False if it was not in."""
+        if not self._queue.remove(task.submit_seq):
+            return False
+        del self._ready[task.submit_seq]
+        return True
 
     def position(self, task: Task) -> int:
         """How many are ahead of it; -1 if it is not in."""
@@ -52,67 +99,171 @@ class Placement:
 
     # -- workers
 
-    def open(self, worker: Worker, tasks: Iterable[Task]) -> None:
-        """`worker` may be given work, as much as it has free now; `tasks` are those that it has."""
-        free: dict[int, int] = {}
-        for gpu in worker.capacity.gpus:
-            bit = self._type_bit(gpu.type)
-            free[bit] = free.get(bit, 0) + (gpu.index in worker.gpus_free)
-        self._queue.set_worker(
-            self._number(worker.id),
-            worker.cpu_free,
-            worker.memory_free_gb,
-            worker.batch_free,
-            worker.service_free,
-            list(free.items()),
-        )
-        for task in tasks:
-            self._note_held(task, worker)
+    def open(self, worker: Worker) -> None:
+        """`worker` may be given work, as much as it has free now."""
+        self._open[worker.id] = worker
+        self._odd.discard(worker.id)
+        self.refresh(worker.id)
+        for task_id in worker.tasks:
+            self._note_held(self._state.tasks[task_id], worker)
+        self.forget_plan()
 
     def shut(self, worker_id: WorkerId) -> None:
         """Nothing new goes to this worker."""
-        if worker_id in self._numbers:
+        if self._open.pop(worker_id, None) is not None:
             self._queue.drop_worker(self._numbers[worker_id])
+            self._pools.pop(worker_id, None)
+            if self._planned is not None and worker_id in self._planned.holds:
+                self.forget_plan()
 
-    # -- starting and ending
+    def is_open(self, worker_id: WorkerId) -> bool:
+        return worker_id in self._open
 
-    def take(self) -> list[tuple[Task, WorkerId, int]]:
-        """Who starts now: task, worker, GPU type bit. Their capacity is claimed in the queue."""
-        taken = []
-        for number, worker, gpu_type in self._queue.place(PLACE_MAX):
-            task = self._ready.pop(number)
-            self._held[task.id] = [(worker, self._shape(task.resources), gpu_type)]
-            taken.append((task, self._workers[worker], gpu_type))
-        return taken
+    def refresh(self, worker_id: WorkerId) -> None:
+        """Say anew what is free on an open worker, for everybody and for each reservation."""
+        worker = self._open.get(worker_id)
+        if worker is None:
+            return
+        number = self._number(worker_id)
+        common, pools = self._holds.split(worker)
+        self._queue.set_worker(*self._numbers_of(number, common))
+        begun = {r.number: amount for r, amount in pools if self._holds.has_begun(r.id)}
+        for pool in self._pools.get(worker_id, set()) - begun.keys():
+            self._queue.drop_worker(number, pool)
+        for pool, amount in begun.items():
+            self._queue.set_worker(*self._numbers_of(number, amount), pool)
+        self._pools[worker_id] = set(begun)
 
-    def pick_gpus(self, worker: Worker, gpu_type: int, count: int) -> list[int]:
+    def candidates(self, task: Task, now: float) -> list[Node]:
+        """Every open worker that the waiting task could ever use, as a plan sees it."""
+        ready = self._ready.get(task.submit_seq)
+        away = task.avoid if ready is not None and ready.avoiding else None
+        workers = [
+            worker
+            for worker_id, worker in self._open.items()
+            if worker_id != away and is_large_enough(task.resources, worker)
+        ]
+        return [node_of(self._state, self._holds, worker, now, self._grace_s) for worker in workers]
+
+    # -- starting
+
+    def take(self, now: float) -> tuple[list[tuple[Task, Nodes]], Task | None]:
+        """Who starts now and where, and the task that is blocked and has to be planned or passed by."""
+        if self._planned is not None and self._planned.plan.at + REPLAN_AFTER_S < now:
+            self.forget_plan()
+        placed, blocked = self._queue.place(PLACE_MAX, now)
+        head = None if blocked == NO_TASK else self._ready[blocked].task
+        return [self._taken(number, nodes, now) for number, nodes in placed], head
+
+    def _taken(self, number: int, nodes: list[tuple[int, int]], now: float) -> tuple[Task, Nodes]:
+        ready = self._ready.pop(number)
+        task = ready.task
+        self._held[task.id] = [(worker, ready.shape, gpu_type) for worker, gpu_type in nodes]
+        if self._planned is not None and self._planned.task is task:
+            self.late_starts += now > self._planned.first_at + 1e-6
+        return task, [(self._workers[worker], gpu_type) for worker, gpu_type in nodes]
+
+    def pick_gpus(self, task: Task, worker: Worker, gpu_type: int) -> list[int]:
         """The lowest free indices of that type; the queue has made sure that there are enough."""
         if gpu_type == NO_GPU:
             return []
+        if reservation_id := task.request.get("reservation_id"):
+            return self._holds.use(reservation_id, worker.id, task.resources.gpu)
+        held = self._holds.idle_gpus(worker.id)
         free = [
             gpu.index
             for gpu in worker.capacity.gpus
-            if gpu.index in worker.gpus_free and self._type_bit(gpu.type) == gpu_type
+            if gpu.index in worker.gpus_free and gpu.index not in held and self._type_bit(gpu.type) == gpu_type
         ]
-        return sorted(free)[:count]
+        return sorted(free)[: task.resources.gpu]
 
     def release(self, task: Task) -> None:
-        """A started task ended or goes back to the queue: what it held is free."""
-        for worker, shape, gpu_type in self._held.pop(task.id, ()):
-            self._queue.release(worker, shape, gpu_type)
+        """A started task ended or went back to the queue; the state has it already."""
+        pooled = "reservation_id" in task.request  # its pool may be gone
+        for number, shape, gpu_type in self._held.pop(task.id, ()):
+            worker_id = self._workers[number]
+            if not pooled and self._is_plain(worker_id):
+                self._queue.release(number, shape, gpu_type)
+            else:
+                self.refresh(worker_id)
+
+    def _is_plain(self, worker_id: WorkerId) -> bool:
+        """Whether what a task gives back there is free for everybody, as it was before."""
+        return not (self._pools.get(worker_id) or worker_id in self._odd or self._holds.of(worker_id))
+
+    # -- the plan
+
+    def planned(self) -> Planned | None:
+        """The plan that stands."""
+        self._sync_plan()
+        return self._planned
+
+    def plan(self, task: Task, now: float) -> bool:
+        """Plan the blocked `task`. False if no open worker could ever take it."""
+        nodes = self.candidates(task, now)
+        found = make_plan(task.resources, nodes)
+        if found is None:
+            return False
+        plan = Plan(max(found.at, now), found.types)
+        self._sync_plan()
+        again = self._planned is not None and self._planned.task is task
+        first_at = min(self._planned.first_at, plan.at) if again and self._planned else plan.at
+        by_id = {node.worker_id: node for node in nodes}
+        holds = {worker_id: self._hold(task, plan, by_id[worker_id]) for worker_id in plan.types}
+        self._planned = Planned(task, plan, first_at, holds)
+        self._queue.plan(task.submit_seq, plan.at, list(holds.values()))
+        return True
+
+    def skip(self, task: Task) -> None:
+        """Walk past the task until some worker changes."""
+        self._queue.skip(task.submit_seq)
+
+    def forget_plan(self) -> None:
+        """What the plan rests on has changed."""
+        self._planned = None
+        self._queue.unplan()
+
+    def note_freed(self, worker_ids: set[WorkerId], now: float) -> None:
+        """Something ended on these workers: the plan's spare may have grown, or an earlier time be possible."""
+        self._sync_plan()
+        standing = self._planned
+        if standing is None:
+            return
+        task, plan, changed = standing.task, standing.plan, False
+        for worker_id in worker_ids & self._open.keys():
+            node = node_of(self._state, self._holds, self._open[worker_id], now, self._grace_s)
+            if worker_id in standing.holds:
+                standing.holds[worker_id] = self._hold(task, plan, node)
+                changed = True
+            elif (found := earliest(task.resources, node)) is not None and found[0] < plan.at:
+                self.plan(task, now)
+                return
+        if changed:
+            self._queue.plan(task.submit_seq, plan.at, list(standing.holds.values()))
+
+    def _hold(self, task: Task, plan: Plan, node: Node) -> Hold:
+        left = spare(task.resources, plan, node)
+        number, cpu, memory_gb, batch, service, gpus = self._numbers_of(self._number(node.worker_id), left)
+        return number, cpu, memory_gb, gpus, batch, service
+
+    def _sync_plan(self) -> None:
+        """The queue drops a plan that was fulfilled or made void by a start; so do we."""
+        if self._planned is not None and self._queue.planned() != self._planned.task.submit_seq:
+            self._planned = None
 
     # -- numbers
 
     def _note_held(self, task: Task, worker: Worker) -> None:
-        shape = self._shape(task.resources)
-        self._held[task.id] = [
-            (self._number(WorkerId(node["worker_id"])), shape, self._type_held(node, worker))
-            for node in task.assignments
-        ]
+        shape = self._shape(task, False)
+        places = [(WorkerId(node["worker_id"]), node["gpus"]) for node in task.assignments]
+        self._held[task.id] = [(self._number(name), shape, self._type_held(name, gpus)) for name, gpus in places]
+        indices = {gpu.index for gpu in worker.capacity.gpus}
+        if any(name == worker.id and not indices.issuperset(gpus) for name, gpus in places):
+            self._odd.add(worker.id)
 
-    def _type_held(self, node: Assignment, worker: Worker) -> int:
-        held = set(node["gpus"])
-        return next((self._type_bit(gpu.type) for gpu in worker.capacity.gpus if gpu.index in held), NO_GPU)
+    def _type_held(self, worker_id: WorkerId, gpus: list[int]) -> int:
+        capacity = self._state.workers[worker_id].capacity
+        return next((self._type_bit(gpu.type) for gpu in capacity.gpus if gpu.index in gpus), NO_GPU)
 
     def _number(self, worker_id: WorkerId) -> int:
         number = self._numbers.setdefault(worker_id, len(self._workers))
@@ -123,13 +274,56 @@ class Placement:
     def _type_bit(self, name: str) -> int:
         return self._type_bits.setdefault(name, min(len(self._type_bits), GPU_TYPES_MAX - 1))
 
-    def _shape(self, wanted: Resources) -> int:
-        shape = self._shapes.get(wanted)
+    def _numbers_of(self, number: int, amount: Amount) -> tuple[int, int, int, int, int, list[tuple[int, int]]]:
+        gpus: dict[int, int] = {}
+        for kind, count in amount.gpus.items():
+            bit = self._type_bit(kind)
+            gpus[bit] = gpus.get(bit, 0) + count
+        return number, amount.cpu, amount.memory_gb, amount.batch, amount.service, list(gpus.items())
+
+    def _shape(self, task: Task, avoiding: bool) -> int:
+        """The number of the task's shape. `limit_s` is its class, so that few shapes come from many limits."""
+        wanted, limit_s = task.resources, task.request.get("time_limit_s")
+        bound_s = _power_of_two(limit_s + self._grace_s) if limit_s is not None else 0
+        reservation = self._state.reservations.get(task.request.get("reservation_id", ""))
+        pool = reservation.number if reservation is not None else COMMON_POOL
+        excluded = (self._number(WorkerId(task.avoid)),) if avoiding else ()
+        preferred = self._preferred(task)
+        key = (wanted, bound_s, pool, excluded, preferred)
+        shape = self._shapes.get(key)
         if shape is None:
             mask = 0
             for name in filter(None, wanted.gpu_type.split("|")):
                 mask |= 1 << self._type_bit(name)
-            shape = self._shapes[wanted] = self._queue.shape(
-                wanted.cpu, wanted.memory_gb, wanted.gpu, mask or ANY_GPU_TYPE, wanted.kind == "service"
+            shape = self._shapes[key] = self._queue.shape(
+                wanted.cpu,
+                wanted.memory_gb,
+                wanted.gpu,
+                mask or ANY_GPU_TYPE,
+                wanted.kind == "service",
+                nodes=wanted.node_count,
+                pool=pool,
+                limit_s=bound_s,
+                excluded=excluded,
+                preferred=preferred,
             )
+            self._preferring += bool(preferred)
         return shape
+
+    def _has_others(self, task: Task) -> bool:
+        """Whether there are enough workers beside the one that the task was lost with."""
+        return len(self._open.keys() - {task.avoid}) >= task.resources.node_count
+
+    def _preferred(self, task: Task) -> tuple[int, ...]:
+        """Workers that had all of the task's datasets lately."""
+        specs = task.request.get("dataset_specs")
+        if not specs or self._preferring >= PREFERRING_SHAPES_MAX:
+            return ()
+        holders = [self._state.holders.get(spec["source"], []) for spec in specs]
+        common = [worker_id for worker_id in holders[0] if all(worker_id in other for other in holders)]
+        return tuple(sorted(self._number(worker_id) for worker_id in common[-PREFERRED_MAX:]))
+
+
+def _power_of_two(seconds: float) -> int:
+    """The least power of two that is not below `seconds`."""
+    return 1 << (ceil(seconds) - 1).bit_length()

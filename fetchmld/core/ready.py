@@ -1,30 +1,61 @@
-"""The ready queue: which queued task starts next, and on which worker.
+"""The ready queue: which queued task starts next, and on which workers.
 
 This is the specification in plain Python; `_fastqueue.FastQueue` says the same natively, and one test suite drives both.
-It knows numbers only: a task is its submit number, a worker its join number, a GPU type a bit, a shape (all tasks with
-the same request) a small index.
+It knows numbers only: a task is its submit number, a worker its join number, a GPU type a bit, a pool of capacity a
+number (0 is everybody's, the others belong to reservations), a shape (all tasks with the same request) a small index. It
+makes no plan of its own: it says which task is blocked, and keeps free what the policy planned for it.
 
 The order. A task of priority p, submitted at t, has at time `now` the aged priority `p + (now - t) / tau`. With one tau
 for all, everybody ages alike and the order never changes: the key `p - t / tau` is static, larger first, ties by submit
 number. Nothing is ever re-sorted.
 
-The choice. The heads of the shapes are walked in key order; the first that fits on a worker starts there. Among workers
-that fit, the one left with the fewest GPUs wins, then the fewest cores, then the oldest, so that whole nodes stay free for
-large tasks and the same state always gives the same answer. All GPUs of one task on one node are of one type.
+The choice. The heads of the shapes are walked in key order; one that fits starts at once. Workers that the shape prefers
+come first, then those left with the fewest GPUs, then with the fewest cores, then the oldest, so that whole nodes stay
+free for large tasks and the same state always gives the same answer. A gang takes the best of them, all distinct, or
+none. All GPUs of one task on one node are of one type: of those with enough, the one with the fewest free, then the
+lowest bit.
+
+The plan. The first head that does not fit ends the walk and is reported, so that the policy can plan it (`plan`) or say
+that no worker could ever take it (`skip`). Whoever comes after the planned task in the order may use a worker that the
+plan holds only within its spare, or if it ends before the plan's time, and is not reported. Whoever comes before it is
+not bound: if that one starts on a held worker the plan is void, and its task will be reported anew.
 """
 
 import heapq
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import inf, isnan
 from typing import Final, Protocol
 
 NO_GPU: Final = -1
-ANY_GPU_TYPE: Final = (1 << 64) - 1
+NO_TASK: Final = -1
+COMMON_POOL: Final = 0
+EVERY_POOL: Final = -1
+GPU_TYPES_MAX: Final = 64
+ANY_GPU_TYPE: Final = (1 << GPU_TYPES_MAX) - 1
+
+GpuCounts = list[tuple[int, int]]  # (type bit, count), each bit once
+Hold = tuple[int, int, int, GpuCounts, int, int]  # (worker, then what is spare: cores, GB, GPUs, batch, service slots)
+Placed = tuple[int, list[tuple[int, int]]]  # (task, and for each node: worker, GPU type bit or NO_GPU)
 
 
 class Queue(Protocol):
-    """What both twins offer."""
+    """What both twins offer. `ReadyQueue` says what each method means."""
 
-    def shape(self, cpu: int, memory_gb: int, gpu: int, gpu_types: int, service: bool, /) -> int: ...
+    def shape(
+        self,
+        cpu: int,
+        memory_gb: int,
+        gpu: int,
+        gpu_types: int,
+        service: bool,
+        /,
+        nodes: int = 1,
+        pool: int = COMMON_POOL,
+        limit_s: float = 0,
+        excluded: Sequence[int] = (),
+        preferred: Sequence[int] = (),
+    ) -> int: ...
 
     def push(self, task: int, shape: int, key: float, /) -> None: ...
 
@@ -33,14 +64,30 @@ class Queue(Protocol):
     def position(self, task: int, /) -> int: ...
 
     def set_worker(
-        self, worker: int, cpu: int, memory_gb: int, batch: int, service: int, gpus: list[tuple[int, int]], /
+        self,
+        worker: int,
+        cpu: int,
+        memory_gb: int,
+        batch: int,
+        service: int,
+        gpus: GpuCounts,
+        pool: int = COMMON_POOL,
+        /,
     ) -> None: ...
 
-    def drop_worker(self, worker: int, /) -> None: ...
+    def drop_worker(self, worker: int, pool: int = EVERY_POOL, /) -> None: ...
 
     def release(self, worker: int, shape: int, gpu_type: int, /) -> None: ...
 
-    def place(self, limit: int, /) -> list[tuple[int, int, int]]: ...
+    def place(self, limit: int, now: float, /) -> tuple[list[Placed], int]: ...
+
+    def plan(self, task: int, at: float, holds: list[Hold], /) -> None: ...
+
+    def unplan(self) -> None: ...
+
+    def planned(self) -> int: ...
+
+    def skip(self, task: int, /) -> None: ...
 
     def __len__(self) -> int: ...
 
@@ -52,11 +99,18 @@ def static_key(priority: int, submit_t: float, ageing_tau_s: float) -> float:
 
 @dataclass(slots=True, frozen=True)
 class _Shape:
+    """What one node of the task asks for, and how many nodes, where, and for how long at most."""
+
     cpu: int
     memory_gb: int
     gpu: int
     gpu_types: int  # bit mask; tasks without GPUs carry 0
     service: bool
+    nodes: int
+    pool: int
+    limit_s: float  # 0: may run for ever
+    excluded: tuple[int, ...]
+    preferred: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -69,15 +123,14 @@ class _Free:
     service: int
     gpus: dict[int, int] = field(default_factory=dict)
 
-    def type_for(self, shape: _Shape) -> int | None:
-        """The GPU type that `shape` would use here: fewest free first, then lowest bit. None where it does not fit."""
+    def types_for(self, shape: _Shape) -> set[int]:
+        """The GPU types that one node of `shape` could use here; only NO_GPU if it needs none; empty if it does not fit."""
         slots = self.service if shape.service else self.batch
         if slots < 1 or self.cpu < shape.cpu or self.memory_gb < shape.memory_gb:
-            return None
+            return set()
         if shape.gpu == 0:
-            return NO_GPU
-        fitting = [(free, bit) for bit, free in self.gpus.items() if shape.gpu_types >> bit & 1 and free >= shape.gpu]
-        return min(fitting)[1] if fitting else None
+            return {NO_GPU}
+        return {bit for bit, free in self.gpus.items() if shape.gpu_types >> bit & 1 and free >= shape.gpu}
 
     def take(self, shape: _Shape, gpu_type: int, sign: int) -> None:
         """Claim (`sign` 1) or give back (-1) what one node of `shape` holds."""
@@ -88,22 +141,63 @@ class _Free:
         else:
             self.batch -= sign
         if gpu_type != NO_GPU:
-            self.gpus[gpu_type] -= sign * shape.gpu
+            self.gpus[gpu_type] = self.gpus.get(gpu_type, 0) - sign * shape.gpu
+
+
+@dataclass(slots=True)
+class _Plan:
+    """When the planned task will start at the latest, and what others may use of its workers until then."""
+
+    task: int
+    pool: int
+    rank: tuple[float, int]
+    at: float  # inf: no time is known, it gathers what comes free
+    spare: dict[int, _Free]
+
+    def binds(self, shape: _Shape, rank: tuple[float, int], now: float) -> bool:
+        """Whether a head of this shape and rank must leave alone what the plan holds."""
+        ends_before = shape.limit_s > 0 and self.at < inf and now + shape.limit_s <= self.at
+        return rank > self.rank and shape.pool == self.pool and not ends_before
 
 
 class ReadyQueue:
-    """The reference twin. Task, worker and shape numbers are the caller's; all counts are whole."""
+    """The reference twin. Task, worker, pool and shape numbers are the caller's; all counts are whole; times in seconds."""
 
     def __init__(self) -> None:
         self._shapes: dict[_Shape, int] = {}
         self._by_index: list[_Shape] = []
-        self._heaps: list[list[tuple[float, int]]] = []
+        self._heaps: list[list[tuple[float, int]]] = []  # of ranks: (-key, task), the least is first
         self._live: dict[int, tuple[int, float]] = {}  # task -> (shape, key)
-        self._workers: dict[int, _Free] = {}
+        self._pools: dict[int, dict[int, _Free]] = {}  # pool -> worker -> what is free
+        self._skipped: set[int] = set()
+        self._plan: _Plan | None = None
 
-    def shape(self, cpu: int, memory_gb: int, gpu: int, gpu_types: int, service: bool, /) -> int:
-        """The index of this request's shape, the same for the same request. `gpu_types` is a mask of type bits."""
-        shape = _Shape(cpu, memory_gb, gpu, gpu_types if gpu else 0, service)
+    # -- waiting tasks
+
+    def shape(
+        self,
+        cpu: int,
+        memory_gb: int,
+        gpu: int,
+        gpu_types: int,
+        service: bool,
+        /,
+        nodes: int = 1,
+        pool: int = COMMON_POOL,
+        limit_s: float = 0,
+        excluded: Sequence[int] = (),
+        preferred: Sequence[int] = (),
+    ) -> int:
+        """The index of this request's shape, the same for the same request.
+
+        `cpu`, `memory_gb`, `gpu` and one slot are per node; `gpu_types` is a mask of type bits; `limit_s` bounds the run
+        time from above (0: nothing does); workers in `excluded` are never used, those in `preferred` are used first.
+        """
+        if nodes < 1:
+            raise ValueError(f"a shape has at least 1 node, not {nodes}")
+        types = gpu_types if gpu else 0
+        away, near = _distinct(excluded), _distinct(preferred)
+        shape = _Shape(cpu, memory_gb, gpu, types, service, nodes, pool, limit_s, away, near)
         index = self._shapes.setdefault(shape, len(self._by_index))
         if index == len(self._by_index):
             self._by_index.append(shape)
@@ -111,17 +205,22 @@ class ReadyQueue:
         return index
 
     def push(self, task: int, shape: int, key: float, /) -> None:
-        """Make `task` ready. Raises ValueError if it already is."""
+        """Make `task` ready. Raises ValueError if it already is, IndexError if there is no such shape."""
         if task in self._live:
             raise ValueError(f"task {task} is in the queue already")
+        if isnan(key):
+            raise ValueError(f"the key of task {task} is not a number")
+        self._check_shape(shape)
         self._live[task] = (shape, key)
         heapq.heappush(self._heaps[shape], (-key, task))
 
     def remove(self, task: int, /) -> bool:
-        """Take `task` out; False if it was not in."""
+        """Take `task` out, and its plan with it; False if it was not in."""
         entry = self._live.pop(task, None)
         if entry is None:
             return False
+        if self.planned() == task:
+            self._plan = None
         heap = self._heaps[entry[0]]
         heap.remove((-entry[1], task))
         heapq.heapify(heap)
@@ -134,53 +233,165 @@ class ReadyQueue:
         mine = (-self._live[task][1], task)
         return sum((-key, other) < mine for other, (_, key) in self._live.items())
 
-    def set_worker(
-        self, worker: int, cpu: int, memory_gb: int, batch: int, service: int, gpus: list[tuple[int, int]], /
-    ) -> None:
-        """Say what `worker` has free: new, or changed by something else than `place` and `release`."""
-        self._workers[worker] = _Free(cpu, memory_gb, batch, service, dict(gpus))
-
-    def drop_worker(self, worker: int, /) -> None:
-        """Place nothing more on `worker`; unknown ones are ignored."""
-        self._workers.pop(worker, None)
-
-    def release(self, worker: int, shape: int, gpu_type: int, /) -> None:
-        """Give back what one node of a placed task held. Ignored for a worker that was dropped."""
-        if worker in self._workers:
-            self._workers[worker].take(self._by_index[shape], gpu_type, -1)
-
-    def place(self, limit: int, /) -> list[tuple[int, int, int]]:
-        """Start up to `limit` tasks: take them out, claim their capacity, and say (task, worker, GPU type bit or -1)."""
-        placed: list[tuple[int, int, int]] = []
-        blocked: set[int] = set()
-        while len(placed) < limit:
-            heads = [(h[0], i) for i, h in enumerate(self._heaps) if h and i not in blocked]
-            if not heads:
-                break
-            (_, task), index = min(heads)
-            choice = self._choose(self._by_index[index])
-            if choice is None:
-                blocked.add(index)  # placing others only takes capacity, so it stays blocked for this call
-                continue
-            worker, gpu_type = choice
-            heapq.heappop(self._heaps[index])
-            del self._live[task]
-            self._workers[worker].take(self._by_index[index], gpu_type, 1)
-            placed.append((task, worker, gpu_type))
-        return placed
-
-    def _choose(self, shape: _Shape) -> tuple[int, int] | None:
-        best: tuple[int, int, int, int] | None = None
-        for worker, free in self._workers.items():
-            gpu_type = free.type_for(shape)
-            if gpu_type is None:
-                continue
-            rank = (sum(free.gpus.values()) - shape.gpu, free.cpu - shape.cpu, worker, gpu_type)
-            best = rank if best is None else min(best, rank)
-        return None if best is None else (best[2], best[3])
-
     def __len__(self) -> int:
         return len(self._live)
+
+    # -- workers
+
+    def set_worker(
+        self,
+        worker: int,
+        cpu: int,
+        memory_gb: int,
+        batch: int,
+        service: int,
+        gpus: GpuCounts,
+        pool: int = COMMON_POOL,
+        /,
+    ) -> None:
+        """Say what `worker` has free in `pool`: new, or changed by something else than `place` and `release`."""
+        if worker < 0:
+            raise ValueError(f"a worker has a number from 0 on, not {worker}")
+        self._pools.setdefault(pool, {})[worker] = _free(cpu, memory_gb, batch, service, gpus)
+        self._skipped.clear()
+
+    def drop_worker(self, worker: int, pool: int = EVERY_POOL, /) -> None:
+        """Place nothing more on `worker`, in this pool or in any; unknown ones are ignored."""
+        for each in list(self._pools) if pool == EVERY_POOL else [pool]:
+            self._pools.get(each, {}).pop(worker, None)
+        self._skipped.clear()
+
+    def release(self, worker: int, shape: int, gpu_type: int, /) -> None:
+        """Give back, to the shape's pool, what one node of a placed task held. Ignored where the worker was dropped."""
+        self._check_shape(shape)
+        if gpu_type != NO_GPU:
+            _check_gpu_type(gpu_type)
+        wanted = self._by_index[shape]
+        free = self._pools.get(wanted.pool, {}).get(worker)
+        if free is not None:
+            free.take(wanted, gpu_type, -1)
+
+    # -- starting
+
+    def place(self, limit: int, now: float, /) -> tuple[list[Placed], int]:
+        """Start up to `limit` tasks: take them out and claim their capacity, node by node.
+
+        Returns them, and the task that ended the walk because it does not fit, has no plan and nobody ahead of it has
+        one; NO_TASK if there is none. Answer that with `plan` or `skip` and call again.
+        """
+        placed: list[Placed] = []
+        passed = set(
+            self._skipped
+        )  # starting others only takes capacity: what did not fit still does not, in this call
+        while len(placed) < limit:
+            heads = [(h[0], i) for i, h in enumerate(self._heaps) if h and i not in passed]
+            if not heads:
+                break
+            rank, index = min(heads)
+            shape = self._by_index[index]
+            bound = self._plan is not None and self._plan.binds(shape, rank, now)
+            nodes = self._choose(shape, bound)
+            if nodes:
+                self._start(index, rank, nodes, bound)
+                placed.append((rank[1], nodes))
+            elif self._plan is None or rank < self._plan.rank:
+                return placed, rank[1]
+            else:
+                passed.add(index)
+        return placed, NO_TASK
+
+    def _choose(self, shape: _Shape, bound: bool) -> list[tuple[int, int]]:
+        """The best workers with their GPU types, one for each node; empty if there are too few."""
+        fitting = []
+        for worker, free in self._pools.get(shape.pool, {}).items():
+            types = set() if worker in shape.excluded else free.types_for(shape)
+            if bound and self._plan is not None and worker in self._plan.spare:
+                types &= self._plan.spare[worker].types_for(shape)
+            if types:
+                gpu_type = min(types, key=lambda bit: (free.gpus.get(bit, 0), bit))
+                rank = (worker not in shape.preferred, sum(free.gpus.values()), free.cpu, worker)
+                fitting.append((rank, gpu_type))
+        best = heapq.nsmallest(shape.nodes, fitting)
+        return [(rank[3], gpu_type) for rank, gpu_type in best] if len(best) == shape.nodes else []
+
+    def _start(self, index: int, rank: tuple[float, int], nodes: list[tuple[int, int]], bound: bool) -> None:
+        shape = self._by_index[index]
+        heapq.heappop(self._heaps[index])
+        del self._live[rank[1]]
+        for worker, gpu_type in nodes:
+            self._pools[shape.pool][worker].take(shape, gpu_type, 1)
+        if self._plan is not None:
+            self._note_start(self._plan, shape, rank, nodes, bound)
+
+    def _note_start(
+        self, plan: _Plan, shape: _Shape, rank: tuple[float, int], nodes: list[tuple[int, int]], bound: bool
+    ) -> None:
+        """What a start means for the plan: it is fulfilled, void, or has less to spare."""
+        held = [node for node in nodes if shape.pool == plan.pool and node[0] in plan.spare]
+        if rank == plan.rank or (rank < plan.rank and held):
+            self._plan = None
+        elif bound:
+            for worker, gpu_type in held:
+                plan.spare[worker].take(shape, gpu_type, 1)
+
+    # -- what the policy says about a task that does not fit
+
+    def plan(self, task: int, at: float, holds: list[Hold], /) -> None:
+        """Let `task` be the one that is planned, for `at`, on the workers of `holds`; any other plan is gone.
+
+        Each hold says how much of what is free on that worker the plan does not need, from now through `at`. Whoever ends
+        before `at` need not keep to it; nobody ends before inf (a plan without a time). The plan is about the pool of the
+        task's shape. It is gone when its task starts or is removed. Raises ValueError if the task is not in.
+        """
+        index, key = self._entry(task)
+        spare = {
+            worker: _free(cpu, memory_gb, batch, service, gpus)
+            for worker, cpu, memory_gb, gpus, batch, service in holds
+        }
+        self._plan = _Plan(task, self._by_index[index].pool, (-key, task), at, spare)
+        self._skipped.discard(index)
+
+    def unplan(self) -> None:
+        """Drop the plan, if there is one."""
+        self._plan = None
+
+    def planned(self) -> int:
+        """The task that has the plan, or NO_TASK."""
+        return NO_TASK if self._plan is None else self._plan.task
+
+    def skip(self, task: int, /) -> None:
+        """No worker there is could ever take this task: walk past its shape until a worker is set or dropped.
+
+        A plan for a task of this shape is gone. Raises ValueError if the task is not in.
+        """
+        index, _ = self._entry(task)
+        self._skipped.add(index)
+        if self._plan is not None and self._entry(self._plan.task)[0] == index:
+            self._plan = None
+
+    def _entry(self, task: int) -> tuple[int, float]:
+        if task not in self._live:
+            raise ValueError(f"task {task} is not in the queue")
+        return self._live[task]
+
+    def _check_shape(self, shape: int) -> None:
+        if not 0 <= shape < len(self._by_index):
+            raise IndexError(f"no shape {shape}")
+
+
+def _free(cpu: int, memory_gb: int, batch: int, service: int, gpus: GpuCounts) -> _Free:
+    for bit, _ in gpus:
+        _check_gpu_type(bit)
+    return _Free(cpu, memory_gb, batch, service, dict(gpus))
+
+
+def _check_gpu_type(bit: int) -> None:
+    if not 0 <= bit < GPU_TYPES_MAX:
+        raise ValueError(f"a GPU type is a bit in 0..{GPU_TYPES_MAX - 1}, not {bit}")
+
+
+def _distinct(workers: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(set(workers)))
 
 
 def make_queue() -> Queue:

@@ -1,26 +1,29 @@
 """The scheduler: `handle(event, now) -> effects`, one short `_on_*` per thing that can happen.
 
-Each handler decides by putting facts on record (`_record` applies them to the state at once, by the same fold as a
+Each handler decides by putting facts on record (`Desk.persist` applies them to the state at once, by the same fold as a
 replay) and by asking for deeds. The caller makes the facts of a batch durable before it performs any other effect of it.
 `now` is the logical clock, in seconds; wall time comes with the events and is for showing only. No clock, no randomness,
-no I/O here.
+no I/O here. Who is eligible is decided in `waiting`, who starts where in `placement`, what an end means in `ends`.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Final
 
-from fetchmld.core.errors import Conflict, Invalid, NotFound
-from fetchmld.core.explain import wait_reason
+from fetchmld.core import invariants, views
+from fetchmld.core.capacity import empty_node
+from fetchmld.core.desk import Desk, Policy
+from fetchmld.core.ends import Ends, hash_seed
+from fetchmld.core.errors import Conflict, FetchmlError, Forbidden, Invalid, NotFound
+from fetchmld.core.explain import explain, wait_reason
 from fetchmld.core.lifecycle import STARTED, advance
 from fetchmld.core.messages import (
     AcknowledgeEnd,
     AttemptEnded,
     CancelRequested,
     DatasetAccessed,
+    DrainChanged,
     Effect,
     Event,
-    EventType,
     ExperimentCreated,
     Fact,
     FactNoted,
@@ -29,11 +32,11 @@ from fetchmld.core.messages import (
     Launch,
     LaunchOrder,
     LiveAttempt,
-    Persist,
     PhaseReported,
-    Reply,
+    PriorityChanged,
+    ReservationAsked,
+    ReservationReleased,
     StopAttempt,
-    TaskChanged,
     TaskSubmitted,
     TimePassed,
     WorkerJoined,
@@ -42,7 +45,9 @@ from fetchmld.core.model import (
     PRIORITY_DEFAULT,
     Assignment,
     Counts,
-    EndReport,
+    Explanation,
+    Reservation,
+    ReservationView,
     Task,
     TaskId,
     TaskView,
@@ -50,23 +55,14 @@ from fetchmld.core.model import (
     WorkerId,
     WorkerView,
 )
-from fetchmld.core.placement import Placement
+from fetchmld.core.placement import Nodes, Placement, Planned
+from fetchmld.core.plan import make_plan
 from fetchmld.core.ready import Queue
+from fetchmld.core.reservations import why_over_capacity
 from fetchmld.core.state import State, capacity_data
+from fetchmld.core.waiting import Waiting, over
 
-INFRA_RETRIES_MAX: Final = 3  # beyond max_retries
-BACKOFF_FIRST_S: Final = 10.0
-BACKOFF_MAX_S: Final = 360.0
-
-
-@dataclass(slots=True, frozen=True)
-class Policy:
-    """The settings that decide. Times in seconds of the logical clock."""
-
-    ageing_tau_s: float = 600.0
-    suspect_after_s: float = 3.0
-    offline_after_s: float = 15.0
-    requeue_after_s: float = 600.0
+__all__ = ["Policy", "Scheduler", "hash_seed"]
 
 
 class Scheduler:
@@ -74,22 +70,33 @@ class Scheduler:
 
     def __init__(self, policy: Policy, queue: Queue | None = None) -> None:
         self.policy = policy
-        self.state = State()
         self.dropped_reports = 0  # reports of attempts that are over: fenced off
-        self._placement = Placement(policy.ageing_tau_s, queue)
-        self._held: set[TaskId] = set()
-        self._effects: list[Effect] = []
-        self._now = 0.0
+        self._desk = Desk(policy, queue)
+        self._waiting = Waiting(self._desk)
+        self._ends = Ends(self._desk, self._waiting)
+
+    @property
+    def state(self) -> State:
+        return self._desk.state
+
+    @property
+    def _placement(self) -> Placement:
+        return self._desk.placement
+
+    @property
+    def _now(self) -> float:
+        return self._desk.now
 
     # -- the door
 
     def replay(self, facts: Iterable[Fact], now: float) -> None:
         """Rebuild the state from the record. Workers are `suspect` until they say hello again."""
+        self._desk.begin(now)
         for fact in facts:
             self.state.apply(fact)
         for task in self.state.tasks.values():
             if task.status == "queued":
-                self._make_ready(task, now)
+                self._waiting.restore(task)
         for worker in self.state.workers.values():
             worker.heartbeat_t = now
             if worker.status == "active":
@@ -97,25 +104,56 @@ class Scheduler:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take in what happened at logical time `now`; say what to do. `Persist` effects come in the order of facts."""
-        self._now = now
-        self._effects = []
+        self._desk.begin(now)
         _HANDLERS[type(event)](self, event)
-        return self._effects
+        return self._desk.effects
 
     # -- tasks
 
     def _on_submitted(self, event: TaskSubmitted) -> None:
+        try:
+            waits_for, doomed = self._waiting.dependencies(event)
+            self._waiting.check_reservation(event)
+        except Invalid as error:
+            self._desk.fail(event.ticket, error)
+            return
         metadata: dict[str, Any] = {
             "request": event.request,
             "priority": event.request.get("priority", PRIORITY_DEFAULT),
         }
-        if event.trace_id:
-            metadata["trace_id"] = event.trace_id
-        self._record(event, "job_queued", "task.submit", event.task_id, event.user_id, metadata, ip=event.ip_address)
-        self._make_ready(self.state.tasks[event.task_id], self._now)
+        more = {"trace_id": event.trace_id, "waits_for": waits_for, "doomed": doomed}
+        metadata.update({name: value for name, value in more.items() if value})
+        self._desk.record(
+            event, "job_queued", "task.submit", event.task_id, event.user_id, metadata, ip=event.ip_address
+        )
+        self._waiting.admit(self.state.tasks[event.task_id], event.at_us)
         self._place(event.at_us)
-        self._reply(event.ticket, self.view(event.task_id))
-        self._effects.append(TaskChanged(event.task_id))
+        if event.ticket:
+            self._desk.reply(event.ticket, self.view(event.task_id))
+        self._desk.changed(event.task_id)
+
+    def _on_priority_changed(self, event: PriorityChanged) -> None:
+        task = self.state.tasks.get(event.task_id)
+        if task is None:
+            ended = event.task_id in self.state.recent or event.known_ended
+            what = "has ended; its priority means nothing now"
+            error = Conflict(f"task {event.task_id} {what}") if ended else NotFound(f"no task {event.task_id}")
+            self._desk.fail(event.ticket, error)
+            return
+        if task.priority != event.priority:
+            self._reprioritise(task, event)
+        self._desk.reply(event.ticket, self.view(task.id))
+
+    def _reprioritise(self, task: Task, event: PriorityChanged) -> None:
+        was_ready = self._placement.remove(task)
+        metadata = {"priority": event.priority, "was": task.priority, "by": event.user_id}
+        kind: Any = "job_queued" if task.status == "queued" else "job_started"
+        self._desk.record(event, kind, "task.reprioritise", task.id, task.user_id, metadata, ip=event.ip_address)
+        if was_ready:
+            self._placement.push(task)
+        self._placement.forget_plan()
+        self._place(event.at_us)
+        self._desk.changed(task.id)
 
     def _on_cancel_requested(self, event: CancelRequested) -> None:
         task = self.state.tasks.get(event.task_id)
@@ -125,61 +163,83 @@ class Scheduler:
             self._cancel_queued(task, event)
         else:
             self._cancel_started(task, event)
+        self._place(event.at_us)
 
     def _delete(self, event: CancelRequested) -> None:
         if event.task_id not in self.state.recent and not event.known_ended:
-            self._fail(event.ticket, NotFound(f"no task {event.task_id}"))
+            self._desk.fail(event.ticket, NotFound(f"no task {event.task_id}"))
             return
         by = {"by": event.user_id}
-        self._record(event, "job_completed", "task.deleted", event.task_id, event.user_id, by, ip=event.ip_address)
-        self._reply(event.ticket)
+        self._desk.record(event, "job_completed", "task.deleted", event.task_id, event.user_id, by, ip=event.ip_address)
+        self._desk.reply(event.ticket)
 
     def _cancel_queued(self, task: Task, event: CancelRequested) -> None:
-        self._placement.remove(task)
-        self._held.discard(task.id)
-        metadata = {"attempt": task.attempt, "report": {}, "by": event.user_id}
+        self._waiting.leave(task)
         error = f"CANCELLED: by {event.user_id} while queued"
-        self._record(
-            event, "job_completed", "task.cancelled", task.id, task.user_id, metadata, error=error, ip=event.ip_address
-        )
-        self._reply(event.ticket)
-        self._effects.append(TaskChanged(task.id))
+        self._desk.finish(task, "task.cancelled", error, {}, event.at_us, by=event.user_id, ip=event.ip_address)
+        self._desk.reply(event.ticket)
 
     def _cancel_started(self, task: Task, event: CancelRequested) -> None:
         if not task.cancel_by:
             by = {"by": event.user_id, "attempt": task.attempt}
-            self._record(
+            self._desk.record(
                 event, "job_completed", "task.cancel_requested", task.id, event.user_id, by, ip=event.ip_address
             )
-        self._reply(event.ticket)
+        self._desk.reply(event.ticket)
         self._stop(task, "CANCELLED", f"by {task.cancel_by} while {task.status}")
 
     def _stop(self, task: Task, word: str, detail: str) -> None:
         for node in task.assignments:
-            self._effects.append(StopAttempt(WorkerId(node["worker_id"]), task.id, task.attempt, word, detail))
-
-    def _make_ready(self, task: Task, now: float) -> None:
-        if task.hold_until_t > now:
-            self._held.add(task.id)
-        else:
-            self._placement.push(task)
+            self._desk.effects.append(StopAttempt(WorkerId(node["worker_id"]), task.id, task.attempt, word, detail))
 
     # -- starting
 
     def _place(self, at_us: int) -> None:
-        """Start whatever can start."""
-        for task, worker_id, gpu_type in self._placement.take():
-            worker = self.state.workers[worker_id]
-            gpus = self._placement.pick_gpus(worker, gpu_type, task.resources.gpu)
-            self._start(task, [Assignment(rank=0, worker_id=worker_id, gpus=gpus)], at_us)
+        """Start whatever can start, and plan the first task that cannot."""
+        self._waiting.settle(at_us)
+        self._hold_reserved()
+        while True:
+            placed, blocked = self._placement.take(self._now)
+            for task, nodes in placed:
+                self._start(task, nodes, at_us)
+            if blocked is None:
+                return
+            self._answer_blocked(blocked, at_us)
 
-    def _start(self, task: Task, assignments: list[Assignment], at_us: int) -> None:
-        metadata = {"attempt": task.attempt + 1, "assignments": assignments, "aged": self._aged(task)}
+    def _answer_blocked(self, task: Task, at_us: int) -> None:
+        if "reservation_id" in task.request:
+            self._placement.skip(task)  # its capacity is its own: nobody can delay it, so it needs no plan
+        elif self._placement.plan(task, self._now) or self._placement.stop_avoiding(task):
+            return
+        elif self.policy.unsatisfiable == "fail" and (reason := self._never(task)):
+            self._waiting.give_up(task, "UNSATISFIABLE", reason, at_us)
+            self._waiting.settle(at_us)
+        else:
+            self._placement.skip(task)
+
+    def _never(self, task: Task) -> str:
+        """Why no worker that we know of could ever take the task; "" if one could or none is known."""
+        known = [worker for worker in self.state.workers.values() if worker.status != "offline"]
+        if not known or make_plan(task.resources, [empty_node(worker) for worker in known]) is not None:
+            return ""
+        return wait_reason(self._desk, task)
+
+    def _start(self, task: Task, nodes: Nodes, at_us: int) -> None:
+        self._claim(task, at_us)
+        assignments = [self._assignment(task, rank, *node) for rank, node in enumerate(nodes)]
+        metadata = {"attempt": task.attempt + 1, "assignments": assignments, "aged": self._desk.aged(task)}
         fact = Fact("job_started", "task.start", task.id, task.user_id, metadata=metadata, at_us=at_us)
-        self._persist(fact)
+        self._desk.persist(fact)
         for node in assignments:
             self._launch(task, node)
-        self._effects.append(TaskChanged(task.id))
+        self._desk.changed(task.id)
+
+    def _assignment(self, task: Task, rank: int, worker_id: WorkerId, gpu_type: int) -> Assignment:
+        worker = self.state.workers[worker_id]
+        node = Assignment(rank=rank, worker_id=worker_id, gpus=self._placement.pick_gpus(task, worker, gpu_type))
+        if task.resources.node_count > 1:
+            node["boot_id"] = worker.boot_id
+        return node
 
     def _launch(self, task: Task, node: Assignment) -> None:
         order = LaunchOrder(
@@ -190,9 +250,126 @@ class Scheduler:
             request=task.request,
             assignments=task.assignments,
         )
-        self._effects.append(Launch(WorkerId(node["worker_id"]), order))
+        self._desk.effects.append(Launch(WorkerId(node["worker_id"]), order))
+
+    # -- reservations
+
+    def _on_reservation_asked(self, event: ReservationAsked) -> None:
+        asked = self._reservation(event)
+        if error := self._refusal(asked, event):
+            self._desk.fail(event.ticket, error)
+            return
+        names = ("gpu_count", "gpu_type", "node_count", "starts_at", "expires_at", "starts_t", "expires_t")
+        metadata = {name: getattr(asked, name) for name in names}
+        self._desk.record(
+            event, "scheduler_drain", "reservation.create", asked.id, asked.user_id, metadata, ip=event.ip_address
+        )
+        self._place(event.at_us)
+        self._desk.reply(event.ticket, self.reservation_view(asked.id))
+
+    def _reservation(self, event: ReservationAsked) -> Reservation:
+        starts_at, starts_t = event.at_us / 1e6 + event.starts_in_s, self._now + event.starts_in_s
+        return Reservation(
+            id=event.reservation_id,
+            number=self.state.reservation_count + 1,
+            user_id=event.user_id,
+            gpu_count=event.gpu_count,
+            gpu_type=event.gpu_type,
+            node_count=event.node_count,
+            created_at=event.at_us / 1e6,
+            starts_at=starts_at,
+            expires_at=starts_at + event.duration_s,
+            starts_t=starts_t,
+            expires_t=starts_t + event.duration_s,
+        )
+
+    def _refusal(self, asked: Reservation, event: ReservationAsked) -> FetchmlError | None:
+        if asked.id in self.state.reservations:
+            return Conflict(f"reservation {asked.id} exists already")
+        if event.starts_in_s < 0:
+            return Invalid("starts_at: is in the past")
+        if min(asked.gpu_count, asked.node_count, event.duration_s) <= 0:
+            return Invalid("gpu_count, node_count and the duration of a reservation are at least 1")
+        mine = [r for r in self.state.reservations.values() if r.user_id == asked.user_id and r.status != "expired"]
+        gpus = sum(r.gpu_count * r.node_count for r in [*mine, asked])
+        if 0 < self.policy.user_gpus_max < gpus:
+            return Forbidden(
+                f"{gpus} GPUs reserved by one user are more than this server allows ({self.policy.user_gpus_max})"
+            )
+        problem = why_over_capacity(self.state, asked)
+        return Invalid(f"gpu_count: {problem}") if problem else None
+
+    def _on_reservation_released(self, event: ReservationReleased) -> None:
+        found = self.state.reservations.get(event.reservation_id)
+        if found is None or not (event.any_user or found.user_id == event.user_id):
+            self._desk.fail(event.ticket, NotFound(f"there is no reservation {event.reservation_id[:64]!r}"))
+        elif found.status == "expired":
+            self._desk.fail(event.ticket, Conflict(over(found.id, found)))
+        else:
+            by = {"by": event.user_id}
+            self._desk.record(
+                event, "scheduler_drain", "reservation.release", found.id, found.user_id, by, ip=event.ip_address
+            )
+            self._let_go(found)
+            self._place(event.at_us)
+            self._desk.reply(event.ticket)
+
+    def _expire(self, at_us: int) -> None:
+        for found in list(self.state.reservations.values()):
+            if found.status != "expired" and found.expires_t <= self._now:
+                fact = Fact("scheduler_drain", "reservation.expire", found.id, found.user_id, at_us=at_us)
+                self._desk.persist(fact)
+                self._let_go(found)
+
+    def _let_go(self, reservation: Reservation) -> None:
+        """What it held is everybody's; who waited for it has nothing to wait for."""
+        for worker_id in self._desk.holds.drop(reservation.id):
+            self._placement.refresh(worker_id)
+        self._placement.forget_plan()
+        for task in self.state.tasks.values():
+            if task.status == "queued" and task.request.get("reservation_id") == reservation.id:
+                self._waiting.leave(task)
+                self._desk.due.append(task.id)
+
+    def _hold_reserved(self) -> None:
+        if not self.state.reservations:
+            return
+        workers = [worker for worker in self.state.workers.values() if worker.status in ("active", "suspect")]
+        changed = self._desk.holds.settle(self._now, workers)
+        for worker_id in sorted(changed):
+            self._placement.refresh(worker_id)
+        if changed:
+            self._placement.forget_plan()
+
+    def _claim(self, task: Task, at_us: int) -> None:
+        """The first task of a reservation is about to start."""
+        found = self.state.reservations.get(task.request.get("reservation_id", ""))
+        if found is not None and found.status == "active":
+            claim = {"task_id": task.id}
+            self._desk.persist(
+                Fact("scheduler_drain", "reservation.claim", found.id, found.user_id, metadata=claim, at_us=at_us)
+            )
 
     # -- workers
+
+    def _on_drain_changed(self, event: DrainChanged) -> None:
+        worker = self.state.workers.get(event.worker_id)
+        if worker is None:
+            self._desk.fail(event.ticket, NotFound(f"there is no worker {event.worker_id[:64]!r}"))
+            return
+        if worker.draining != event.wanted:
+            action = "worker.drain" if event.wanted else "worker.undrain"
+            metadata = {"running": len(worker.tasks)}
+            self._desk.record(event, "scheduler_drain", action, worker.id, event.user_id, metadata, ip=event.ip_address)
+            self._open_or_shut(worker)
+            self._place(event.at_us)
+        self._desk.reply(event.ticket, views.worker_view(worker))
+
+    def _open_or_shut(self, worker: Worker) -> None:
+        if worker.status == "active":
+            self._placement.open(worker)
+        else:
+            self._placement.shut(worker.id)
 
     def _on_worker_joined(self, event: WorkerJoined) -> None:
         worker = self.state.workers.get(event.worker_id)
@@ -200,10 +377,10 @@ class Scheduler:
         if worker is None or rebooted or worker.status == "offline" or worker.capacity != event.capacity:
             self._record_join(event)
         worker = self.state.workers[event.worker_id]
-        if worker.status != "active":
+        if worker.status == "suspect":
             advance(worker, "active")
         worker.heartbeat_t, worker.heartbeat_at, worker.detail = self._now, event.at_us / 1e6, event.detail
-        self._placement.open(worker, [self.state.tasks[task_id] for task_id in worker.tasks])
+        self._open_or_shut(worker)
         self._reconcile(worker, event, rebooted)
         self._place(event.at_us)
 
@@ -213,7 +390,7 @@ class Scheduler:
             "hostname": event.hostname,
             "capacity": capacity_data(event.capacity),
         }
-        self._record(event, "scheduler_drain", "worker.join", event.worker_id, "", metadata, ip=event.ip_address)
+        self._desk.record(event, "scheduler_drain", "worker.join", event.worker_id, "", metadata, ip=event.ip_address)
 
     def _reconcile(self, worker: Worker, event: WorkerJoined, rebooted: bool) -> None:
         """Make the worker's attempts and ours the same: stop what it should not have, start what it lost."""
@@ -221,19 +398,30 @@ class Scheduler:
         for task in [self.state.tasks[task_id] for task_id in sorted(worker.tasks)]:
             live = there.pop((task.id, task.attempt), None)
             if live is not None:
-                self._resume(task, live)
-            elif rebooted:
-                self._lose(task, f"worker {worker.id} was restarted", event.at_us)
+                self._resume(task, live, worker)
+            elif rebooted or self._was_rebooted(task, worker):
+                self._ends.lose(task, worker.id, f"worker {worker.id} was restarted", event.at_us)
+            elif self._ends.gangs.failure(task):
+                self._ends.lose(task, worker.id, f"worker {worker.id} has it no longer", event.at_us)
             else:
                 self._relaunch(task, worker)
         for live in there.values():
             stale = "this attempt is not the task's current one"
-            self._effects.append(StopAttempt(worker.id, live.task_id, live.attempt, "WORKER_LOST", stale))
+            self._desk.effects.append(StopAttempt(worker.id, live.task_id, live.attempt, "WORKER_LOST", stale))
 
-    def _resume(self, task: Task, live: LiveAttempt) -> None:
-        self._set_phase(task, live.phase)
+    def _was_rebooted(self, task: Task, worker: Worker) -> bool:
+        """Whether the worker was restarted since it was given its part of this gang, and we forgot to say so."""
+        return any(
+            node["worker_id"] == worker.id and node.get("boot_id", worker.boot_id) != worker.boot_id
+            for node in task.assignments
+        )
+
+    def _resume(self, task: Task, live: LiveAttempt, worker: Worker) -> None:
+        if worker.id == task.assignments[0]["worker_id"]:
+            self._set_phase(task, live.phase)
         if task.cancel_by:
             self._stop(task, "CANCELLED", f"by {task.cancel_by}")
+        self._ends.stop_again(task, worker.id)
 
     def _relaunch(self, task: Task, worker: Worker) -> None:
         """The worker never got this attempt, or forgot it before it began: the same attempt, once more."""
@@ -250,18 +438,18 @@ class Scheduler:
         worker.heartbeat_t, worker.heartbeat_at = self._now, event.at_us / 1e6
         if worker.status == "suspect":
             advance(worker, "active")
-            self._placement.open(worker, [self.state.tasks[task_id] for task_id in worker.tasks])
+            self._placement.open(worker)
             self._place(event.at_us)
 
     def _on_phase(self, event: PhaseReported) -> None:
         task = self._current(event.worker_id, event.task_id, event.attempt)
-        if task is not None:
+        if task is not None and task.assignments[0]["worker_id"] == event.worker_id:  # a gang's phase is that of rank 0
             self._set_phase(task, event.phase)
 
     def _set_phase(self, task: Task, phase: Any) -> None:
         if task.status != phase:
             advance(task, phase)
-            self._effects.append(TaskChanged(task.id))
+            self._desk.changed(task.id)
 
     def _on_dataset(self, event: DatasetAccessed) -> None:
         task = self._current(event.worker_id, event.task_id, event.attempt)
@@ -278,16 +466,18 @@ class Scheduler:
         }
         fact = Fact("file_access", "dataset.read", event.source, task.user_id, event.success, error=event.error)
         fact.metadata, fact.at_us = metadata, event.at_us
-        self._persist(fact)
+        self._desk.persist(fact)
 
     # -- ends
 
     def _on_attempt_ended(self, event: AttemptEnded) -> None:
         task = self._current(event.worker_id, event.task_id, event.attempt)
         if task is not None:
-            self._settle(task, event.report, event.seed, event.at_us)
+            self._ends.on_node(task, event.worker_id, event.report, event.seed, event.at_us)
             self._place(event.at_us)
-        self._effects.append(AcknowledgeEnd(event.worker_id, event.task_id, event.attempt))
+            if task.resources.node_count > 1:
+                return  # acknowledged once the attempt is over on all nodes
+        self._desk.effects.append(AcknowledgeEnd(event.worker_id, event.task_id, event.attempt))
 
     def _current(self, worker_id: WorkerId, task_id: TaskId, attempt: int) -> Task | None:
         """The task, if this worker speaks for its current attempt; else the report is fenced off and counted."""
@@ -302,62 +492,15 @@ class Scheduler:
         self.dropped_reports += 1
         return None
 
-    def _settle(self, task: Task, report: EndReport, seed: int, at_us: int) -> None:
-        """An attempt is over: put the end on record, or put the task back into the queue."""
-        self._placement.release(task)
-        error = _error_of(report, task)
-        infrastructure = bool(report.get("infrastructure"))
-        if not error:
-            self._end(task, "task.completed", "", report, at_us)
-        elif task.cancel_by:
-            self._end(task, "task.cancelled", f"CANCELLED: by {task.cancel_by}", report, at_us)
-        elif self._may_retry(task, infrastructure, report.get("word", "")):
-            self._requeue(task, error, infrastructure, seed, at_us)
-        else:
-            self._end(task, "task.failed", error, report, at_us)
-        self._effects.append(TaskChanged(task.id))
-
-    def _end(self, task: Task, action: str, error: str, report: EndReport, at_us: int) -> None:
-        metadata = {"attempt": task.attempt, "report": report}
-        fact = Fact("job_completed", action, task.id, task.user_id, not error, error=error)
-        fact.metadata, fact.at_us = metadata, at_us
-        self._persist(fact)
-
-    def _may_retry(self, task: Task, infrastructure: bool, word: str) -> bool:
-        allowed = task.request.get("max_retries", 0)
-        if infrastructure and word != "EXIT_UNKNOWN":
-            return task.infra_failures < INFRA_RETRIES_MAX + allowed
-        return word not in _FINAL_WORDS and task.own_failures < allowed
-
-    def _requeue(self, task: Task, error: str, infrastructure: bool, seed: int, at_us: int) -> None:
-        word, _, detail = error.partition(": ")
-        failures = task.infra_failures if infrastructure else task.own_failures
-        ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0**failures)
-        metadata = {
-            "attempt": task.attempt,
-            "cause": word,
-            "detail": detail,
-            "hold_s": round(ceiling * seed / 2**32, 3),  # full jitter
-            "infrastructure": infrastructure,
-        }
-        fact = Fact("job_queued", "task.requeue", task.id, task.user_id, metadata=metadata, at_us=at_us)
-        self._persist(fact)
-        self._make_ready(task, self._now)
-
-    def _lose(self, task: Task, detail: str, at_us: int) -> None:
-        report = EndReport(word="WORKER_LOST", detail=detail, infrastructure=True)
-        seed = hash_seed(task.id, task.attempt)
-        self._settle(task, report, seed, at_us)
-
     # -- the rest
 
     def _on_fact(self, event: FactNoted) -> None:
-        self._persist(event.fact)
-        self._reply(event.ticket, self.state.seq - 1)
+        self._desk.persist(event.fact)
+        self._desk.reply(event.ticket, self.state.seq - 1)
 
     def _on_key_created(self, event: KeyCreated) -> None:
         if event.sha256 in self.state.keys:
-            self._fail(event.ticket, Conflict(f"key {event.key_id} exists already"))
+            self._desk.fail(event.ticket, Conflict(f"key {event.key_id} exists already"))
             return
         metadata = {
             "user_id": event.user_id,
@@ -365,15 +508,15 @@ class Scheduler:
             "sha256": event.sha256,
             "expires_at": event.expires_at,
         }
-        self._record(event, "auth_attempt", "key.create", event.key_id, event.by, metadata)
-        self._reply(event.ticket)
+        self._desk.record(event, "auth_attempt", "key.create", event.key_id, event.by, metadata)
+        self._desk.reply(event.ticket)
 
     def _on_experiment_created(self, event: ExperimentCreated) -> None:
         if event.experiment_id in self.state.experiments:
-            self._fail(event.ticket, Invalid(f"experiment {event.experiment_id} exists already"))
+            self._desk.fail(event.ticket, Invalid(f"experiment {event.experiment_id} exists already"))
             return
         metadata = {"name": event.name, "description": event.description}
-        self._record(
+        self._desk.record(
             event,
             "file_access",
             "experiment.create",
@@ -382,14 +525,13 @@ class Scheduler:
             metadata,
             ip=event.ip_address,
         )
-        self._reply(event.ticket, self.state.experiments[event.experiment_id])
+        self._desk.reply(event.ticket, self.state.experiments[event.experiment_id])
 
     def _on_time_passed(self, event: TimePassed) -> None:
         for worker in self.state.workers.values():
             self._watch(worker, event.at_us)
-        for task_id in [t for t in self._held if self.state.tasks[t].hold_until_t <= self._now]:
-            self._held.discard(task_id)
-            self._placement.push(self.state.tasks[task_id])
+        self._expire(event.at_us)
+        self._waiting.wake()
         self._place(event.at_us)
 
     def _watch(self, worker: Worker, at_us: int) -> None:
@@ -398,165 +540,65 @@ class Scheduler:
         if worker.status == "active" and silent_s >= self.policy.suspect_after_s:
             advance(worker, "suspect")
             self._placement.shut(worker.id)
-        elif worker.status == "suspect" and silent_s >= self.policy.offline_after_s:
+        elif worker.status in ("suspect", "draining") and silent_s >= self.policy.offline_after_s:
             metadata = {"silent_s": round(silent_s, 3)}
             fact = Fact("scheduler_drain", "worker.offline", worker.id, success=False, metadata=metadata, at_us=at_us)
-            self._persist(fact)
+            self._desk.persist(fact)
         elif worker.status == "offline" and silent_s >= self.policy.requeue_after_s:
             for task_id in sorted(worker.tasks):
-                self._lose(self.state.tasks[task_id], f"worker {worker.id} silent for {silent_s:.0f} s", at_us)
-
-    # -- effects
-
-    def _record(
-        self,
-        event: Any,
-        event_type: EventType,
-        action: str,
-        resource: str,
-        user_id: str,
-        metadata: dict[str, Any],
-        *,
-        error: str = "",
-        ip: str = "",
-    ) -> None:
-        self._persist(Fact(event_type, action, resource, user_id, not error, ip, error, metadata, event.at_us))
-
-    def _persist(self, fact: Fact) -> None:
-        fact.clock_us = int(self._now * 1e6)
-        self.state.apply(fact)
-        self._effects.append(Persist(fact))
-
-    def _reply(self, ticket: int, value: Any = None) -> None:
-        if ticket:
-            self._effects.append(Reply(ticket, value))
-
-    def _fail(self, ticket: int, error: Conflict | Invalid | NotFound) -> None:
-        if ticket:
-            self._effects.append(Reply(ticket, error=error))
+                detail = f"worker {worker.id} silent for {silent_s:.0f} s"
+                self._ends.lose(self.state.tasks[task_id], worker.id, detail, at_us)
 
     # -- views
-
-    def _aged(self, task: Task) -> float:
-        if task.status != "queued":
-            return task.aged_at_start or float(task.priority)
-        return task.priority + max(0.0, self._now - task.submit_t) / self.policy.ageing_tau_s
 
     def view(self, task_id: TaskId) -> TaskView | None:
         """The task as of the last event, live or among the newest ended ones."""
         task = self.state.task(task_id)
-        if task is None:
-            return None
-        return TaskView(
-            id=task.id,
-            user_id=task.user_id,
-            request=task.request,
-            status=task.status,
-            priority=task.priority,
-            priority_aged=self._aged(task),
-            created_at=task.created_at,
-            started_at=task.started_at,
-            ended_at=task.ended_at,
-            attempt=task.attempt,
-            retry_count=task.own_failures + task.infra_failures,
-            assignments=task.assignments,
-            error=task.error,
-            reason=task.reason,
-            wait_reason=wait_reason(self.state, task, self._now),
-            report=task.report,
-            last_seq=task.last_seq,
-        )
+        return None if task is None else views.task_view(self._desk, task)
+
+    def explain(self, task_id: TaskId, at_us: int) -> Explanation | None:
+        """Why the task is not running and when it will; None for one that is not live. `at_us` is the wall time now."""
+        task = self.state.tasks.get(task_id)
+        return None if task is None else explain(self._desk, task, at_us)
 
     def worker_views(self) -> list[WorkerView]:
         """Every known worker, oldest first."""
-        return [_worker_view(worker) for worker in self.state.workers.values()]
+        return [views.worker_view(worker) for worker in self.state.workers.values()]
+
+    def reservation_view(self, reservation_id: str) -> ReservationView | None:
+        """The reservation, live or among the newest ended ones."""
+        found = self.state.reservations.get(reservation_id)
+        return None if found is None else views.reservation_view(self._desk, found)
+
+    def reservation_views(self) -> list[ReservationView]:
+        """Every reservation that `reservation_view` has, newest first."""
+        return [views.reservation_view(self._desk, found) for found in reversed(self.state.reservations.values())]
 
     def counts(self) -> Counts:
-        """Live numbers: queued, running, workers by status."""
-        tasks = self.state.tasks.values()
-        queued = [task.resources.kind for task in tasks if task.status == "queued"]
-        statuses = [worker.status for worker in self.state.workers.values()]
-        return Counts(
-            batch_queued=queued.count("batch"),
-            service_queued=queued.count("service"),
-            running=len(self.state.tasks) - len(queued),
-            workers_total=len(statuses),
-            workers_active=statuses.count("active") + statuses.count("suspect"),
-            workers_draining=statuses.count("draining"),
-        )
+        """Live numbers: queued, running, workers by status, reservations."""
+        return views.counts(self.state)
 
-    # -- what must hold
+    def planned(self) -> Planned | None:
+        """The plan that stands: for the first blocked task, or none."""
+        return self._placement.planned()
+
+    @property
+    def late_starts(self) -> int:
+        """Planned tasks that started after the first time they were promised."""
+        return self._placement.late_starts
 
     def check(self) -> None:
         """Assert every invariant of the state. Called after each event in tests."""
-        for worker in self.state.workers.values():
-            self._check_worker(worker)
-        for task_id, task in self.state.tasks.items():
-            assert task_id not in self.state.recent, f"task {task_id} is live and ended"
-            assert (task.status in STARTED) == bool(task.assignments), f"task {task_id}: {task.status}, assignments"
-            assert task.attempt >= (task.status in STARTED), f"task {task_id} runs without an attempt number"
-        waiting = [t for t in self.state.tasks.values() if t.status == "queued" and t.resources.node_count == 1]
-        assert len(self._placement) == len([t for t in waiting if t.id not in self._held]), "the queue is not the state"
-
-    def _check_worker(self, worker: Worker) -> None:
-        tasks = [self.state.tasks[task_id] for task_id in worker.tasks]
-        held = [node["gpus"] for t in tasks for node in t.assignments if node["worker_id"] == worker.id]
-        indices = [index for gpus in held for index in gpus]
-        assert len(indices) == len(set(indices)), f"worker {worker.id}: a GPU is held twice: {sorted(indices)}"
-        assert not worker.gpus_free & set(indices), f"worker {worker.id}: a held GPU counts as free"
-        cpu = sum(t.resources.cpu for t in tasks)
-        assert worker.cpu_free + cpu == worker.capacity.cpu, f"worker {worker.id}: cores do not add up"
-
-
-_FINAL_WORDS: Final = frozenset({"NO_ENTRYPOINT", "ENTRYPOINT_NOT_FOUND", "ENTRYPOINT_NOT_EXECUTABLE", "TIME_LIMIT"})
-
-
-def hash_seed(task_id: TaskId, attempt: int) -> int:
-    """32 bits that differ from task to task, for the jitter of a retry that no shell's event brought randomness for."""
-    seed = 2166136261
-    for byte in f"{task_id}:{attempt}".encode():
-        seed = (seed ^ byte) * 16777619 & 0xFFFFFFFF  # FNV-1a
-    return seed
-
-
-def _error_of(report: EndReport, task: Task) -> str:
-    """The task's `error` for this end: WORD, then plain words; "" for a success."""
-    if word := report.get("word"):
-        return f"{word}: {report.get('detail', '')}"
-    if signal := report.get("signal"):
-        return f"SIGNALLED: attempt {task.attempt} was ended by signal {signal}"
-    if (code := report.get("exit_code", 0)) != 0:
-        return f"EXIT_NONZERO: attempt {task.attempt} ended with exit status {code}"
-    return ""
-
-
-def _worker_view(worker: Worker) -> WorkerView:
-    capacity = worker.capacity
-    return WorkerView(
-        id=worker.id,
-        hostname=worker.hostname,
-        status=worker.status,
-        connected_at=worker.connected_at,
-        heartbeat_at=worker.heartbeat_at,
-        cpu_cores=capacity.cpu,
-        memory_gb=capacity.memory_gb,
-        gpu_count=len(capacity.gpus),
-        gpu_type="|".join(sorted({gpu.type for gpu in capacity.gpus})),
-        cpu_free=worker.cpu_free,
-        memory_free_gb=worker.memory_free_gb,
-        gpu_free=len(worker.gpus_free),
-        batch_free=worker.batch_free,
-        batch_total=capacity.batch_slots,
-        service_free=worker.service_free,
-        service_total=capacity.service_slots,
-        active_tasks=sorted(worker.tasks),
-        detail=worker.detail,
-    )
+        invariants.check(self._desk, self._waiting)
 
 
 _HANDLERS: Final[dict[type[Any], Callable[[Scheduler, Any], None]]] = {
     TaskSubmitted: Scheduler._on_submitted,
     CancelRequested: Scheduler._on_cancel_requested,
+    PriorityChanged: Scheduler._on_priority_changed,
+    DrainChanged: Scheduler._on_drain_changed,
+    ReservationAsked: Scheduler._on_reservation_asked,
+    ReservationReleased: Scheduler._on_reservation_released,
     WorkerJoined: Scheduler._on_worker_joined,
     HeartbeatReceived: Scheduler._on_heartbeat,
     PhaseReported: Scheduler._on_phase,

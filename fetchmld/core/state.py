@@ -12,18 +12,25 @@ from typing import Any, Final
 from fetchmld.core.lifecycle import ENDED, STARTED, advance
 from fetchmld.core.messages import Fact
 from fetchmld.core.model import (
+    ENDED_RESERVATIONS_MAX,
     RECENT_TASKS_MAX,
     Capacity,
+    Condition,
     Experiment,
     Gpu,
     Key,
+    Reservation,
     Task,
     TaskId,
+    TaskStatus,
     UserId,
     Worker,
     WorkerId,
     resources_of,
 )
+
+DATASETS_KNOWN_MAX: Final = 1_000
+HOLDERS_MAX: Final = 16  # workers remembered for one dataset
 
 
 class State:
@@ -38,6 +45,10 @@ class State:
         self.workers: dict[WorkerId, Worker] = {}
         self.keys: dict[str, Key] = {}  # by the SHA-256 of the key
         self.experiments: dict[str, Experiment] = {}
+        self.reservations: dict[str, Reservation] = {}  # live, and the newest ended ones
+        self.reservation_count = 0
+        self.dependents: dict[TaskId, list[TaskId]] = {}  # who waits for this live task to end
+        self.holders: OrderedDict[str, list[WorkerId]] = OrderedDict()  # dataset source -> workers that had it lately
 
     def apply(self, fact: Fact) -> None:
         """Take one fact in. Facts of actions that change no state (logins, file accesses) only move the count."""
@@ -61,11 +72,15 @@ class State:
             "workers": {worker_id: _durable_worker(worker) for worker_id, worker in self.workers.items()},
             "keys": dict(self.keys),
             "experiments": dict(self.experiments),
+            "reservations": {name: _fields(found) for name, found in self.reservations.items()},
+            "reservation_count": self.reservation_count,
+            "dependents": {task_id: list(waiting) for task_id, waiting in self.dependents.items()},
+            "holders": {source: list(workers) for source, workers in self.holders.items()},
         }
 
 
 def _durable_task(task: Task) -> dict[str, Any]:
-    fields = {name: getattr(task, name) for name in Task.__slots__}
+    fields = _fields(task)
     fields["status"] = "started" if task.status in STARTED else task.status
     return fields
 
@@ -75,6 +90,10 @@ def _durable_worker(worker: Worker) -> dict[str, Any]:
     fields = {name: getattr(worker, name) for name in Worker.__slots__ if name not in fresh}
     fields["offline"] = worker.status == "offline"
     return fields
+
+
+def _fields(thing: Task | Reservation) -> dict[str, Any]:
+    return {name: getattr(thing, name) for name in thing.__slots__}
 
 
 # ---- one function per action --------------------------------------------------------------------------------------
@@ -91,9 +110,19 @@ def _submitted(state: State, fact: Fact) -> None:
         created_at=fact.at_us / 1e6,
         submit_t=fact.clock_us / 1e6,
         priority=meta["priority"],
+        waits_for=dict(meta.get("waits_for", {})),
+        doomed=meta.get("doomed", ""),
         last_seq=state.seq,
     )
+    for needed in state.tasks[task_id].waits_for:
+        state.dependents.setdefault(needed, []).append(task_id)
     state.submit_count += 1
+
+
+def _reprioritised(state: State, fact: Fact) -> None:
+    task = state.tasks[TaskId(fact.resource)]
+    task.priority = fact.metadata["priority"]
+    task.last_seq = state.seq
 
 
 def _started(state: State, fact: Fact) -> None:
@@ -103,6 +132,7 @@ def _started(state: State, fact: Fact) -> None:
     task.assignments = meta["assignments"]
     task.aged_at_start = meta["aged"]
     task.started_at = fact.at_us / 1e6
+    task.start_t = fact.clock_us / 1e6
     task.hold_until_t = 0.0
     task.last_seq = state.seq
     for assignment in task.assignments:
@@ -117,6 +147,7 @@ def _requeued(state: State, fact: Fact) -> None:
     task.assignments = []
     now_t = fact.clock_us / 1e6
     task.hold_until_t = now_t + meta["hold_s"]
+    task.avoid = meta.get("avoid", "")
     if meta["infrastructure"]:
         task.infra_failures += 1
         task.submit_t += meta["hold_s"]
@@ -142,8 +173,29 @@ def _ended(state: State, fact: Fact) -> None:
     task.ended_at = fact.at_us / 1e6
     task.last_seq = state.seq
     state.recent[task.id] = task
+    _tell_dependents(state, task, fact.clock_us / 1e6)
     while len(state.recent) > RECENT_TASKS_MAX:
         state.recent.popitem(last=False)
+
+
+def _tell_dependents(state: State, task: Task, now_t: float) -> None:
+    """Who waited for this end may be eligible now, or never. A held task does not age, so its time begins here."""
+    for dependent in [state.tasks[one] for one in state.dependents.pop(task.id, ()) if one in state.tasks]:
+        condition = dependent.waits_for.pop(task.id)
+        if not meets(task.status, condition):
+            dependent.doomed = unmet(task.id, task.status, condition)
+        elif not dependent.waits_for:
+            dependent.submit_t = now_t
+
+
+def meets(status: TaskStatus, condition: Condition) -> bool:
+    """Whether a task that ended with `status` is what a dependent asked for."""
+    return condition == "any" or (status == "completed") == (condition == "ok")
+
+
+def unmet(task_id: TaskId, status: TaskStatus, condition: Condition) -> str:
+    """In words: why a dependent of this ended task can never start."""
+    return f"task {task_id} ended {status}, and {'completed' if condition == 'ok' else 'failed'} was required"
 
 
 def _deleted(state: State, fact: Fact) -> None:
@@ -158,13 +210,72 @@ def _worker_joined(state: State, fact: Fact) -> None:
         worker = state.workers[worker_id] = Worker(worker_id, capacity, "", "", connected_at=fact.at_us / 1e6)
     elif worker.status == "offline":
         worker.connected_at = fact.at_us / 1e6
-        advance(worker, "active")
+        advance(worker, "draining" if worker.draining else "active")
     worker.capacity, worker.boot_id, worker.hostname = capacity, meta["boot_id"], meta["hostname"]
     _recount(state, worker)
 
 
 def _worker_offline(state: State, fact: Fact) -> None:
     advance(state.workers[WorkerId(fact.resource)], "offline")
+
+
+def _worker_drained(state: State, fact: Fact) -> None:
+    worker = state.workers[WorkerId(fact.resource)]
+    worker.draining = True
+    if worker.status in ("active", "suspect"):
+        advance(worker, "draining")
+
+
+def _worker_undrained(state: State, fact: Fact) -> None:
+    worker = state.workers[WorkerId(fact.resource)]
+    worker.draining = False
+    if worker.status == "draining":
+        advance(worker, "active")
+
+
+def _dataset_read(state: State, fact: Fact) -> None:
+    """Remember which workers had a dataset lately: tasks that need it start there first."""
+    worker_id = WorkerId(fact.metadata.get("worker_id", ""))
+    if not fact.success or not worker_id:
+        return
+    holders = state.holders.setdefault(fact.resource, [])
+    if worker_id not in holders:
+        holders.append(worker_id)
+        del holders[:-HOLDERS_MAX]
+    state.holders.move_to_end(fact.resource)
+    if len(state.holders) > DATASETS_KNOWN_MAX:
+        state.holders.popitem(last=False)
+
+
+def _reserved(state: State, fact: Fact) -> None:
+    meta = fact.metadata
+    state.reservation_count += 1
+    state.reservations[fact.resource] = Reservation(
+        id=fact.resource,
+        number=state.reservation_count,
+        user_id=UserId(fact.user_id),
+        gpu_count=meta["gpu_count"],
+        gpu_type=meta["gpu_type"],
+        node_count=meta["node_count"],
+        created_at=fact.at_us / 1e6,
+        starts_at=meta["starts_at"],
+        expires_at=meta["expires_at"],
+        starts_t=meta["starts_t"],
+        expires_t=meta["expires_t"],
+    )
+
+
+def _reservation_claimed(state: State, fact: Fact) -> None:
+    advance(state.reservations[fact.resource], "claimed")
+
+
+def _reservation_over(state: State, fact: Fact) -> None:
+    reservation = state.reservations[fact.resource]
+    advance(reservation, "expired")
+    reservation.released_by = fact.metadata.get("by", "")
+    over = [name for name, found in state.reservations.items() if found.status == "expired"]
+    for name in over[:-ENDED_RESERVATIONS_MAX]:
+        del state.reservations[name]
 
 
 def _key_created(state: State, fact: Fact) -> None:
@@ -188,6 +299,7 @@ _CHANGES: Final[dict[str, Callable[[State, Fact], None]]] = {
     "task.submit": _submitted,
     "task.start": _started,
     "task.requeue": _requeued,
+    "task.reprioritise": _reprioritised,
     "task.cancel_requested": _cancel_requested,
     "task.completed": _ended,
     "task.failed": _ended,
@@ -195,6 +307,13 @@ _CHANGES: Final[dict[str, Callable[[State, Fact], None]]] = {
     "task.deleted": _deleted,
     "worker.join": _worker_joined,
     "worker.offline": _worker_offline,
+    "worker.drain": _worker_drained,
+    "worker.undrain": _worker_undrained,
+    "dataset.read": _dataset_read,
+    "reservation.create": _reserved,
+    "reservation.claim": _reservation_claimed,
+    "reservation.expire": _reservation_over,
+    "reservation.release": _reservation_over,
     "key.create": _key_created,
     "experiment.create": _experiment_created,
 }
@@ -256,6 +375,9 @@ def _recount(state: State, worker: Worker) -> None:
     worker.cpu_free, worker.memory_free_gb = capacity.cpu, capacity.memory_gb
     worker.batch_free, worker.service_free = capacity.batch_slots, capacity.service_slots
     worker.gpus_free = {gpu.index for gpu in capacity.gpus}
+    worker.gpu_totals = {}
+    for gpu in capacity.gpus:
+        worker.gpu_totals[gpu.type] = worker.gpu_totals.get(gpu.type, 0) + 1
     for task_id in list(worker.tasks):
         task = state.tasks[task_id]
         for assignment in task.assignments:

@@ -158,6 +158,13 @@ def _requeued(row: TaskRow, fact: Fact) -> TaskRow:
     return row._replace(view=view)
 
 
+def _reprioritised(row: TaskRow, fact: Fact) -> TaskRow:
+    view = row.view.copy()
+    view["priority"] = fact.metadata.get("priority", view["priority"])
+    view["priority_aged"] = max(view["priority_aged"], float(view["priority"]))
+    return row._replace(view=view)
+
+
 def _cancel_requested(row: TaskRow, fact: Fact) -> TaskRow:
     return row._replace(view=row.view.copy())
 
@@ -180,6 +187,7 @@ def _deleted(row: TaskRow, fact: Fact) -> TaskRow:
 _CHANGES: Final[dict[str, Callable[[TaskRow, Fact], TaskRow]]] = {
     "task.start": _started,
     "task.requeue": _requeued,
+    "task.reprioritise": _reprioritised,
     "task.cancel_requested": _cancel_requested,
     "task.completed": _ended,
     "task.failed": _ended,

@@ -13,7 +13,7 @@ import pytest
 from actors.scheduler import SchedulerActor
 from fetchmld.channel import Client, Message, Peer
 from fetchmld.config import Config
-from fetchmld.core.errors import Unavailable
+from fetchmld.core.errors import Invalid, NotFound, Unavailable
 from fetchmld.store.ledger import Ledger
 
 BOUND_S = 20.0
@@ -202,3 +202,36 @@ def test_unknown_messages_are_refused(tmp_path: Path) -> None:
             await cluster.client.request("nonsense", {})
 
     run(tmp_path, scenario)
+
+
+def test_what_the_core_refuses_is_refused_over_the_socket(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        request = {"job_name": "job", "depends_on": [{"task_id": "nobody", "condition": "ok"}]}
+        body = {"user_id": "ada", "ip_address": "", "trace_id": "t", "tasks": [{"id": "a", "request": request}]}
+        with pytest.raises(Invalid, match="there is no task 'nobody'"):
+            await cluster.client.request("submit", body)
+        assert await cluster.view("a") is None
+
+    run(tmp_path, test)
+
+
+def test_drain_priority_and_the_question_why_over_the_socket(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        ask = cluster.client.request
+        who = {"user_id": "ada", "ip_address": ""}
+        await ask("drain", {**who, "worker_id": "w1", "wanted": True})
+        await cluster.submit("a")
+        said = (await ask("explain", {"task_id": "a"})).body
+        assert "w1 is draining" in said["reason"]
+        changed = await ask("priority", {**who, "task_id": "a", "priority": 8, "known_ended": False})
+        assert changed.body["priority"] == 8
+        await ask("drain", {**who, "worker_id": "w1", "wanted": False})
+        assert (await cluster.order("launch"))["order"]["task_id"] == "a"
+        wanted = {"gpu_count": 1, "gpu_type": "", "node_count": 1, "duration_s": 60.0, "starts_in_s": 0.0}
+        with pytest.raises(Invalid, match="more than the cluster has"):
+            await ask("reserve", {**who, "reservation_id": "r", **wanted})
+        assert (await ask("reservations", {})).body == []
+        with pytest.raises(NotFound):
+            await ask("unreserve", {**who, "reservation_id": "r", "any_user": True})
+
+    run(tmp_path, test)

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Literal, cast
 
 from fetchmld.api.head import (
@@ -17,6 +17,7 @@ from fetchmld.api.head import (
     EventQuery,
     EventRow,
     LogChunk,
+    ReservationRequest,
     Root,
     TaskPage,
     TaskQuery,
@@ -27,6 +28,7 @@ from fetchmld.core.lifecycle import ENDED
 from fetchmld.core.messages import (
     AttemptEnded,
     CancelRequested,
+    DrainChanged,
     Effect,
     Event,
     ExperimentCreated,
@@ -35,7 +37,10 @@ from fetchmld.core.messages import (
     KeyCreated,
     Persist,
     PhaseReported,
+    PriorityChanged,
     Reply,
+    ReservationAsked,
+    ReservationReleased,
     TaskSubmitted,
     WorkerJoined,
 )
@@ -45,7 +50,10 @@ from fetchmld.core.model import (
     Counts,
     EndReport,
     Experiment,
+    Explanation,
+    Gpu,
     Key,
+    ReservationView,
     Role,
     TaskId,
     TaskRequest,
@@ -99,6 +107,16 @@ class LocalHead:
         self._ask(event)
         if known:
             self._gone.add(task_id)
+
+    async def set_priority(self, caller: Caller, task_id: TaskId, priority: int) -> TaskView:
+        self._trip()
+        known = task_id in self._order and task_id not in self.core.state.tasks
+        event = PriorityChanged(task_id, priority, caller.user_id, self._at_us(), known, ticket=1)
+        return cast(TaskView, self._ask(event))
+
+    async def explain(self, task_id: TaskId) -> Explanation | None:
+        self._trip()
+        return self.core.explain(task_id, self._at_us())
 
     async def task(self, task_id: TaskId) -> TaskView | None:
         self._trip()
@@ -156,6 +174,24 @@ class LocalHead:
         self._trip()
         return self.core.worker_views()
 
+    async def drain(self, caller: Caller, worker_id: str, wanted: bool) -> WorkerView:
+        self._trip()
+        event = DrainChanged(WorkerId(worker_id), wanted, caller.user_id, self._at_us(), ticket=1)
+        return cast(WorkerView, self._ask(event))
+
+    async def reservations(self) -> list[ReservationView]:
+        self._trip()
+        return self.core.reservation_views()
+
+    async def reserve(self, caller: Caller, wanted: ReservationRequest) -> ReservationView:
+        self._trip()
+        event = ReservationAsked(self._id("r"), caller.user_id, at_us=self._at_us(), ticket=1, **asdict(wanted))
+        return cast(ReservationView, self._ask(event))
+
+    async def release(self, caller: Caller, reservation_id: str, any_user: bool) -> None:
+        self._trip()
+        self._ask(ReservationReleased(reservation_id, caller.user_id, self._at_us(), any_user, ticket=1))
+
     async def events(self, query: EventQuery) -> EventPage:
         self._trip()
         rows = [_row(seq, fact) for seq, fact in enumerate(self.facts)]
@@ -204,6 +240,12 @@ class LocalHead:
         made = KeyCreated(self._id("k"), UserId(user_id), role, digest(key), expires_at, UserId("admin"), self._at_us())
         self._handle(made)
         return key
+
+    def add_worker(self, worker_id: str, gpus: int) -> None:
+        """One more worker, with GPUs of type A100."""
+        held = tuple(Gpu(index, "A100", str(index)) for index in range(gpus))
+        capacity = Capacity(cpu=8, memory_gb=32, batch_slots=8, service_slots=1, gpus=held)
+        self._handle(WorkerJoined(WorkerId(worker_id), "boot", "host", capacity, [], self._at_us()))
 
     async def run(self, task_id: str) -> None:
         """The program of the task's current attempt began."""

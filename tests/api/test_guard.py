@@ -82,9 +82,8 @@ def test_what_later_parts_serve_is_501(tmp_path: Path) -> None:
         for method, path in (
             ("GET", "/v1/plugins"),
             ("PUT", "/v1/plugins/mlflow/config"),
-            ("POST", "/v1/scheduler/reservations"),
             ("GET", "/v1/scheduler/status/stream"),
-            ("PATCH", "/v1/scheduler/jobs/t1/priority"),
+            ("GET", "/v1/scheduler/jobs/t1/stream"),
             ("POST", "/v1/jupyter/services"),
         ):
             status, error = await api.call(method, path, key=KEYS["admin"])

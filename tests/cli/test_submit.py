@@ -26,7 +26,7 @@ def test_every_option_has_its_field(run: Run) -> None:
     words = (
         "--cpu 2 --memory-gb 3 --gpu 1 --gpu-type A100 --node-count 2 --priority 9 --time-limit 1h30m --max-retries 4"
     )
-    more = "--experiment e --reservation r --env A=1 --env B=x=y"
+    more = "--experiment e --reservation r --env A=1 --env B=x=y --after abc --after d:any"
     assert dry(run, *words.split(), *more.split(), "--", "/bin/true") == {
         "job_name": "true",
         "entrypoint": "/bin/true",
@@ -40,6 +40,7 @@ def test_every_option_has_its_field(run: Run) -> None:
         "max_retries": 4,
         "experiment_id": "e",
         "reservation_id": "r",
+        "depends_on": [{"task_id": "abc", "condition": "ok"}, {"task_id": "d", "condition": "any"}],
         "env": {"A": "1", "B": "x=y"},
     }
 

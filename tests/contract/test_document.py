@@ -33,6 +33,7 @@ ALLOWED: Final = frozenset(
         ("/v1/audit/events get offset", "minimum"),
         ("CreateTaskRequest", "additionalProperties"),
         ("CreateExperimentRequest", "additionalProperties"),
+        ("CreateReservationRequest", "additionalProperties"),
         ("DatasetSpec", "additionalProperties"),
     }
 )

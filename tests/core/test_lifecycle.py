@@ -4,8 +4,20 @@ from itertools import product
 
 import pytest
 
-from fetchmld.core.lifecycle import ENDED, STARTED, TASK, WORKER, Impossible, advance
-from fetchmld.core.model import Capacity, Resources, Task, TaskId, TaskStatus, UserId, Worker, WorkerId, WorkerStatus
+from fetchmld.core.lifecycle import ENDED, RESERVATION, STARTED, TASK, WORKER, Impossible, advance
+from fetchmld.core.model import (
+    Capacity,
+    Reservation,
+    ReservationStatus,
+    Resources,
+    Task,
+    TaskId,
+    TaskStatus,
+    UserId,
+    Worker,
+    WorkerId,
+    WorkerStatus,
+)
 
 
 def _task(status: TaskStatus) -> Task:
@@ -38,6 +50,18 @@ def test_a_worker_moves_as_the_table_says(start: WorkerStatus, to: WorkerStatus)
         with pytest.raises(Impossible, match=f"worker w: {start} cannot become {to}"):
             advance(worker, to)
         assert worker.status == start
+
+
+@pytest.mark.parametrize(("start", "to"), list(product(RESERVATION, RESERVATION)))
+def test_a_reservation_moves_as_the_table_says(start: ReservationStatus, to: ReservationStatus) -> None:
+    reservation = Reservation("r", 1, UserId("u"), 1, "", 1, 0.0, 0.0, 1.0, 0.0, 1.0, status=start)
+    if to in RESERVATION[start]:
+        advance(reservation, to)
+        assert reservation.status == to
+    else:
+        with pytest.raises(Impossible, match=f"reservation r: {start} cannot become {to}"):
+            advance(reservation, to)
+        assert reservation.status == start
 
 
 def test_every_status_but_the_first_can_be_reached_and_every_end_is_final() -> None:

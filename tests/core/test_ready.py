@@ -1,6 +1,7 @@
 """One suite over both queues, and a random walk that compares every answer of the two."""
 
-from collections.abc import Callable
+import random
+from math import inf
 
 import pytest
 from hypothesis import settings
@@ -8,9 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fetchmld._fastqueue import FastQueue
-from fetchmld.core.ready import ANY_GPU_TYPE, NO_GPU, Queue, ReadyQueue, static_key
-
-MakeQueue = Callable[[], Queue]
+from fetchmld.core.ready import ANY_GPU_TYPE, NO_GPU, NO_TASK, Hold, Queue, ReadyQueue, make_queue, static_key
 
 
 @pytest.fixture(params=[ReadyQueue, FastQueue], ids=["twin", "native"])
@@ -19,12 +18,28 @@ def queue(request: pytest.FixtureRequest) -> Queue:
     return made
 
 
+def cores(queue: Queue, worker: int, cpu: int, pool: int = 0) -> None:
+    """A worker with `cpu` cores free, as many batch slots, and nothing else."""
+    queue.set_worker(worker, cpu, 0, cpu, 0, [], pool)
+
+
+def cores_shape(queue: Queue, cpu: int, nodes: int = 1, limit_s: float = 0) -> int:
+    return queue.shape(cpu, 0, 0, 0, False, nodes=nodes, limit_s=limit_s)
+
+
+def spare_cores(worker: int, cpu: int) -> Hold:
+    return (worker, cpu, 0, [], cpu, 0)
+
+
+# -- the order
+
+
 def test_higher_key_starts_first_and_ties_go_by_submission(queue: Queue) -> None:
-    one_core = queue.shape(1, 0, 0, 0, False)
+    one_core = cores_shape(queue, 1)
     for task, key in [(3, 5.0), (1, 5.0), (2, 7.0)]:
         queue.push(task, one_core, key)
-    queue.set_worker(0, 8, 0, 8, 0, [])
-    assert queue.place(10) == [(2, 0, NO_GPU), (1, 0, NO_GPU), (3, 0, NO_GPU)]
+    cores(queue, 0, 8)
+    assert queue.place(10, 0.0) == ([(2, [(0, NO_GPU)]), (1, [(0, NO_GPU)]), (3, [(0, NO_GPU)])], NO_TASK)
 
 
 def test_order_is_that_of_aged_priority_at_every_moment() -> None:
@@ -36,13 +51,25 @@ def test_order_is_that_of_aged_priority_at_every_moment() -> None:
         assert (aged[0] > aged[1]) == (keys[0] > keys[1])
 
 
-def test_a_blocked_shape_lets_another_start(queue: Queue) -> None:
-    big, small = queue.shape(8, 0, 0, 0, False), queue.shape(1, 0, 0, 0, False)
-    queue.push(1, big, 9.0)
-    queue.push(2, small, 1.0)
-    queue.set_worker(0, 4, 0, 4, 0, [])
-    assert queue.place(10) == [(2, 0, NO_GPU)]
-    assert len(queue) == 1
+def test_no_more_start_than_asked_for(queue: Queue) -> None:
+    shape = cores_shape(queue, 1)
+    for task in range(5):
+        queue.push(task, shape, 0.0)
+    cores(queue, 0, 8)
+    assert [task for task, _ in queue.place(3, 0.0)[0]] == [0, 1, 2]
+    assert queue.place(0, 0.0) == ([], NO_TASK)
+    assert len(queue) == 2
+
+
+def test_position_counts_those_ahead(queue: Queue) -> None:
+    a, b = cores_shape(queue, 1), cores_shape(queue, 2)
+    queue.push(1, a, 3.0)
+    queue.push(2, b, 9.0)
+    queue.push(3, a, 3.0)
+    assert [queue.position(task) for task in (2, 1, 3, 4)] == [0, 1, 2, -1]
+
+
+# -- what fits
 
 
 def test_capacity_that_comes_back_is_used(queue: Queue) -> None:
@@ -50,92 +77,408 @@ def test_capacity_that_comes_back_is_used(queue: Queue) -> None:
     queue.push(1, shape, 0.0)
     queue.push(2, shape, 0.0)
     queue.set_worker(0, 2, 1, 2, 0, [])
-    assert queue.place(10) == [(1, 0, NO_GPU)]
-    assert queue.place(10) == []
+    assert queue.place(10, 0.0) == ([(1, [(0, NO_GPU)])], 2)
+    assert queue.place(10, 0.0) == ([], 2)
     queue.release(0, shape, NO_GPU)
-    assert queue.place(10) == [(2, 0, NO_GPU)]
+    assert queue.place(10, 0.0) == ([(2, [(0, NO_GPU)])], NO_TASK)
 
 
 def test_slots_of_the_two_kinds_do_not_mix(queue: Queue) -> None:
     batch, service = queue.shape(0, 0, 0, 0, False), queue.shape(0, 0, 0, 0, True)
     queue.push(1, batch, 1.0)
-    queue.push(2, batch, 1.0)
-    queue.push(3, service, 0.0)
+    queue.push(2, service, 0.5)
+    queue.push(3, batch, 0.0)
     queue.set_worker(0, 8, 0, 1, 1, [])
-    assert queue.place(10) == [(1, 0, NO_GPU), (3, 0, NO_GPU)]
+    assert queue.place(10, 0.0) == ([(1, [(0, NO_GPU)]), (2, [(0, NO_GPU)])], 3)
 
 
 def test_gpus_of_one_task_are_of_one_type(queue: Queue) -> None:
     any_two = queue.shape(1, 0, 2, ANY_GPU_TYPE, False)
     queue.push(1, any_two, 0.0)
     queue.set_worker(0, 8, 0, 8, 0, [(0, 1), (1, 1)])
-    assert queue.place(1) == []
+    assert queue.place(1, 0.0) == ([], 1)
     queue.set_worker(1, 8, 0, 8, 0, [(1, 2)])
-    assert queue.place(1) == [(1, 1, 1)]
+    assert queue.place(1, 0.0) == ([(1, [(1, 1)])], NO_TASK)
 
 
 def test_gpu_type_is_honoured(queue: Queue) -> None:
     second_type = queue.shape(1, 0, 1, 0b10, False)
     queue.push(1, second_type, 0.0)
     queue.set_worker(0, 8, 0, 8, 0, [(0, 4)])
-    assert queue.place(1) == []
+    assert queue.place(1, 0.0) == ([], 1)
     queue.set_worker(1, 8, 0, 8, 0, [(1, 4)])
-    assert queue.place(1) == [(1, 1, 1)]
+    assert queue.place(1, 0.0) == ([(1, [(1, 1)])], NO_TASK)
+
+
+def test_of_the_types_with_enough_the_one_with_fewest_free_is_used(queue: Queue) -> None:
+    either = queue.shape(1, 0, 2, 0b110, False)
+    queue.set_worker(0, 8, 0, 8, 0, [(0, 2), (1, 4), (2, 3)])
+    queue.push(1, either, 0.0)
+    assert queue.place(1, 0.0) == ([(1, [(0, 2)])], NO_TASK)
+    queue.push(2, queue.shape(1, 0, 1, ANY_GPU_TYPE, False), 0.0)
+    assert queue.place(1, 0.0) == ([(2, [(0, 2)])], NO_TASK)
+
+
+def test_a_gpu_type_beyond_the_mask_is_refused(queue: Queue) -> None:
+    shape = cores_shape(queue, 1)
+    with pytest.raises(ValueError, match=r"bit in 0\.\.63, not 64"):
+        queue.set_worker(0, 1, 0, 1, 0, [(64, 1)])
+    with pytest.raises(ValueError, match=r"bit in 0\.\.63, not 64"):
+        queue.release(0, shape, 64)
+
+
+# -- which worker
 
 
 def test_tightest_fit_keeps_whole_nodes_free(queue: Queue) -> None:
-    cpu_only = queue.shape(2, 0, 0, 0, False)
+    cpu_only = cores_shape(queue, 2)
     queue.set_worker(0, 64, 0, 64, 0, [(0, 8)])
-    queue.set_worker(1, 16, 0, 16, 0, [])
-    queue.set_worker(2, 4, 0, 4, 0, [])
+    cores(queue, 1, 16)
+    cores(queue, 2, 4)
     queue.push(1, cpu_only, 0.0)
-    assert queue.place(1) == [(1, 2, NO_GPU)]
+    assert queue.place(1, 0.0) == ([(1, [(2, NO_GPU)])], NO_TASK)
+
+
+def test_equal_workers_are_taken_by_number(queue: Queue) -> None:
+    for worker in (7, 3, 5):
+        cores(queue, worker, 4)
+    queue.push(1, cores_shape(queue, 2, nodes=2), 0.0)
+    assert queue.place(1, 0.0) == ([(1, [(3, NO_GPU), (5, NO_GPU)])], NO_TASK)
+
+
+def test_equally_tight_workers_are_taken_by_number_whatever_else_they_have(queue: Queue) -> None:
+    for worker, memory_gb in [(4, 1), (2, 64), (3, 8), (1, 0)]:
+        queue.set_worker(worker, 4, memory_gb, 4, 0, [])
+    queue.shape(1, 32, 0, 0, False)
+    queue.push(1, queue.shape(1, 1, 0, 0, False, nodes=3), 0.0)
+    assert queue.place(1, 0.0) == ([(1, [(2, NO_GPU), (3, NO_GPU), (4, NO_GPU)])], NO_TASK)
+
+
+def test_preferred_workers_come_first_and_excluded_ones_never(queue: Queue) -> None:
+    for worker, cpu in [(0, 2), (1, 4), (2, 8), (3, 16)]:
+        cores(queue, worker, cpu)
+    queue.push(1, queue.shape(1, 0, 0, 0, False, nodes=3, excluded=[0], preferred=[3, 2, 9]), 0.0)
+    assert queue.place(1, 0.0) == ([(1, [(2, NO_GPU), (3, NO_GPU), (1, NO_GPU)])], NO_TASK)
+
+
+def test_a_shape_is_the_same_for_the_same_request_only(queue: Queue) -> None:
+    plain = queue.shape(1, 2, 0, 7, False)
+    assert plain == queue.shape(1, 2, 0, 0, False)
+    assert queue.shape(1, 2, 0, 0, False, excluded=[3, 1]) == queue.shape(1, 2, 0, 0, False, excluded=(1, 3, 1))
+    others = [
+        queue.shape(1, 2, 0, 0, True),
+        queue.shape(1, 2, 0, 0, False, nodes=2),
+        queue.shape(1, 2, 0, 0, False, pool=1),
+        queue.shape(1, 2, 0, 0, False, limit_s=64),
+        queue.shape(1, 2, 0, 0, False, excluded=[1]),
+        queue.shape(1, 2, 0, 0, False, preferred=[1]),
+    ]
+    assert len({plain, *others}) == 7
+
+
+def test_a_worker_that_is_set_again_has_what_was_said_last(queue: Queue) -> None:
+    cores(queue, 0, 8)
+    cores(queue, 0, 1)
+    queue.push(1, cores_shape(queue, 2), 0.0)
+    assert queue.place(1, 0.0) == ([], 1)
+
+
+def test_a_dropped_worker_gets_nothing(queue: Queue) -> None:
+    shape = cores_shape(queue, 1)
+    cores(queue, 0, 8)
+    queue.drop_worker(0)
+    queue.release(0, shape, NO_GPU)
+    queue.drop_worker(5)
+    queue.push(1, shape, 0.0)
+    assert queue.place(1, 0.0) == ([], 1)
+
+
+# -- gangs
+
+
+def test_a_gang_gets_distinct_workers_or_none(queue: Queue) -> None:
+    gang = cores_shape(queue, 2, nodes=2)
+    cores(queue, 0, 8)
+    queue.push(1, gang, 0.0)
+    assert queue.place(1, 0.0) == ([], 1)
+    cores(queue, 1, 2)
+    assert queue.place(1, 0.0) == ([(1, [(1, NO_GPU), (0, NO_GPU)])], NO_TASK)
+
+
+def test_each_node_of_a_gang_is_given_back_for_itself(queue: Queue) -> None:
+    gang = cores_shape(queue, 2, nodes=2)
+    cores(queue, 0, 2)
+    cores(queue, 1, 2)
+    queue.push(1, gang, 0.0)
+    queue.push(2, gang, 0.0)
+    assert queue.place(2, 0.0)[1] == 2
+    queue.release(0, gang, NO_GPU)
+    assert queue.place(2, 0.0) == ([], 2)
+    queue.release(1, gang, NO_GPU)
+    assert queue.place(2, 0.0) == ([(2, [(0, NO_GPU), (1, NO_GPU)])], NO_TASK)
+
+
+def test_a_gang_of_no_nodes_is_refused(queue: Queue) -> None:
+    with pytest.raises(ValueError, match="at least 1 node, not 0"):
+        queue.shape(1, 0, 0, 0, False, nodes=0)
+
+
+# -- pools
+
+
+def test_capacity_of_a_pool_is_for_its_shapes_only(queue: Queue) -> None:
+    common, reserved = queue.shape(1, 0, 0, 0, False), queue.shape(1, 0, 0, 0, False, pool=7)
+    cores(queue, 0, 1, pool=7)
+    queue.push(1, common, 1.0)
+    assert queue.place(5, 0.0) == ([], 1)
+    queue.skip(1)
+    queue.push(2, reserved, 0.0)
+    assert queue.place(5, 0.0) == ([(2, [(0, NO_GPU)])], NO_TASK)
+    queue.release(0, reserved, NO_GPU)
+    assert queue.place(5, 0.0) == ([], NO_TASK)
+
+
+def test_a_worker_leaves_one_pool_or_all(queue: Queue) -> None:
+    common, reserved = queue.shape(1, 0, 0, 0, False), queue.shape(1, 0, 0, 0, False, pool=7)
+    cores(queue, 0, 2)
+    cores(queue, 0, 2, pool=7)
+    queue.drop_worker(0, 7)
+    queue.push(1, reserved, 1.0)
+    queue.push(2, common, 0.0)
+    assert queue.place(5, 0.0) == ([], 1)
+    queue.remove(1)
+    assert queue.place(5, 0.0) == ([(2, [(0, NO_GPU)])], NO_TASK)
+    queue.drop_worker(0)
+    queue.push(3, common, 0.0)
+    assert queue.place(5, 0.0) == ([], 3)
+
+
+# -- blocked, planned, skipped
+
+
+def test_the_first_that_does_not_fit_is_reported(queue: Queue) -> None:
+    big, small = cores_shape(queue, 8), cores_shape(queue, 1)
+    queue.push(1, big, 5.0)
+    queue.push(2, small, 9.0)
+    queue.push(3, small, 1.0)
+    cores(queue, 0, 4)
+    assert queue.place(10, 0.0) == ([(2, [(0, NO_GPU)])], 1)
+
+
+def test_later_ones_use_what_the_plan_spares(queue: Queue) -> None:
+    big, small = cores_shape(queue, 4), cores_shape(queue, 1)
+    queue.push(1, big, 9.0)
+    for task in (2, 3, 4):
+        queue.push(task, small, 1.0)
+    cores(queue, 0, 3)
+    cores(queue, 1, 1)
+    queue.plan(1, 100.0, [spare_cores(0, 1)])
+    assert queue.planned() == 1
+    assert queue.place(10, 0.0) == ([(2, [(1, NO_GPU)]), (3, [(0, NO_GPU)])], NO_TASK)
+    assert queue.place(10, 0.0) == ([], NO_TASK)
+
+
+def test_who_ends_before_the_plan_may_use_all_of_it_and_spends_no_spare(queue: Queue) -> None:
+    queue.push(1, cores_shape(queue, 4), 9.0)
+    queue.push(2, cores_shape(queue, 2, limit_s=100), 2.0)
+    queue.push(3, cores_shape(queue, 1), 1.0)
+    cores(queue, 0, 3)
+    queue.plan(1, 100.0, [spare_cores(0, 1)])
+    assert queue.place(10, 0.0) == ([(2, [(0, NO_GPU)]), (3, [(0, NO_GPU)])], NO_TASK)
+
+
+def test_time_runs_out_for_backfill(queue: Queue) -> None:
+    queue.push(1, cores_shape(queue, 4), 9.0)
+    queue.push(2, cores_shape(queue, 1, limit_s=100), 1.0)
+    cores(queue, 0, 3)
+    queue.plan(1, 100.0, [spare_cores(0, 0)])
+    assert queue.place(10, 0.5) == ([], NO_TASK)
+    assert queue.place(10, 0.0) == ([(2, [(0, NO_GPU)])], NO_TASK)
+
+
+def test_a_plan_without_a_time_gathers_whatever_limits_say(queue: Queue) -> None:
+    shape = cores_shape(queue, 1, limit_s=1)
+    queue.push(1, cores_shape(queue, 4), 9.0)
+    queue.push(2, shape, 1.0)
+    cores(queue, 0, 3)
+    queue.plan(1, inf, [spare_cores(0, 0)])
+    assert queue.place(10, 0.0) == ([], NO_TASK)
+    queue.release(0, shape, NO_GPU)
+    assert queue.place(10, 0.0)[0] == [(1, [(0, NO_GPU)])]
+    assert queue.planned() == NO_TASK
+
+
+def test_spare_counts_each_thing(queue: Queue) -> None:
+    queue.push(1, queue.shape(9, 9, 0, 0, False), 9.0)
+    queue.set_worker(0, 8, 8, 8, 8, [(0, 2), (1, 4)])
+    refused = [
+        queue.shape(3, 0, 0, 0, False),
+        queue.shape(1, 3, 0, 0, False),
+        queue.shape(1, 1, 3, ANY_GPU_TYPE, False),
+        queue.shape(1, 1, 1, 0b01, False),
+        queue.shape(1, 1, 0, 0, True),
+    ]
+    for task, shape in enumerate(refused, start=2):
+        queue.push(task, shape, 1.0)
+    queue.push(9, queue.shape(1, 1, 1, ANY_GPU_TYPE, False), 0.0)
+    queue.plan(1, inf, [(0, 2, 2, [(0, 0), (1, 2)], 2, 0)])
+    assert queue.place(10, 0.0) == ([(9, [(0, 1)])], NO_TASK)
+
+
+def test_another_pool_is_not_bound_by_the_plan(queue: Queue) -> None:
+    queue.push(1, cores_shape(queue, 4), 9.0)
+    queue.push(2, queue.shape(1, 0, 0, 0, False, pool=3), 1.0)
+    cores(queue, 0, 3)
+    cores(queue, 0, 1, pool=3)
+    queue.plan(1, inf, [spare_cores(0, 0)])
+    assert queue.place(10, 0.0) == ([(2, [(0, NO_GPU)])], NO_TASK)
+    assert queue.planned() == 1
+
+
+def test_who_comes_before_the_planned_one_is_not_bound_and_voids_the_plan(queue: Queue) -> None:
+    small = cores_shape(queue, 1)
+    queue.push(1, cores_shape(queue, 4), 5.0)
+    cores(queue, 0, 3)
+    cores(queue, 1, 1)
+    queue.plan(1, inf, [spare_cores(0, 0)])
+    queue.push(2, small, 9.0)
+    assert queue.place(10, 0.0) == ([(2, [(1, NO_GPU)])], NO_TASK)
+    assert queue.planned() == 1
+    queue.push(3, small, 9.0)
+    assert queue.place(10, 0.0) == ([(3, [(0, NO_GPU)])], 1)
+    assert queue.planned() == NO_TASK
+
+
+def test_who_comes_before_the_planned_one_is_reported(queue: Queue) -> None:
+    queue.push(1, cores_shape(queue, 4), 5.0)
+    cores(queue, 0, 3)
+    queue.plan(1, inf, [spare_cores(0, 3)])
+    queue.push(2, cores_shape(queue, 5), 9.0)
+    queue.push(3, cores_shape(queue, 6), 1.0)
+    assert queue.place(10, 0.0) == ([], 2)
+    queue.plan(2, inf, [])
+    assert queue.planned() == 2
+    assert queue.place(10, 0.0) == ([], NO_TASK)
+
+
+def test_a_plan_ends_with_its_task_or_when_told(queue: Queue) -> None:
+    queue.push(1, cores_shape(queue, 4), 5.0)
+    queue.push(2, cores_shape(queue, 1), 1.0)
+    cores(queue, 0, 1)
+    queue.plan(1, inf, [spare_cores(0, 0)])
+    queue.unplan()
+    assert queue.place(10, 0.0) == ([], 1)
+    queue.plan(1, inf, [spare_cores(0, 0)])
+    queue.remove(1)
+    assert queue.planned() == NO_TASK
+    assert queue.place(10, 0.0) == ([(2, [(0, NO_GPU)])], NO_TASK)
+
+
+def test_a_hopeless_shape_is_walked_past_until_the_workers_change(queue: Queue) -> None:
+    huge, small = cores_shape(queue, 64), cores_shape(queue, 1)
+    queue.push(1, huge, 9.0)
+    queue.push(2, small, 1.0)
+    queue.push(3, small, 0.0)
+    cores(queue, 0, 1)
+    assert queue.place(10, 0.0) == ([], 1)
+    queue.skip(1)
+    assert queue.place(10, 0.0) == ([(2, [(0, NO_GPU)])], 3)
+    queue.release(0, small, NO_GPU)
+    assert queue.place(1, 0.0) == ([(3, [(0, NO_GPU)])], NO_TASK)
+    cores(queue, 1, 2)
+    assert queue.place(10, 0.0) == ([], 1)
+    queue.skip(1)
+    queue.drop_worker(1)
+    assert queue.place(10, 0.0) == ([], 1)
+
+
+def test_a_task_is_planned_or_hopeless_not_both(queue: Queue) -> None:
+    huge = cores_shape(queue, 64)
+    queue.push(1, huge, 9.0)
+    queue.push(2, huge, 8.0)
+    cores(queue, 0, 1)
+    queue.plan(1, inf, [])
+    queue.skip(2)
+    assert queue.planned() == NO_TASK
+    queue.plan(1, inf, [])
+    queue.unplan()
+    assert queue.place(10, 0.0) == ([], 1)
+
+
+# -- in and out
 
 
 def test_removed_tasks_never_start(queue: Queue) -> None:
-    shape = queue.shape(1, 0, 0, 0, False)
+    shape = cores_shape(queue, 1)
     for task in range(200):
         queue.push(task, shape, float(task))
     for task in range(1, 200):
         assert queue.remove(task)
     assert not queue.remove(7)
-    queue.set_worker(0, 500, 0, 500, 0, [])
-    assert queue.place(500) == [(0, 0, NO_GPU)]
+    cores(queue, 0, 500)
+    assert queue.place(500, 0.0) == ([(0, [(0, NO_GPU)])], NO_TASK)
     assert len(queue) == 0
 
 
 def test_a_removed_task_may_come_back_with_another_key(queue: Queue) -> None:
-    shape = queue.shape(1, 0, 0, 0, False)
+    shape = cores_shape(queue, 1)
     queue.push(1, shape, 9.0)
     queue.push(2, shape, 5.0)
     queue.remove(1)
     queue.push(1, shape, 1.0)
-    queue.set_worker(0, 8, 0, 8, 0, [])
-    assert [task for task, _, _ in queue.place(8)] == [2, 1]
+    cores(queue, 0, 8)
+    assert [task for task, _ in queue.place(8, 0.0)[0]] == [2, 1]
 
 
-def test_position_counts_those_ahead(queue: Queue) -> None:
-    a, b = queue.shape(1, 0, 0, 0, False), queue.shape(2, 0, 0, 0, False)
-    queue.push(1, a, 3.0)
-    queue.push(2, b, 9.0)
-    queue.push(3, a, 3.0)
-    assert [queue.position(task) for task in (2, 1, 3, 4)] == [0, 1, 2, -1]
+def test_tasks_that_come_and_go_as_they_were_start_once(queue: Queue) -> None:
+    shape = cores_shape(queue, 1)
+    for _ in range(5):
+        for task in range(100):
+            queue.push(task, shape, float(task % 7))
+        for task in range(100):
+            queue.remove(task)
+    for task in range(100):
+        queue.push(task, shape, float(task % 7))
+    for task in range(0, 100, 2):
+        queue.remove(task)
+    cores(queue, 0, 500)
+    assert sorted(task for task, _ in queue.place(500, 0.0)[0]) == list(range(1, 100, 2))
 
 
-def test_a_dropped_worker_gets_nothing(queue: Queue) -> None:
-    shape = queue.shape(1, 0, 0, 0, False)
-    queue.set_worker(0, 8, 0, 8, 0, [])
-    queue.drop_worker(0)
-    queue.release(0, shape, NO_GPU)
-    queue.push(1, shape, 0.0)
-    assert queue.place(1) == []
-
-
-def test_a_task_is_queued_once(queue: Queue) -> None:
-    shape = queue.shape(1, 0, 0, 0, False)
+def test_what_makes_no_sense_is_refused(queue: Queue) -> None:
+    shape = cores_shape(queue, 1)
     queue.push(1, shape, 0.0)
     with pytest.raises(ValueError, match="task 1 is in the queue already"):
         queue.push(1, shape, 1.0)
+    with pytest.raises(ValueError, match="key of task 2 is not a number"):
+        queue.push(2, shape, float("nan"))
+    for wrong in (1, -1):
+        with pytest.raises(IndexError, match=f"no shape {wrong}"):
+            queue.push(2, wrong, 1.0)
+        with pytest.raises(IndexError, match=f"no shape {wrong}"):
+            queue.release(0, wrong, NO_GPU)
+    with pytest.raises(ValueError, match="task 2 is not in the queue"):
+        queue.plan(2, 0.0, [])
+    with pytest.raises(ValueError, match="task 2 is not in the queue"):
+        queue.skip(2)
+    with pytest.raises(ValueError, match="number from 0 on, not -1"):
+        cores(queue, -1, 1)
+    queue.drop_worker(-1)
+    queue.release(-1, shape, NO_GPU)
+    assert len(queue) == 1
+
+
+def test_the_native_queue_is_the_one_in_use() -> None:
+    assert isinstance(make_queue(), FastQueue)
+
+
+# -- both at once
+
+
+counts = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4)), max_size=3, unique_by=lambda pair: pair[0])
+workers = st.integers(0, 5)
+some_workers = st.lists(workers, max_size=2)
+pools = st.sampled_from([0, 0, 0, 1])
 
 
 class Twins(RuleBasedStateMachine):
@@ -144,68 +487,174 @@ class Twins(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.twin, self.native = ReadyQueue(), FastQueue()
+        self.both: tuple[Queue, Queue] = (self.twin, self.native)
         self.next_task = 0
+        self.now = 0.0
         self.running: list[tuple[int, int, int]] = []  # (worker, shape, GPU type)
         self.shape_of: dict[int, int] = {}
 
     @rule(
-        cpu=st.integers(0, 4),
-        memory=st.integers(0, 4),
-        gpu=st.integers(0, 3),
-        types=st.sampled_from([ANY_GPU_TYPE, 0b01, 0b10, 0b11]),
-        service=st.booleans(),
-        key=st.sampled_from([0.0, 1.0, 2.5]),
+        asked=st.tuples(
+            st.integers(0, 4),
+            st.integers(0, 4),
+            st.integers(0, 3),
+            st.sampled_from([ANY_GPU_TYPE, 0b01, 0b10, 0b110]),
+            st.booleans(),
+        ),
+        nodes=st.sampled_from([1, 1, 2, 3]),
+        pool=pools,
+        limit_s=st.sampled_from([0, 1, 4]),
+        excluded=some_workers,
+        preferred=some_workers,
+        keys=st.lists(st.sampled_from([0.0, 1.0, 2.5, 4.0]), min_size=1, max_size=4),
     )
-    def submit(self, cpu: int, memory: int, gpu: int, types: int, service: bool, key: float) -> None:
-        shape = self.twin.shape(cpu, memory, gpu, types, service)
-        assert shape == self.native.shape(cpu, memory, gpu, types, service)
-        for queue in (self.twin, self.native):
-            queue.push(self.next_task, shape, key)
-        self.shape_of[self.next_task] = shape
-        self.next_task += 1
+    def submit(
+        self,
+        asked: tuple[int, int, int, int, bool],
+        nodes: int,
+        pool: int,
+        limit_s: float,
+        excluded: list[int],
+        preferred: list[int],
+        keys: list[float],
+    ) -> None:
+        shape, same = (queue.shape(*asked, nodes, pool, limit_s, excluded, preferred) for queue in self.both)
+        assert shape == same
+        for key in keys:
+            for queue in self.both:
+                queue.push(self.next_task, shape, key)
+            self.shape_of[self.next_task] = shape
+            self.next_task += 1
 
-    @rule(task=st.integers(0, 60))
-    def cancel(self, task: int) -> None:
-        assert self.twin.remove(task) == self.native.remove(task)
+    @rule(which=st.integers(0, 80), key=st.sampled_from([0.0, 1.0, 2.5, 5.0]), again=st.booleans())
+    def cancel_or_change(self, which: int, key: float, again: bool) -> None:
+        was_in = self.twin.remove(which)
+        assert was_in == self.native.remove(which)
+        if was_in and again:
+            for queue in self.both:
+                queue.push(which, self.shape_of[which], key)
 
     @rule(
-        worker=st.integers(0, 4),
+        worker=workers,
         cpu=st.integers(0, 8),
         memory=st.integers(0, 8),
-        slots=st.tuples(st.integers(0, 3), st.integers(0, 2)),
-        gpus=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 4)), max_size=2, unique_by=lambda pair: pair[0]),
+        slots=st.tuples(st.integers(0, 4), st.integers(0, 2)),
+        gpus=counts,
+        pool=pools,
     )
-    def join(self, worker: int, cpu: int, memory: int, slots: tuple[int, int], gpus: list[tuple[int, int]]) -> None:
-        self.running = [held for held in self.running if held[0] != worker]
-        for queue in (self.twin, self.native):
-            queue.set_worker(worker, cpu, memory, *slots, gpus)
+    def join(
+        self, worker: int, cpu: int, memory: int, slots: tuple[int, int], gpus: list[tuple[int, int]], pool: int
+    ) -> None:
+        for queue in self.both:
+            queue.set_worker(worker, cpu, memory, *slots, gpus, pool)
 
-    @rule(worker=st.integers(0, 4))
-    def leave(self, worker: int) -> None:
-        self.running = [held for held in self.running if held[0] != worker]
-        for queue in (self.twin, self.native):
-            queue.drop_worker(worker)
+    @rule(worker=workers, pool=st.sampled_from([-1, -1, 0, 1, 2]))
+    def leave(self, worker: int, pool: int) -> None:
+        for queue in self.both:
+            queue.drop_worker(worker, pool)
 
-    @rule(limit=st.integers(1, 5))
-    def place(self, limit: int) -> None:
-        placed = self.twin.place(limit)
-        assert placed == self.native.place(limit)
-        self.running += [(worker, self.shape_of[task], gpu_type) for task, worker, gpu_type in placed]
+    @rule(limit=st.integers(0, 6), step=st.sampled_from([0.0, 0.0, 1.0, 3.0, -2.0]))
+    def place(self, limit: int, step: float) -> None:
+        self.now += step
+        self.placed(limit)
 
-    @rule(which=st.integers(0, 20))
-    def end(self, which: int) -> None:
-        if self.running:
-            held = self.running.pop(which % len(self.running))
-            for queue in (self.twin, self.native):
-                queue.release(*held)
+    @rule(limit=st.integers(3, 20), at=st.sampled_from([1.0, 4.0, inf]), holds=st.data())
+    def place_and_plan(self, limit: int, at: float, holds: st.DataObject) -> None:
+        """As the policy does: plan who is reported, until nobody is."""
+        for _ in range(limit):
+            blocked = self.placed(limit)
+            if blocked == NO_TASK:
+                return
+            self.planned(blocked, self.now + at, holds.draw(st.lists(hold, max_size=3, unique_by=lambda h: h[0])))
 
-    @rule(task=st.integers(0, 60))
+    @rule(task=st.integers(0, 80), at=st.sampled_from([0.0, 2.0, 4.0, inf]), holds=st.data())
+    def plan(self, task: int, at: float, holds: st.DataObject) -> None:
+        if self.twin.position(task) >= 0:
+            self.planned(task, self.now + at, holds.draw(st.lists(hold, max_size=3, unique_by=lambda h: h[0])))
+
+    @rule()
+    def unplan(self) -> None:
+        for queue in self.both:
+            queue.unplan()
+
+    @rule(task=st.integers(0, 80))
+    def skip(self, task: int) -> None:
+        if self.twin.position(task) >= 0:
+            for queue in self.both:
+                queue.skip(task)
+
+    @rule(which=st.lists(st.integers(0, 20), min_size=1, max_size=4))
+    def end(self, which: list[int]) -> None:
+        for one in which:
+            if self.running:
+                held = self.running.pop(one % len(self.running))
+                for queue in self.both:
+                    queue.release(*held)
+
+    @rule(task=st.integers(0, 80))
     def ask(self, task: int) -> None:
         assert self.twin.position(task) == self.native.position(task)
 
     @invariant()
-    def same_length(self) -> None:
+    def same_length_and_plan(self) -> None:
         assert len(self.twin) == len(self.native)
+        assert self.twin.planned() == self.native.planned()
+
+    def placed(self, limit: int) -> int:
+        placed, blocked = self.twin.place(limit, self.now)
+        assert (placed, blocked) == self.native.place(limit, self.now)
+        self.running += [
+            (worker, self.shape_of[task], gpu_type) for task, nodes in placed for worker, gpu_type in nodes
+        ]
+        return blocked
+
+    def planned(self, task: int, at: float, holds: list[Hold]) -> None:
+        for queue in self.both:
+            queue.plan(task, at, holds)
+
+
+hold = st.tuples(workers, st.integers(0, 5), st.integers(0, 5), counts, st.integers(0, 3), st.integers(0, 2))
+
+
+def test_the_twins_agree_on_many_shapes_and_workers() -> None:
+    """More requests than a word has bits, and more kinds of free capacity than the index keeps for so few workers."""
+    dice = random.Random(1)
+    both: tuple[Queue, Queue] = (ReadyQueue(), FastQueue())
+    shape_of: list[int] = []
+    running: list[tuple[int, int, int]] = []
+    for turn in range(300):
+        ask_both(dice, both, shape_of, turn < 150)
+        for _ in range(10):
+            worker, cpu, memory_gb = dice.randrange(30), dice.randrange(2000), dice.randrange(64)
+            for queue in both:
+                queue.set_worker(worker, cpu, memory_gb, 9, 0, [(turn % 5, 4), (7, turn % 9)])
+        for _ in range(min(len(running), dice.randrange(6))):
+            held = running.pop(dice.randrange(len(running)))
+            for queue in both:
+                queue.release(*held)
+        placed, blocked = both[0].place(3, float(turn))
+        assert (placed, blocked) == both[1].place(3, float(turn))
+        running += [(worker, shape_of[task], gpu_type) for task, nodes in placed for worker, gpu_type in nodes]
+        for queue in both if blocked != NO_TASK else ():
+            queue.plan(blocked, turn + 9.0, [spare_cores(worker, 50) for worker in range(0, 30, 2)])
+    assert max(shape_of) > 128
+    assert len(both[0]) < len(shape_of) - 300
+
+
+def ask_both(dice: random.Random, both: tuple[Queue, Queue], shape_of: list[int], is_new: bool) -> None:
+    """Three tasks of any shapes, one of them new if so wished."""
+    if is_new or not shape_of:
+        asked = (dice.randrange(1000), dice.randrange(32), dice.choice([0, 0, 1, 2, 5]), ANY_GPU_TYPE, False)
+        more = (dice.choice([1, 1, 1, 4]), 0, dice.choice([0, 8]), dice.sample(range(30), 2), dice.sample(range(30), 2))
+        shape, same = (queue.shape(*asked, *more) for queue in both)
+        assert shape == same
+    else:
+        shape = max(shape_of)
+    for one in (shape, dice.randrange(shape + 1), dice.randrange(shape + 1)):
+        key = dice.random()
+        for queue in both:
+            queue.push(len(shape_of), one, key)
+        shape_of.append(one)
 
 
 TestTwins = Twins.TestCase

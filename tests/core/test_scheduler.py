@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -11,15 +11,10 @@ from hypothesis import strategies as st
 from fetchmld.core.errors import NotFound
 from fetchmld.core.messages import (
     AcknowledgeEnd,
-    AttemptEnded,
-    CancelRequested,
     DatasetAccessed,
-    Effect,
-    Event,
     ExperimentCreated,
     Fact,
     FactNoted,
-    HeartbeatReceived,
     KeyCreated,
     Launch,
     LiveAttempt,
@@ -28,81 +23,11 @@ from fetchmld.core.messages import (
     Reply,
     StopAttempt,
     TaskSubmitted,
-    TimePassed,
-    WorkerJoined,
 )
-from fetchmld.core.model import Capacity, EndReport, Gpu, TaskId, TaskRequest, TaskView, UserId, WorkerId
-from fetchmld.core.scheduler import Policy, Scheduler
+from fetchmld.core.model import Capacity, Gpu, TaskId, TaskRequest, UserId, WorkerId
+from tests.core.driver import SMALL, W1, W2, WITH_GPUS, Driver, of, replayed
 
-W1, W2 = WorkerId("w1"), WorkerId("w2")
-T = TypeVar("T")
-SMALL = Capacity(cpu=2, memory_gb=4, batch_slots=2, service_slots=1)
-WITH_GPUS = Capacity(8, 32, 8, 1, tuple(Gpu(i, "A100", f"GPU-{i}") for i in range(4)))
-
-
-class Driver:
-    """A scheduler, its clock, its record; every effect is kept, every invariant checked."""
-
-    def __init__(self, policy: Policy | None = None) -> None:
-        self.policy = policy or Policy()
-        self.core = Scheduler(self.policy)
-        self.now = 1000.0
-        self.record: list[Fact] = []
-        self.count = 0
-
-    def do(self, event: Event) -> list[Effect]:
-        effects = self.core.handle(event, self.now)
-        self.record += [effect.fact for effect in effects if isinstance(effect, Persist)]
-        self.core.check()
-        return effects
-
-    @property
-    def at_us(self) -> int:
-        return int(self.now * 1e6) + 7
-
-    def submit(self, name: str = "", user: str = "ada", **request: Any) -> str:
-        self.count += 1
-        task_id = name or f"t{self.count}"
-        self.do(
-            TaskSubmitted(
-                TaskId(task_id),
-                UserId(user),
-                cast(TaskRequest, {"job_name": "job", **request}),
-                self.at_us,
-                ticket=self.count,
-            )
-        )
-        return task_id
-
-    def join(
-        self, worker: WorkerId = W1, capacity: Capacity = SMALL, *attempts: LiveAttempt, boot: str = "boot1"
-    ) -> list[Effect]:
-        return self.do(WorkerJoined(worker, boot, "host", capacity, list(attempts), self.at_us))
-
-    def end(self, task: str, attempt: int = 1, worker: WorkerId = W1, seed: int = 0, **report: Any) -> list[Effect]:
-        return self.do(AttemptEnded(worker, TaskId(task), attempt, 0, cast(EndReport, report), seed, self.at_us))
-
-    def cancel(self, task: str, **more: Any) -> list[Effect]:
-        return self.do(CancelRequested(TaskId(task), UserId("ada"), self.at_us, ticket=99, **more))
-
-    def tick(self, seconds: float) -> list[Effect]:
-        self.now += seconds
-        return self.do(TimePassed(self.at_us))
-
-    def beat(self, worker: WorkerId = W1) -> None:
-        self.do(HeartbeatReceived(worker, self.at_us))
-
-    def view(self, task: str) -> TaskView:
-        view = self.core.view(TaskId(task))
-        assert view is not None
-        return view
-
-    def actions(self) -> list[str]:
-        return [fact.action for fact in self.record]
-
-
-def of(kind: type[T], effects: list[Effect]) -> list[T]:
-    return [effect for effect in effects if isinstance(effect, kind)]
+LARGE = Capacity(8, 32, 8, 1, tuple(Gpu(i, "H100", f"H-{i}") for i in range(4)))
 
 
 @pytest.fixture
@@ -397,23 +322,39 @@ def test_noted_facts_are_recorded(driver: Driver) -> None:
     assert fact.clock_us == int(driver.now * 1e6)
 
 
-def replayed(driver: Driver, facts: list[Fact] | None = None) -> Scheduler:
-    core = Scheduler(driver.policy)
-    core.replay(driver.record if facts is None else facts, driver.now)
-    core.check()
-    return core
+def known(driver: Driver, number: int) -> str:
+    """One of the tasks that were submitted, or one that was not."""
+    return f"t{1 + number % max(1, driver.count)}"
+
+
+def submit_odd(driver: Driver, number: int) -> None:
+    """A request of many kinds; those that are refused are refused."""
+    request: dict[str, Any] = {"cpu": number % 3, "gpu": number % 4, "node_count": 1 + (number % 5 == 0)}
+    if number % 3 == 0:
+        request["time_limit_s"] = 5 * number + 1
+    if number % 4 == 0:
+        request["depends_on"] = [{"task_id": known(driver, number), "condition": ["ok", "any", "failed"][number % 3]}]
+    if number % 7 == 0:
+        request["reservation_id"] = f"r{number % 2}"
+    name = f"t{driver.count + 1}"
+    driver.do(TaskSubmitted(TaskId(name), UserId("ada"), cast(TaskRequest, {"job_name": "j", **request}), driver.at_us))
+    driver.count += name in driver.core.state.tasks or name in driver.core.state.recent
 
 
 STEPS: dict[str, Callable[[Driver, int], object]] = {
     "submit": lambda d, n: d.submit(cpu=n % 3, gpu=n % 2, priority=1 + n % 10, max_retries=n % 2),
+    "odd": submit_odd,
     "join": lambda d, n: d.join([W1, W2][n % 2], [SMALL, WITH_GPUS][n % 2], boot=f"boot{n % 3}"),
-    "cancel": lambda d, n: d.cancel(f"t{1 + n % max(1, d.count)}"),
+    "cancel": lambda d, n: d.cancel(known(d, n)),
     "tick": lambda d, n: d.tick(float(n)),
     "beat": lambda d, n: d.beat([W1, W2][n % 2]),
-    "end": lambda d, n: d.end(f"t{1 + n % max(1, d.count)}", 1 + n % 2, [W1, W2][n % 2], seed=n, exit_code=n % 2),
-    "lost": lambda d, n: d.end(
-        f"t{1 + n % max(1, d.count)}", 1, [W1, W2][n % 2], word="WORKER_LOST", detail="x", infrastructure=True
-    ),
+    "end": lambda d, n: d.end(known(d, n), 1 + n % 2, [W1, W2][n % 2], seed=n, exit_code=n % 2),
+    "lost": lambda d, n: d.end(known(d, n), 1, [W1, W2][n % 2], word="WORKER_LOST", detail="x", infrastructure=True),
+    "drain": lambda d, n: d.drain([W1, W2][n % 2], wanted=n % 3 > 0),
+    "prioritise": lambda d, n: d.reprioritise(known(d, n), 1 + n % 10),
+    "reserve": lambda d, n: d.reserve(f"r{n % 2}", gpu_count=1 + n % 3, seconds=10.0 + n, starts_in_s=float(n % 3 * 5)),
+    "give back": lambda d, n: d.give_back(f"r{n % 2}"),
+    "restart": lambda d, n: setattr(d, "core", replayed(d)),
 }
 
 
@@ -434,14 +375,15 @@ def test_when_faults_stop_everything_that_can_start_starts(steps: list[tuple[str
     for name, number in steps:
         STEPS[name](driver, number)
     driver.core = replayed(driver)
-    driver.join(W1, SMALL, boot="boot0")
-    driver.join(W2, WITH_GPUS, boot="boot1")
-    for _ in range(200):
+    for worker, capacity, boot in ((W1, LARGE, "boot0"), (W2, WITH_GPUS, "boot1")):
+        driver.join(worker, capacity, boot=boot)
+        driver.drain(worker, wanted=False)
+    for _ in range(300):
         driver.tick(1.0)
         driver.beat(W1)
         driver.beat(W2)
         for task_id, task in list(driver.core.state.tasks.items()):
-            for node in task.assignments[:1]:
+            for node in list(task.assignments):
                 driver.end(task_id, task.attempt, WorkerId(node["worker_id"]), exit_code=0)
         if not driver.core.state.tasks:
             return

@@ -40,6 +40,18 @@ async def read_worker(request: web.Request) -> web.Response:
     raise NotFound(f"there is no worker {worker_id[:64]!r}")
 
 
+async def drain(request: web.Request) -> web.Response:
+    """DELETE /v1/scheduler/workers/{workerId}: nothing new goes there, what runs there runs out. Twice is the same."""
+    await request.app[HEAD].drain(request[CALLER], request.match_info["workerId"], True)
+    return web.Response(status=204)
+
+
+async def undrain(request: web.Request) -> web.Response:
+    """POST /v1/scheduler/workers/{workerId}/undrain: it takes work again."""
+    view = await request.app[HEAD].drain(request[CALLER], request.match_info["workerId"], False)
+    return reply(wire.worker(view, await _visible_tasks(request, view)))
+
+
 async def _visible_tasks(request: web.Request, view: WorkerView) -> list[str]:
     """The worker's active tasks that the caller may know of: all, or their own."""
     caller, head = request[CALLER], request.app[HEAD]

@@ -1,13 +1,15 @@
 """Tasks: submit, list, read, cancel."""
 
 import re
-from typing import Any, Final, cast, get_args
+from typing import Annotated, Any, Final, cast, get_args
 
 from aiohttp import web
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
+from typing_extensions import TypedDict
 
 from fetchmld.api import access, query, wire
 from fetchmld.api.answers import reply
-from fetchmld.api.body import read_object
+from fetchmld.api.body import read_object, validate
 from fetchmld.api.context import CALLER, CONFIG, HEAD, INTAKE, STREAMS
 from fetchmld.api.head import Head, TaskQuery
 from fetchmld.core.errors import FetchmlError, Invalid, NotFound
@@ -18,6 +20,16 @@ _STATUSES: Final = cast(tuple[TaskStatus, ...], get_args(TaskStatus))
 _TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
+@with_config(ConfigDict(extra="forbid", strict=True))
+class SetPriority(TypedDict):
+    """The body of PATCH .../priority."""
+
+    priority: Annotated[int, Field(ge=1, le=10)]
+
+
+_SET_PRIORITY: Final[TypeAdapter[SetPriority]] = TypeAdapter(SetPriority)
+
+
 async def create(request: web.Request) -> web.Response:
     """POST /v1/tasks: 201 once the task is on disk."""
     body = await read_object(request)
@@ -26,6 +38,8 @@ async def create(request: web.Request) -> web.Response:
     access.check_priority(caller, asked.get("priority", PRIORITY_DEFAULT), request.app[CONFIG].user_priority_max)
     if experiment_id := asked.get("experiment_id"):
         await _check_experiment(request, experiment_id)
+    for needed in asked.get("depends_on", ()):
+        await _check_dependency(request, needed["task_id"])
     (view,) = await head.submit(caller, [asked])
     return reply(wire.task(view), 201, {"Location": f"/v1/tasks/{view['id']}"})
 
@@ -63,6 +77,22 @@ async def read(request: web.Request) -> web.Response:
     return reply(out)
 
 
+async def explain(request: web.Request) -> web.Response:
+    """GET /v1/tasks/{taskId}/explain: why it is not running, and when it will be."""
+    view = await visible(request)
+    found = await request.app[HEAD].explain(TaskId(view["id"]))
+    return reply(wire.ended_explanation(view) if found is None else wire.explanation(found, request[CALLER]))
+
+
+async def set_priority(request: web.Request) -> web.Response:
+    """PATCH /v1/scheduler/jobs/{jobId}/priority, of a queued or a running task."""
+    given: SetPriority = validate(_SET_PRIORITY, await read_object(request))
+    view = await visible(request, "jobId")
+    caller = request[CALLER]
+    access.check_priority(caller, given["priority"], request.app[CONFIG].user_priority_max)
+    return reply(wire.task(await request.app[HEAD].set_priority(caller, TaskId(view["id"]), given["priority"])))
+
+
 async def delete(request: web.Request) -> web.Response:
     """DELETE /v1/tasks/{taskId}: cancels a live task, takes an ended one out of the listings."""
     view = await visible(request)
@@ -70,9 +100,9 @@ async def delete(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-async def visible(request: web.Request) -> TaskView:
-    """The task that the path names, if the caller may know of it. Raises NotFound."""
-    task_id = request.match_info["taskId"]
+async def visible(request: web.Request, name: str = "taskId") -> TaskView:
+    """The task that the path's part `name` names, if the caller may know of it. Raises NotFound."""
+    task_id = request.match_info[name]
     if not _TASK_ID.fullmatch(task_id):
         raise access.no_such_task(task_id)
     return access.seen(request[CALLER], task_id, await request.app[HEAD].task(TaskId(task_id)))
@@ -100,6 +130,13 @@ async def _check_experiment(request: web.Request, experiment_id: str) -> None:
         if found["id"] == experiment_id and (access.sees_all(caller) or found["user_id"] == caller.user_id):
             return
     raise Invalid(f"experiment_id: there is no experiment {experiment_id!r}")
+
+
+async def _check_dependency(request: web.Request, task_id: str) -> None:
+    """A task may depend on those that its submitter may know of."""
+    caller, found = request[CALLER], await request.app[HEAD].task(TaskId(task_id))
+    if found is None or not (access.sees_all(caller) or found["user_id"] == caller.user_id):
+        raise Invalid(f"depends_on: there is no task {task_id!r}")
 
 
 async def _add_output(out: dict[str, Any], head: Head, view: TaskView) -> None:

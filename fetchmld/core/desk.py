@@ -1,0 +1,100 @@
+"""What every part of the scheduler works at: the state, the capacity, the settings, and the effects of the event at hand.
+
+A decision becomes true here: `persist` applies a fact to the state at once, by the same fold as a replay, and asks for it
+to be made durable. Decides nothing itself.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fetchmld.core.errors import FetchmlError
+from fetchmld.core.messages import Effect, EventType, Fact, Persist, Reply, TaskChanged
+from fetchmld.core.model import EndReport, Resources, Task, TaskId, Worker
+from fetchmld.core.placement import Placement
+from fetchmld.core.ready import Queue
+from fetchmld.core.reservations import Holds
+from fetchmld.core.state import State
+
+
+@dataclass(slots=True, frozen=True)
+class Policy:
+    """The settings that decide. Times in seconds of the logical clock."""
+
+    ageing_tau_s: float = 600.0
+    suspect_after_s: float = 3.0
+    offline_after_s: float = 15.0
+    requeue_after_s: float = 600.0
+    grace_s: float = 10.0  # between the SIGTERM and the SIGKILL of a stopped task
+    reservation_lead_s: float = 3600.0  # how long before its start a reservation gathers
+    user_gpus_max: int = 0  # GPUs that one user may have reserved at a time; 0: any number
+    unsatisfiable: Literal["queue", "fail"] = "queue"  # what happens to a request that no worker could ever meet
+
+
+class Desk:
+    """One event at a time: `begin` it, let the parts do their work, and take its `effects`."""
+
+    def __init__(self, policy: Policy, queue: Queue | None = None) -> None:
+        self.policy = policy
+        self.state = State()
+        self.holds = Holds(self.state, policy.reservation_lead_s)
+        self.placement = Placement(self.state, self.holds, policy.ageing_tau_s, policy.grace_s, queue)
+        self.effects: list[Effect] = []
+        self.now = 0.0
+        self.able: dict[Resources, list[Worker]] = {}  # what `explain` found out since the last event
+        self.due: deque[TaskId] = deque()  # tasks that may be eligible now, or never: something they wait for ended
+
+    def begin(self, now: float) -> None:
+        self.now = now
+        self.effects = []
+        self.able.clear()
+
+    def persist(self, fact: Fact) -> None:
+        """Make `fact` true, and ask for it to be made durable."""
+        fact.clock_us = int(self.now * 1e6)
+        self.state.apply(fact)
+        self.effects.append(Persist(fact))
+
+    def record(
+        self,
+        event: Any,
+        event_type: EventType,
+        action: str,
+        resource: str,
+        user_id: str,
+        metadata: dict[str, Any],
+        *,
+        error: str = "",
+        ip: str = "",
+    ) -> None:
+        """`persist` a fact that follows from what `event` says, at its wall time."""
+        self.persist(Fact(event_type, action, resource, user_id, not error, ip, error, metadata, event.at_us))
+
+    def finish(
+        self, task: Task, action: str, error: str, report: EndReport, at_us: int, by: str = "", ip: str = ""
+    ) -> None:
+        """The task is over. Who depends on it becomes due."""
+        self.due.extend(self.state.dependents.get(task.id, ()))
+        metadata: dict[str, Any] = {"attempt": task.attempt, "report": report}
+        if by:
+            metadata["by"] = by
+        self.persist(Fact("job_completed", action, task.id, task.user_id, not error, ip, error, metadata, at_us))
+        self.effects.append(TaskChanged(task.id))
+
+    def reply(self, ticket: int, value: Any = None) -> None:
+        if ticket:
+            self.effects.append(Reply(ticket, value))
+
+    def fail(self, ticket: int, error: FetchmlError) -> None:
+        if ticket:
+            self.effects.append(Reply(ticket, error=error))
+
+    def changed(self, task_id: TaskId) -> None:
+        self.effects.append(TaskChanged(task_id))
+
+    def aged(self, task: Task) -> float:
+        """The task's aged priority now, as it was at its start once it has started; never below its priority."""
+        if task.status != "queued":
+            return max(task.aged_at_start, float(task.priority))
+        since = self.now if task.waits_for else task.submit_t  # who is held does not age
+        return task.priority + max(0.0, self.now - since) / self.policy.ageing_tau_s

@@ -1,0 +1,45 @@
+"""The ends of attempts that run on several nodes: all or none.
+
+One member that fails or is lost ends the attempt on all of them; the attempt is over once every node has reported its end
+or was lost. Until then no end is acknowledged, so that after a crash of ours each worker tells us again: nothing here is
+durable.
+"""
+
+from fetchmld.core.model import EndReport, Task, TaskId, WorkerId
+
+
+class Gangs:
+    """The reports of members whose attempt is not over on all nodes."""
+
+    def __init__(self) -> None:
+        self._reports: dict[TaskId, dict[WorkerId, EndReport]] = {}  # in order of arrival
+
+    def note(self, task: Task, worker_id: WorkerId, report: EndReport) -> bool:
+        """One node's end. True if it is news."""
+        reports = self._reports.setdefault(task.id, {})
+        if worker_id in reports:
+            return False
+        reports[worker_id] = report
+        return True
+
+    def running(self, task: Task) -> list[WorkerId]:
+        """The nodes that have not ended."""
+        reports = self._reports.get(task.id, {})
+        return [w for node in task.assignments if (w := WorkerId(node["worker_id"])) not in reports]
+
+    def failure(self, task: Task) -> tuple[WorkerId, EndReport] | None:
+        """The first end that was not a success."""
+        reports = self._reports.get(task.id, {})
+        return next(((w, r) for w, r in reports.items() if not is_success(r)), None)
+
+    def close(self, task: Task) -> tuple[WorkerId, EndReport]:
+        """All have ended: the report that decides, and whose it is. That of the first failure, else of rank 0."""
+        first = WorkerId(task.assignments[0]["worker_id"])
+        decisive = self.failure(task) or (first, self._reports[task.id][first])
+        del self._reports[task.id]
+        return decisive
+
+
+def is_success(report: EndReport) -> bool:
+    """Whether the program ended by itself, with status 0."""
+    return not (report.get("word") or report.get("signal") or report.get("exit_code", 0))

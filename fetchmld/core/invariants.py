@@ -1,0 +1,68 @@
+"""What must hold after every event. Asserted in tests and in the simulator; too slow for a live scheduler."""
+
+from fetchmld.core.desk import Desk
+from fetchmld.core.lifecycle import STARTED
+from fetchmld.core.model import Task, Worker
+from fetchmld.core.plan import make_plan
+from fetchmld.core.waiting import Waiting
+
+
+def check(desk: Desk, waiting: Waiting) -> None:
+    """Assert every invariant of the state."""
+    state = desk.state
+    for worker in state.workers.values():
+        _check_worker(desk, worker)
+        _check_holds(desk, worker)
+    for task in state.tasks.values():
+        _check_task(desk, task)
+    queued = [task for task in state.tasks.values() if task.status == "queued"]
+    ready = [task for task in queued if not task.waits_for and not task.doomed and task.id not in waiting.held]
+    due = {task_id for task_id in desk.due if task_id in state.tasks}
+    assert len(desk.placement) == sum(task.id not in due for task in ready), "the queue is not the state"
+    _check_plan(desk)
+
+
+def _check_plan(desk: Desk) -> None:
+    """Whoever is planned does not fit now: no startable task waits."""
+    planned = desk.placement.planned()
+    if planned is not None:
+        plan = make_plan(planned.task.resources, desk.placement.candidates(planned.task, desk.now))
+        assert plan is None or plan.at > 0.0, f"task {planned.task.id} fits on {plan} and waits"
+
+
+def _check_task(desk: Desk, task: Task) -> None:
+    assert task.id not in desk.state.recent, f"task {task.id} is live and ended"
+    assert (task.status in STARTED) == bool(task.assignments), f"task {task.id}: {task.status}, {task.assignments}"
+    assert task.attempt >= (task.status in STARTED), f"task {task.id} runs without an attempt number"
+    if task.status in STARTED:
+        nodes = [node["worker_id"] for node in task.assignments]
+        assert len(nodes) == len(set(nodes)) == task.resources.node_count, f"task {task.id}: not all its nodes: {nodes}"
+        sizes = {len(node["gpus"]) for node in task.assignments}
+        assert sizes == {task.resources.gpu}, f"task {task.id}: {sizes} GPUs per node, not {task.resources.gpu}"
+    for needed in task.waits_for:
+        assert needed in desk.state.tasks, f"task {task.id} waits for {needed}, which is over"
+
+
+def _check_worker(desk: Desk, worker: Worker) -> None:
+    tasks = [desk.state.tasks[task_id] for task_id in worker.tasks]
+    nodes = [(task, node) for task in tasks for node in task.assignments if node["worker_id"] == worker.id]
+    indices = [index for _, node in nodes for index in node["gpus"]]
+    assert len(indices) == len(set(indices)), f"worker {worker.id}: a GPU is held twice: {sorted(indices)}"
+    assert not worker.gpus_free & set(indices), f"worker {worker.id}: a held GPU counts as free"
+    cpu = sum(task.resources.cpu for task, _ in nodes)
+    assert worker.cpu_free + cpu == worker.capacity.cpu, f"worker {worker.id}: cores do not add up"
+    batch = sum(task.resources.kind == "batch" for task, _ in nodes)
+    assert worker.batch_free + batch == worker.capacity.batch_slots, f"worker {worker.id}: slots do not add up"
+
+
+def _check_holds(desk: Desk, worker: Worker) -> None:
+    """Reserved + running <= capacity, for each GPU."""
+    seen: set[int] = set()
+    for reservation, target in desk.holds.of(worker.id):
+        assert not seen & target.idle, f"worker {worker.id}: a GPU is reserved twice"
+        seen |= target.idle
+        used = desk.holds.used(reservation, worker).gpus[""]
+        assert len(target.idle) + used <= max(reservation.gpu_count, used), f"{reservation.id} holds too much"
+        assert reservation.status != "expired", f"{reservation.id} is over and holds {target.idle} on {worker.id}"
+    if desk.placement.is_open(worker.id):
+        assert seen <= worker.gpus_free, f"worker {worker.id}: reserved GPUs {seen} are not free"

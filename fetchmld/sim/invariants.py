@@ -1,0 +1,269 @@
+"""What must hold after every event, looked at from outside: the record, the nodes and the head beside each other.
+
+`core.check()` asserts what the scheduler's state can say of itself; here is what only a look at everything at once can
+tell. A failure is an AssertionError that names the rule.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Final
+
+from fetchmld.core.lifecycle import STARTED
+from fetchmld.core.messages import Effect, Event, Fact, HeartbeatReceived, Launch, Persist, TimePassed
+from fetchmld.core.model import Resources, Task, TaskId, Worker, WorkerId
+from fetchmld.core.scheduler import Scheduler
+from fetchmld.core.state import State
+from fetchmld.sim.head import Watcher
+from fetchmld.sim.node import Node
+from fetchmld.sim.runner import Process
+
+OVER: Final = frozenset({"reservation.expire", "reservation.release"})
+ENDS: Final = frozenset({"task.completed", "task.failed", "task.cancelled"})
+PRIORITY_MAX: Final = 10
+HOLD_SLACK_US: Final = 2  # facts round times down
+FULL_EVERY: Final = 256  # commits between two looks at the whole durable state
+
+
+class Rules(Watcher):
+    """The judge. `nodes` and `tau_s` are set by the cluster that it watches."""
+
+    def __init__(self, tau_s: float) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.shadow = State()  # folded from what is durable, by nobody but us
+        self.events = self.starts = self.commits = 0
+        self._tau_s = tau_s
+        self._submitted: set[str] = set()
+        self._held_until_us: dict[str, int] = {}
+        self._ended: set[str] = set()
+        self._over: set[str] = set()  # reservations
+        self._started: set[tuple[str, int, int]] = set()
+        self._attempts: Counter[str] = Counter()
+        self._seen_seq = -1
+        self._ticked_t = 0.0  # holds that ended by then are over: only a tick ends them
+
+    # -- the head decides
+
+    def decided(self, core: Scheduler, event: Event, effects: list[Effect]) -> None:
+        self.events += 1
+        if isinstance(event, TimePassed):
+            self._ticked_t = core_now(core)
+        if not effects and isinstance(event, HeartbeatReceived | TimePassed) and core.state.seq == self._seen_seq:
+            return  # nothing has changed
+        self._seen_seq = core.state.seq
+        core.check()
+        for effect in effects:
+            if isinstance(effect, Persist) and effect.fact.action == "task.start":
+                self._check_start(core, core.state.tasks.get(TaskId(effect.fact.resource)))
+        self._check_head_of_queue(core)
+
+    def _check_start(self, core: Scheduler, task: Task | None) -> None:
+        if task is None:
+            return
+        wanted, nodes = task.resources, task.assignments
+        workers = [node["worker_id"] for node in nodes]
+        assert len(nodes) == wanted.node_count == len(set(workers)), f"{task.id} runs on {workers}, not as a whole gang"
+        for node in nodes:
+            worker = core.state.workers[WorkerId(node["worker_id"])]
+            types = {gpu.type for gpu in worker.capacity.gpus if gpu.index in set(node["gpus"])}
+            assert len(set(node["gpus"])) == wanted.gpu, f"{task.id} asked for {wanted.gpu} GPUs and got {node['gpus']}"
+            assert worker.status == "active", f"{task.id} starts on {worker.id}, which is {worker.status}"
+            assert _is_of(types, wanted), f"{task.id} asked for {wanted.gpu_type} and got {types}"
+            free = (worker.cpu_free, worker.memory_free_gb, worker.batch_free, worker.service_free)
+            assert min(free) >= 0, f"{task.id} starts on {worker.id}, which holds more than it has: {free}"
+        assert not task.waits_for, f"{task.id} starts before {list(task.waits_for)}, on which it depends"
+        drained = [worker for worker in workers if core.state.workers[WorkerId(worker)].draining]
+        assert not drained, f"{task.id} starts on {drained}, which is to be drained"
+        self._check_ageing(core, task)
+
+    def _check_ageing(self, core: Scheduler, task: Task) -> None:
+        """The promise: nobody of priority p is passed by one of its own kind that came (10 - p) tau later."""
+        for other in core.state.tasks.values():
+            if other.status == "queued" and _line(other) == _line(task) and self._is_ready(other):
+                late_s = task.submit_t - other.submit_t - (PRIORITY_MAX - other.priority) * self._tau_s
+                assert late_s <= 1e-6, f"{task.id} passes {other.id}, {late_s:.3f} s beyond the promise"
+
+    def _check_head_of_queue(self, core: Scheduler) -> None:
+        """The first in the order that some worker could ever hold does not fit now; else it would have been started."""
+        if any(reservation.status != "expired" for reservation in core.state.reservations.values()):
+            return  # some of what is free is kept
+        workers = [worker for worker in core.state.workers.values() if worker.status == "active"]
+        waiting = [t for t in core.state.tasks.values() if t.status == "queued" and self._is_ready(t)]
+        for task in sorted(waiting, key=lambda t: (t.submit_t / self._tau_s - t.priority, t.submit_seq)):
+            wanted, count = task.resources, task.resources.node_count
+            able = [worker for worker in workers if fits_empty(wanted, worker.capacity)]
+            others = [worker for worker in able if worker.id != task.avoid]
+            usable = others if len(others) >= count else able
+            assert sum(_fits_now(wanted, worker) for worker in usable) < count, f"{task.id} waits though it fits"
+            if len(able) >= count:
+                return
+
+    def _is_ready(self, task: Task) -> bool:
+        return task.hold_until_t <= self._ticked_t and not task.waits_for and not task.doomed
+
+    # -- facts become durable
+
+    def committed(self, core: Scheduler, facts: list[Fact]) -> None:
+        self.commits += 1
+        touched: set[str] = set()
+        for fact in facts:
+            self._check_fact(fact)
+            self.shadow.apply(fact)
+            touched.add(fact.resource)
+            touched.update(node["worker_id"] for node in fact.metadata.get("assignments", ()))
+            kept = self.shadow.reservations.get(fact.resource)
+            assert core.state.reservations.get(fact.resource) == kept or fact is not facts[-1], (
+                f"{fact.resource}: {kept}"
+            )
+        if self.commits % FULL_EVERY == 0:
+            self._compare_all(core)
+        else:
+            self._compare(core, touched)
+
+    def _check_fact(self, fact: Fact) -> None:
+        if fact.action == "task.submit":
+            self._submitted.add(fact.resource)
+        if fact.action == "task.start":
+            assert fact.metadata["attempt"] == self._attempts[fact.resource] + 1, f"{fact.resource}: attempts only grow"
+            assert fact.resource not in self._ended, f"{fact.resource} starts after its end"
+            self._attempts[fact.resource] += 1
+            held_us = self._held_until_us.get(fact.resource, 0) - fact.clock_us
+            assert held_us <= HOLD_SLACK_US, f"{fact.resource} starts while it is held, {held_us / 1e6:.3f} s early"
+        elif fact.action == "reservation.claim":
+            assert fact.resource not in self._over, f"{fact.resource} is claimed after its end"
+        elif fact.action in OVER:
+            assert fact.resource not in self._over, f"{fact.resource} ends twice"
+            self._over.add(fact.resource)
+        elif fact.action in ENDS:
+            assert fact.resource not in self._ended, f"{fact.resource} ends twice"
+            self._ended.add(fact.resource)
+            self._check_dead(fact)
+        elif fact.action == "task.requeue":
+            self._held_until_us[fact.resource] = fact.clock_us + int(fact.metadata["hold_s"] * 1e6)
+            self._check_dead(fact)
+
+    def _check_dead(self, fact: Fact) -> None:
+        """What is put on record as over is over: nothing of it runs anywhere."""
+        for process in self._live():
+            over = process.key.task_id == fact.resource
+            assert not over, f"{fact.resource}: {fact.action} {fact.error!r} while attempt {process.key.attempt} lives"
+
+    def _compare(self, core: Scheduler, touched: Iterable[str]) -> None:
+        """The live state of whatever the batch was about is what the record says."""
+        for name in touched:
+            for live, kept in ((core.state.tasks, self.shadow.tasks), (core.state.recent, self.shadow.recent)):
+                ours, theirs = live.get(TaskId(name)), kept.get(TaskId(name))
+                assert _facts_of(ours) == _facts_of(theirs), f"{name}: the record says {theirs}, the state {ours}"
+            ours_w, theirs_w = core.state.workers.get(WorkerId(name)), self.shadow.workers.get(WorkerId(name))
+            assert _facts_of(ours_w) == _facts_of(theirs_w), f"{name}: the record says {theirs_w}, the state {ours_w}"
+
+    def _compare_all(self, core: Scheduler) -> None:
+        assert core.state.durable() == self.shadow.durable(), "the state is not what its record says"
+
+    def rebuilt(self, core: Scheduler, now: float) -> None:
+        self._seen_seq, self._ticked_t = -1, now
+        self._compare_all(core)
+        core.check()
+
+    # -- the head speaks
+
+    def speaks(self, effect: Effect) -> None:
+        if isinstance(effect, Launch):
+            task_id, attempt = effect.order["task_id"], effect.order["attempt"]
+            assert self._attempts[task_id] >= attempt, f"{task_id}/{attempt} is launched before it is on record"
+
+    def accepted(self, task_id: str) -> None:
+        """A user was told that the task is accepted."""
+        assert task_id in self._submitted, f"{task_id} was acknowledged and is not on record"
+
+    # -- a node starts something
+
+    def started(self, node: Node, process: Process) -> None:
+        self.starts += 1
+        key = process.key
+        once = (key.task_id, key.attempt, process.rank)
+        assert once not in self._started, f"{key} is started a second time"
+        self._started.add(once)
+        others = [p for p in self._live() if p is not process and p.key.task_id == key.task_id]
+        stale = [p.key for p in others if p.key.attempt != key.attempt]
+        assert not stale, f"{key} starts while {stale} lives"
+        self._check_held(node)
+
+    def _check_held(self, node: Node) -> None:
+        """Held <= capacity, counted from the processes that are really there."""
+        held: Counter[str] = Counter()
+        gpus: Counter[int] = Counter()
+        for process in node.runner.live.values():
+            request = process.order["request"]
+            held["cpu"] += request.get("cpu", 1)
+            held["memory_gb"] += request.get("memory_gb", 0)
+            held[request.get("kind", "batch")] += 1
+            gpus.update(_gpus_on(process, node.name))
+        capacity = node.full_capacity
+        has = {"cpu": capacity.cpu, "memory_gb": capacity.memory_gb}
+        has |= {"batch": capacity.batch_slots, "service": capacity.service_slots}
+        for what, count in held.items():
+            assert count <= has[what], f"{node.name} runs {count} {what} of {has[what]}"
+        twice = [index for index, count in gpus.items() if count > 1]
+        assert not twice, f"{node.name}: GPUs {twice} are used by two attempts at once"
+
+    def _live(self) -> Iterable[Process]:
+        return [process for node in self.nodes.values() for process in node.runner.live.values()]
+
+    # -- the end
+
+    def settled(self, core: Scheduler) -> list[str]:
+        """The startable tasks that have not ended; empty when all is done."""
+        self._compare_all(core)
+        capacities = [worker.capacity for worker in core.state.workers.values() if worker.status == "active"]
+        left = []
+        for task in core.state.tasks.values():
+            could = sum(fits_empty(task.resources, capacity) for capacity in capacities) >= task.resources.node_count
+            if task.status in STARTED or (could and not task.waits_for):
+                left.append(f"{task.id} ({task.status}, attempt {task.attempt}, {task.resources})")
+        return left
+
+
+def core_now(core: Scheduler) -> float:
+    """The logical time of the newest event."""
+    return core._now
+
+
+def _line(task: Task) -> tuple[object, ...]:
+    """What tells tasks apart that do not stand in one line; between lines backfill may let one pass."""
+    limit = task.request.get("time_limit_s", 0).bit_length()
+    return (task.resources, limit, task.request.get("reservation_id", ""), task.avoid)
+
+
+def _is_of(types: set[str], wanted: Resources) -> bool:
+    return not wanted.gpu or (len(types) == 1 and (not wanted.gpu_type or types <= set(wanted.gpu_type.split("|"))))
+
+
+def _fits_now(wanted: Resources, worker: Worker) -> bool:
+    slots = worker.service_free if wanted.kind == "service" else worker.batch_free
+    if slots < 1 or worker.cpu_free < wanted.cpu or worker.memory_free_gb < wanted.memory_gb:
+        return False
+    types = Counter(gpu.type for gpu in worker.capacity.gpus if gpu.index in worker.gpus_free)
+    return not wanted.gpu or any(n >= wanted.gpu and _is_of({name}, wanted) for name, n in types.items())
+
+
+def fits_empty(wanted: Resources, capacity: Any) -> bool:
+    """Whether one node of the request fits on a worker of that capacity with nothing else on it."""
+    slots = capacity.service_slots if wanted.kind == "service" else capacity.batch_slots
+    if slots < 1 or capacity.cpu < wanted.cpu or capacity.memory_gb < wanted.memory_gb:
+        return False
+    types = Counter(gpu.type for gpu in capacity.gpus)
+    return not wanted.gpu or any(n >= wanted.gpu and _is_of({name}, wanted) for name, n in types.items())
+
+
+def _gpus_on(process: Process, node_name: str) -> list[int]:
+    return [i for node in process.order["assignments"] if node["worker_id"] == node_name for i in node["gpus"]]
+
+
+_FRESH: Final = frozenset({"status", "heartbeat_at", "heartbeat_t", "detail"})
+
+
+def _facts_of(thing: Task | Worker | None) -> dict[str, Any] | None:
+    """What the record must know of it."""
+    if thing is None:
+        return None
+    return {name: getattr(thing, name) for name in thing.__slots__ if name not in _FRESH}

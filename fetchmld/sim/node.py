@@ -1,0 +1,318 @@
+"""One simulated node: the real `AgentCore` in a modelled shell, beside its runner.
+
+The shell performs effects and turns what comes back into events as `actors.agent` does; it dies at any boundary between two
+effects when the seed says so, and its successor finds the runner again.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from random import Random
+from typing import Any, Final, cast
+
+from fetchmld.core.agent import (
+    Abandon,
+    Acknowledged,
+    AgentCore,
+    Collect,
+    Collected,
+    Effect,
+    Event,
+    Forget,
+    Greeted,
+    Ordered,
+    Prepare,
+    Prepared,
+    PrepareFailed,
+    Report,
+    RunKey,
+    SayPhase,
+    Spawn,
+    Stop,
+    StopAsked,
+)
+from fetchmld.core.messages import LaunchOrder
+from fetchmld.core.model import ArtifactSet, Capacity
+from fetchmld.sim.faults import NONE, Faults
+from fetchmld.sim.network import Body, Link
+from fetchmld.sim.runner import Process, Runner
+from fetchmld.sim.timeline import Timeline
+from fetchmld.sim.workload import Program
+
+RECONNECT_S: Final = 1.0
+HELLO_TIMEOUT_S: Final = 30.0
+RESTART_S: Final = (0.5, 5.0)
+ARTIFACTS: Final = ArtifactSet(manifest="0" * 64, file_count=1, total_bytes=1)
+
+
+class Crashed(Exception):
+    """The process that performs effects is killed before the next one."""
+
+
+class Node:
+    """One machine: what it has, its runner, its agent, and whether they are there."""
+
+    def __init__(
+        self,
+        name: str,
+        capacity: Capacity,
+        timeline: Timeline,
+        rng: Random,
+        link: Link,
+        program_of: Callable[[str], Program],
+        on_start: Callable[["Node", Process], None],
+        heartbeat_s: float,
+        lease_s: float,
+    ) -> None:
+        self.name, self.capacity, self.link = name, capacity, link
+        self.full_capacity = capacity
+        self.boot = 0
+        self.powered = True
+        self.wall_offset_s = 0.0
+        self.faults: Faults = NONE
+        self.core = AgentCore()
+        self._timeline, self._rng = timeline, rng
+        self._program_of = program_of
+        self._heartbeat_s, self._lease_s = heartbeat_s, lease_s
+        self.runner = Runner(timeline, rng, lambda process: on_start(self, process), self.wall)
+        self.agent_up = False
+        self._incarnation = 0
+        self._greeted = False
+        self._starts: dict[RunKey, LaunchOrder] = {}  # prepared, not known to run yet
+        self._preparing: dict[RunKey, int] = {}
+        self._count = 0
+        self._unsent: list[Body] = []
+        self._paused: list[tuple[str, Body]] | None = None
+        link.on_message, link.on_lost = self._on_message, self._on_lost
+
+    def wall(self) -> float:
+        return self._timeline.now + self.wall_offset_s
+
+    # -- life and death
+
+    def start_agent(self) -> None:
+        if not self.powered or self.agent_up:
+            return
+        self.agent_up = True
+        self._incarnation += 1
+        self.core = AgentCore()
+        self._attach()
+
+    def _attach(self) -> None:
+        """Find the runner, starting one where there is none; only then is the scheduler told of us."""
+        if not self.runner.up:
+            self.runner.recover()
+        incarnation = self._incarnation
+
+        def tell(events: list[Event]) -> None:
+            if incarnation == self._incarnation:
+                self._apply(events)
+                self._timeline.after(0.0, self._connect, incarnation)
+
+        self.runner.attach(tell)
+
+    def crash_agent(self) -> None:
+        """Killed; nothing of it is left but what the runner has."""
+        if not self.agent_up:
+            return
+        self.agent_up = False
+        self._incarnation += 1
+        self.core = AgentCore()
+        self._starts.clear()
+        self._preparing.clear()
+        self._unsent.clear()
+        self._paused = None
+        self.runner.detach()
+        self.link.close()
+        self._timeline.after(self._rng.uniform(*RESTART_S), self.start_agent)
+
+    def crash_runner(self) -> None:
+        if self.runner.up:
+            self.runner.crash()
+            self._timeline.after(self._rng.uniform(0.1, 3.0), self._find_runner, self._incarnation)
+
+    def _find_runner(self, incarnation: int) -> None:
+        if incarnation == self._incarnation and self.agent_up and not self.runner.up:
+            self._attach()
+
+    def reboot(self, down_s: float) -> None:
+        if not self.powered:
+            return
+        self.crash_agent()
+        self.runner.power_off()
+        self.powered = False
+        self._timeline.after(down_s, self._boot)
+
+    def _boot(self) -> None:
+        self.boot += 1
+        self.powered = True
+        self.start_agent()
+
+    def pause(self, pause_s: float) -> None:
+        """Frozen for a while: what arrives waits, nothing is said."""
+        if self.agent_up and self._paused is None:
+            self._paused = []
+            self._timeline.after(pause_s, self._resume, self._incarnation)
+
+    def _resume(self, incarnation: int) -> None:
+        if incarnation == self._incarnation and self._paused is not None:
+            messages, self._paused = self._paused, None
+            for kind, body in messages:
+                self._on_message(kind, body)
+
+    # -- the scheduler
+
+    def _connect(self, incarnation: int) -> None:
+        if incarnation != self._incarnation or not self.agent_up or self.link.open:
+            return
+        if self._paused is not None or not self.link.connect():
+            self._timeline.after(RECONNECT_S, self._connect, incarnation)
+            return
+        self._greeted = False
+        hello = {
+            "sent_t": self._timeline.now,
+            "worker_id": self.name,
+            "boot_id": f"{self.name}-boot{self.boot}",
+            "capacity": self.capacity,
+            "attempts": [asdict(attempt) for attempt in self.core.live()],
+        }
+        self.link.send_up("hello", hello)
+        self._timeline.after(HELLO_TIMEOUT_S, self._hello_due, self.link.connection)
+
+    def _hello_due(self, connection: int) -> None:
+        if connection == self.link.connection and not self._greeted:
+            self.link.close()
+
+    def _on_lost(self) -> None:
+        self._greeted = False
+        self._timeline.after(self._rng.uniform(0.0, RECONNECT_S), self._connect, self._incarnation)
+
+    def _on_message(self, kind: str, body: Body) -> None:
+        if not self.agent_up:
+            return
+        if self._paused is not None:
+            self._paused.append((kind, body))
+            return
+        match kind:
+            case "welcome":
+                self._welcomed(body)
+            case "beat":
+                self._renew(body["sent_t"])
+            case "launch":
+                self._apply([Ordered(body["order"])])
+            case "stop":
+                self._apply([StopAsked(_key(body), body["word"], body["detail"])])
+            case "ack":
+                self._apply([Acknowledged(_key(body))])
+
+    def _welcomed(self, body: Body) -> None:
+        if self._greeted:
+            return
+        self._greeted = True
+        self._renew(body["sent_t"])
+        unsent, self._unsent = self._unsent, []
+        for access in unsent:
+            self.link.send_up("dataset", access)
+        self._timeline.after(self._heartbeat_s, self._beat, self.link.connection)
+        self._apply([Greeted()])
+
+    def _beat(self, connection: int) -> None:
+        if connection == self.link.connection and self._greeted and self.agent_up:
+            if self._paused is None:
+                self.link.send_up("beat", {"worker_id": self.name, "sent_t": self._timeline.now})
+            self._timeline.after(self._heartbeat_s, self._beat, connection)
+
+    def _renew(self, sent_t: float) -> None:
+        self.runner.send(self.runner.lease, sent_t + self._lease_s)
+
+    def _tell(self, kind: str, key: RunKey, **fields: Any) -> None:
+        body = {"worker_id": self.name, "task_id": key.task_id, "attempt": key.attempt, **fields}
+        if kind == "dataset" and not self._greeted:
+            self._unsent.append(body)
+            return
+        self.link.send_up(kind, body)
+
+    # -- the core
+
+    def _apply(self, events: list[Event]) -> None:
+        """As the actor does: what takes no time follows at once; phases that are over are not told."""
+        effects: list[Effect] = []
+        events = list(events)
+        while events:
+            for effect in self.core.handle(events.pop(0)):
+                following = self._do_now(effect)
+                if following is None:
+                    effects.append(effect)
+                else:
+                    events.append(following)
+        self.core.check()
+        over = {effect.key for effect in effects if isinstance(effect, Report)}
+        told = [effect for effect in effects if not (isinstance(effect, SayPhase) and effect.key in over)]
+        try:
+            for effect in told:
+                self._perhaps_crash()
+                self._perform(effect)
+        except Crashed:
+            self.crash_agent()
+
+    def _perhaps_crash(self) -> None:
+        if self.faults.agent_effect_p and self._rng.random() < self.faults.agent_effect_p:
+            raise Crashed
+
+    def _do_now(self, effect: Effect) -> Event | None:
+        match effect:
+            case Prepare(order) if not order["request"].get("dataset_specs"):
+                return self._prepared(order)
+            case Collect(key, _) if not self._program_of(key.task_id).collect_s:
+                return Collected(key, None)
+        return None
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Prepare(order):
+                self._prepare(order)
+            case Abandon(key):
+                if self._preparing.pop(key, None) is not None:
+                    self._apply([PrepareFailed(key, "CANCELLED", "it was stopped while its datasets were fetched")])
+            case Spawn(key):
+                self.runner.send(self.runner.start, self._starts[key], self._program_of(key.task_id))
+            case Stop(key, rank, word, detail):
+                self.runner.send(self.runner.stop, key, rank, word, detail)
+            case Collect(key, _):
+                work = self._program_of(key.task_id).collect_s
+                self._timeline.after(work, self._later, self._incarnation, Collected(key, ARTIFACTS))
+            case SayPhase(key, phase):
+                self._tell("phase", key, phase=phase)
+            case Report(key, rank, report):
+                self._tell("ended", key, rank=rank, report=dict(report), seed=self._rng.getrandbits(32))
+            case Forget(key, _):
+                self._starts.pop(key, None)
+                self.runner.send(self.runner.forget, key)
+
+    def _prepared(self, order: LaunchOrder) -> Event:
+        key = RunKey(order["task_id"], order["attempt"])
+        self._starts[key] = order
+        return Prepared(key)
+
+    def _prepare(self, order: LaunchOrder) -> None:
+        key = RunKey(order["task_id"], order["attempt"])
+        self._count += 1
+        self._preparing[key] = self._count
+        self._timeline.after(self._program_of(key.task_id).prepare_s, self._fetched, key, self._count, order)
+
+    def _fetched(self, key: RunKey, number: int, order: LaunchOrder) -> None:
+        if self._preparing.get(key) != number:
+            return  # abandoned, or of an agent before us
+        del self._preparing[key]
+        word = self._program_of(key.task_id).prepare_word
+        access = {"name": "d", "source": "file:///d", "success": not word, "sha256": "", "error": word}
+        self._tell("dataset", key, **access)
+        failed = PrepareFailed(key, word, "the dataset", word == "DATASET_UNAVAILABLE")
+        self._apply([failed if word else self._prepared(order)])
+
+    def _later(self, incarnation: int, event: Event) -> None:
+        if incarnation == self._incarnation:
+            self._apply([event])
+
+
+def _key(body: Body) -> RunKey:
+    return RunKey(cast(str, body["task_id"]), body["attempt"])
