@@ -1,4 +1,4 @@
-"""`python load/queue/bench.py`: the native queue from Python, beside a C++ program with the same index.
+"""`python load/queue/steps.py`: the native queue from Python, beside a C++ program with the same index.
 
 Both take the same steps over the same workload: one of the running tasks ends, and the first waiting one that fits is
 started (`release`, `place`, and `plan` whenever another task is first blocked). Before that the workers are filled and
