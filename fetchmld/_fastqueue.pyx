@@ -371,7 +371,6 @@ cdef class FastQueue:
     cdef uint64_t stamp  # counts what may let a blocked shape start
     cdef uint64_t opened_at  # the last stamp that concerned every shape
     cdef uint64_t workers_at  # counts changes of who the workers are
-    cdef double last_now
 
     cdef int64_t plan_task  # -1: no plan
     cdef int plan_pool
@@ -386,7 +385,6 @@ cdef class FastQueue:
     def __cinit__(self):
         self.shape_of, self.request_of = {}, {}
         self.stamp, self.opened_at, self.workers_at = 1, 1, 1
-        self.last_now = -INFINITY
         self.plan_task = -1
         self.gpu_ladders.resize(GPU_TYPES_MAX)
         self.live.count = 0
@@ -847,9 +845,6 @@ cdef class FastQueue:
         cdef int64_t blocked = -1
         cdef Head* head
         cdef bint bound
-        if now < self.last_now:
-            self._open_all()
-        self.last_now = now
         while len(placed) < limit:
             if self.stale:
                 self._reindex()

@@ -49,7 +49,8 @@ RESERVATION: Final[dict[ReservationStatus, frozenset[ReservationStatus]]] = {
     "expired": frozenset(),
 }
 
-STARTED: Final[frozenset[TaskStatus]] = frozenset({"preparing", "running", "collecting"})
+PHASES: Final[tuple[TaskStatus, ...]] = ("preparing", "running", "collecting")  # in the order of an attempt
+STARTED: Final[frozenset[TaskStatus]] = frozenset(PHASES)
 ENDED: Final[frozenset[TaskStatus]] = frozenset({"completed", "failed"})
 
 

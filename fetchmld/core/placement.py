@@ -83,6 +83,10 @@ class Placement:
         self.push(task, may_avoid=False)
         return True
 
+    def has(self, task: Task) -> bool:
+        """Whether the task is in the queue."""
+        return task.submit_seq in self._ready
+
     def remove(self, task: Task) -> bool:
         """The task waits no longer; False if it was not in."""
         if not self._queue.remove(task.submit_seq):

@@ -15,7 +15,7 @@ from fetchmld.core.desk import Desk, Policy
 from fetchmld.core.ends import Ends, hash_seed
 from fetchmld.core.errors import Conflict, FetchmlError, Forbidden, Invalid, NotFound
 from fetchmld.core.explain import explain, wait_reason
-from fetchmld.core.lifecycle import STARTED, advance
+from fetchmld.core.lifecycle import PHASES, STARTED, TASK, advance
 from fetchmld.core.messages import (
     AcknowledgeEnd,
     AttemptEnded,
@@ -443,11 +443,13 @@ class Scheduler:
 
     def _on_phase(self, event: PhaseReported) -> None:
         task = self._current(event.worker_id, event.task_id, event.attempt)
-        if task is not None and task.assignments[0]["worker_id"] == event.worker_id:  # a gang's phase is that of rank 0
-            self._set_phase(task, event.phase)
+        if task is None or task.assignments[0]["worker_id"] != event.worker_id:
+            return  # a gang's phase is that of rank 0
+        if PHASES.index(event.phase) > PHASES.index(task.status):
+            self._set_phase(task, event.phase)  # what was said on an earlier connection may be read late
 
     def _set_phase(self, task: Task, phase: Any) -> None:
-        if task.status != phase:
+        if task.status != phase and phase in TASK[task.status]:
             advance(task, phase)
             self._desk.changed(task.id)
 

@@ -27,7 +27,7 @@ class Waiting:
             pass  # its end is announced by `due`
         elif task.hold_until_t > self._desk.now:
             self.held.add(task.id)
-        else:
+        elif not self._desk.placement.has(task):  # several ends of one event may make it due more than once
             self._desk.placement.push(task)
 
     def restore(self, task: Task) -> None:

@@ -84,6 +84,16 @@ def test_unknown_tasks_and_itself_are_refused() -> None:
     assert submit("old", known_ended={TaskId("old"): "completed"}) is None
 
 
+def test_a_task_is_admitted_once_when_two_that_it_needs_end_together() -> None:
+    driver = Driver()
+    driver.join()
+    a = driver.submit()
+    b = driver.submit(depends_on=after(a))
+    c = driver.submit(depends_on=[*after(a, "any"), *after(b, "any")])
+    driver.end(a, exit_code=1)
+    assert (driver.status(b), driver.status(c)) == ("failed", "preparing")
+
+
 def test_a_cancelled_dependent_is_forgotten() -> None:
     driver = Driver()
     driver.join()

@@ -127,6 +127,15 @@ def test_a_gpu_type_beyond_the_mask_is_refused(queue: Queue) -> None:
         queue.release(0, shape, 64)
 
 
+def test_gpus_that_come_back_unannounced_are_used(queue: Queue) -> None:
+    shape = queue.shape(1, 0, 1, 0b100000, False)
+    queue.set_worker(0, 8, 0, 8, 0, [(7, 1)])
+    queue.push(1, shape, 0.0)
+    assert queue.place(1, 0.0) == ([], 1)
+    queue.release(0, shape, 5)
+    assert queue.place(1, 0.0) == ([(1, [(0, 5)])], NO_TASK)
+
+
 # -- which worker
 
 
@@ -349,6 +358,17 @@ def test_who_comes_before_the_planned_one_is_not_bound_and_voids_the_plan(queue:
     assert queue.planned() == NO_TASK
 
 
+def test_what_the_plan_kept_from_a_shape_it_does_not_keep_from_an_earlier_task_of_it(queue: Queue) -> None:
+    small = cores_shape(queue, 1)
+    queue.push(1, cores_shape(queue, 4), 5.0)
+    queue.push(2, small, 1.0)
+    cores(queue, 0, 3)
+    queue.plan(1, inf, [spare_cores(0, 0)])
+    assert queue.place(10, 0.0) == ([], NO_TASK)
+    queue.push(3, small, 9.0)
+    assert queue.place(10, 0.0) == ([(3, [(0, NO_GPU)])], 1)
+
+
 def test_who_comes_before_the_planned_one_is_reported(queue: Queue) -> None:
     queue.push(1, cores_shape(queue, 4), 5.0)
     cores(queue, 0, 3)
@@ -443,6 +463,22 @@ def test_tasks_that_come_and_go_as_they_were_start_once(queue: Queue) -> None:
         queue.remove(task)
     cores(queue, 0, 500)
     assert sorted(task for task, _ in queue.place(500, 0.0)[0]) == list(range(1, 100, 2))
+
+
+def test_a_task_that_is_in_twice_outlives_the_removed_ones_once(queue: Queue) -> None:
+    shape = cores_shape(queue, 1)
+    back, others = range(60), range(60, 100)
+    for task in (*back, *others):
+        queue.push(task, shape, 100.0 - task)
+    for task in back[1:]:
+        queue.remove(task)
+    for task in back[1:]:
+        queue.push(task, shape, 100.0 - task)
+    for task in others:
+        queue.remove(task)
+    cores(queue, 0, 500)
+    assert [task for task, _ in queue.place(500, 0.0)[0]] == list(back)
+    assert len(queue) == 0
 
 
 def test_what_makes_no_sense_is_refused(queue: Queue) -> None:

@@ -261,6 +261,16 @@ def test_a_worker_that_comes_back_keeps_what_it_runs(driver: Driver) -> None:
     assert driver.actions().count("worker.join") == 1, "nothing changed, nothing to record"
 
 
+def test_a_phase_that_is_read_late_changes_nothing(driver: Driver) -> None:
+    driver.join()
+    task = driver.submit()
+    driver.join(W1, SMALL, LiveAttempt(TaskId(task), 1, "collecting"))
+    driver.do(PhaseReported(W1, TaskId(task), 1, "running", driver.at_us))
+    assert driver.view(task)["status"] == "collecting"
+    driver.join(W1, SMALL, LiveAttempt(TaskId(task), 1, "running"))
+    assert driver.view(task)["status"] == "collecting"
+
+
 def test_a_worker_that_never_got_the_launch_gets_it_again(driver: Driver) -> None:
     driver.join()
     task = driver.submit()
