@@ -212,8 +212,17 @@ class SchedulerActor:
             self._agents[WorkerId(item.body["worker_id"])] = item.peer
             effects.insert(0, Reply(ticket, {}))
         elif item.kind == "beat":
-            item.peer.post("beat", {"sent_t": item.body["sent_t"]})
+            self._answer_beat(item)
         return effects
+
+    def _answer_beat(self, beat: Message) -> None:
+        """An answer renews the leases of the worker's attempts, so a worker that was given up gets none: its tasks may
+        start elsewhere. Its connection is closed, so that it says hello and learns what is still its own."""
+        worker = self._core.state.workers.get(WorkerId(beat.body["worker_id"]))
+        if worker is None or worker.status == "offline":
+            beat.peer.close()
+        else:
+            beat.peer.post("beat", {"sent_t": beat.body["sent_t"]})
 
     def _ticket(self, message: Message) -> int:
         if not message.id:

@@ -58,6 +58,10 @@ class Cluster:
     async def view(self, task_id: str) -> Any:
         return (await self.client.request("view", {"task_id": task_id})).body
 
+    async def worker_is(self, status: str) -> None:
+        while [w["status"] for w in (await self.client.request("workers")).body] != [status]:
+            await asyncio.sleep(0.01)
+
     def end(self, task_id: str, attempt: int = 1) -> None:
         report = {"exit_code": 0}
         body = {"worker_id": "w1", "task_id": task_id, "attempt": attempt, "rank": 0, "report": report}
@@ -192,6 +196,22 @@ def test_a_loop_that_ended_shows_in_the_ping(tmp_path: Path) -> None:
             await asyncio.sleep(0)
         assert "a loop of the scheduler ended" in said["error"]
         (tmp_path / "away").rename(tmp_path / "ledger")
+
+    run(tmp_path, scenario)
+
+
+def test_a_worker_that_was_given_up_has_no_lease_renewed(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.worker_is("active")
+        cluster.agent.post("beat", {"worker_id": "w1", "sent_t": 1.0})
+        assert await cluster.order("beat") == {"sent_t": 1.0}
+        clock = cluster.actor._clock
+        clock._offset += 20.0  # silent for so long, by the only clock that counts
+        await cluster.worker_is("suspect")
+        await cluster.worker_is("offline")
+        cluster.agent.post("beat", {"worker_id": "w1", "sent_t": 2.0})
+        await cluster.worker_is("active")  # it was cut off, and has said hello again
+        assert cluster.orders.empty()
 
     run(tmp_path, scenario)
 
