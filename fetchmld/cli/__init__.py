@@ -29,7 +29,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "workers": ("workers", "The machines and their free slots."),
     "drain": ("scheduling", "Place nothing more on a worker."),
     "undrain": ("scheduling", "Let a drained worker take work again."),
-    "reserve": ("scheduling", "Keep GPUs for yourself; list reservations, or give one back."),
+    "reserve": ("reserve", "Keep GPUs for yourself; list reservations, or give one back."),
     "experiments": ("experiments", "Create and list experiments."),
     "audit": ("audit", "Verify and read the record of what was done."),
     "simulate": ("simulate", "Play a recorded workload through the scheduler."),

@@ -54,6 +54,6 @@ def test_reserve_lists_makes_and_gives_back(client: Run, stub: Stub) -> None:
     stub.handlers["POST /v1/scheduler/reservations"] = answer(201, made)
     stub.handlers["GET /v1/scheduler/reservations"] = answer(200, [made])
     stub.handlers["DELETE /v1/scheduler/reservations/r1"] = answer(204, None)
-    assert "submit with --reservation r1" in client("reserve", "--gpu", "2", "--for", "1h").out
-    assert client("reserve").out.splitlines()[1].split()[:4] == ["r1", "active", "ada", "1x2"]
-    assert client("reserve", "--release", "r1").out == "r1 is given back\n"
+    assert "submit with --reservation r1" in client("reserve", "create", "--gpu", "2", "--for", "1h").out
+    assert client("reserve", "ls").out.splitlines()[1].split()[:4] == ["r1", "active", "ada", "1x2"]
+    assert client("reserve", "release", "r1").out == "r1 is given back\n"
