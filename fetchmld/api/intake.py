@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final, Literal, Required, cast
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from fetchmld.api.body import validate
 from fetchmld.api.datasets import Datasets
+from fetchmld.api.validation import validate
 from fetchmld.config import Config
 from fetchmld.core.chain import FIELD_BYTES_MAX
 from fetchmld.core.errors import Invalid

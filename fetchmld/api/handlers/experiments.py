@@ -8,8 +8,9 @@ from typing_extensions import TypedDict
 
 from fetchmld.api import access, wire
 from fetchmld.api.answers import reply
-from fetchmld.api.body import read_object, validate
+from fetchmld.api.body import read_object
 from fetchmld.api.context import CALLER, HEAD
+from fetchmld.api.validation import validate
 
 DESCRIPTION_CHARACTERS_MAX: Final = 4_096  # 16 KiB at most in UTF-8, which is what the record keeps of a text
 

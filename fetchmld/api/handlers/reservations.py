@@ -10,11 +10,12 @@ from typing_extensions import TypedDict
 
 from fetchmld.api import access, wire
 from fetchmld.api.answers import reply
-from fetchmld.api.body import read_object, validate
+from fetchmld.api.body import read_object
 from fetchmld.api.context import CALLER, HEAD
 from fetchmld.api.head import ReservationRequest
 from fetchmld.api.intake import GpuType
 from fetchmld.api.query import instant_us
+from fetchmld.api.validation import validate
 from fetchmld.core.errors import BadRequest, Invalid
 
 DEFAULT_MINUTES: Final = 30

@@ -9,9 +9,10 @@ from typing_extensions import TypedDict
 
 from fetchmld.api import access, query, wire
 from fetchmld.api.answers import reply
-from fetchmld.api.body import read_object, validate
+from fetchmld.api.body import read_object
 from fetchmld.api.context import CALLER, CONFIG, HEAD, INTAKE, STREAMS
 from fetchmld.api.head import Head, TaskQuery
+from fetchmld.api.validation import validate
 from fetchmld.core.errors import FetchmlError, Invalid, NotFound
 from fetchmld.core.model import OUTPUT_TAIL_BYTES, PRIORITY_DEFAULT, TaskId, TaskStatus, TaskView
 
