@@ -7,22 +7,11 @@ the record's newest time. Jumps of the wall clock change nothing.
 
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
-BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
-
-
-def boot_id() -> str:
-    """What tells this boot of the machine from every other."""
-    return BOOT_ID_FILE.read_text().strip()
-
-
-def boottime() -> float:
-    """Seconds since the machine started, its sleep included."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+from fetchmld.runner.loop import boottime
+from fetchmld.runner.proctree import boot_id
 
 
 class LogicalClock:

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from fetchmld.store.clock import LogicalClock, boot_id, boottime
+from fetchmld.runner.loop import boottime
+from fetchmld.runner.proctree import boot_id
+from fetchmld.store.clock import LogicalClock
 
 
 def test_a_first_start_begins_at_the_records_time(tmp_path: Path) -> None:
