@@ -126,10 +126,6 @@ class AuditActor:
             if chain.valid:
                 raise index
             index = {"valid": False, "first_bad": -1, "problem": f"not compared: {index}"}
-        if (
-            not chain.valid and not index["valid"]
-        ):  # it was held against damaged segments: the chain says where they begin
-            index = {**index, "first_bad": -1}
         result = _result(chain, index)
         log.info("verified", extra={name: result[name] for name in ("valid", "total_events", "first_bad", "problem")})
         return result

@@ -6,7 +6,6 @@ connection to an index, also on one that was opened read-only without a daemon.
 """
 
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, TypedDict, cast
 
@@ -61,22 +60,19 @@ def check_rows(db: Connection, ledger_dir: Path) -> Check:
     `db` is idle and stays so meanwhile. The index may be behind the segments; what it lacks is not looked at.
     """
     found = _Findings()
-    upto, damaged = 0, False
+    upto, damaged, why = 0, False, ""
     other = db.cursor()
     try:
         upto = _same_snapshot(db, other)
-        with closing(Tail(ledger_dir)) as tail:
-            _check_events(db, tail, upto, found)
-        _check_tasks(db, other, upto, upto if found.seq < 0 else found.seq, found)
-    except LedgerDamaged as error:
-        if found.seq < 0:  # the chain's own fault, and the chain's own check says exactly where it begins
-            why = f"not compared: the segments are damaged: {error.why}"
-            return Check(valid=False, first_bad=-1, problem=why, checked=upto, damaged=False)
+        compared, why = _check_events(db, ledger_dir, upto, found)
+        _check_tasks(db, other, upto, compared if found.seq < 0 else found.seq, found)
     except duckdb.Error as error:
         damaged = True
         found.note(0, f"the index cannot be read: {str(error).splitlines()[0]}")
     finally:
         _let_go(db, other)
+    if why and found.seq < 0:  # the chain's own fault, and the chain's own check says exactly where it begins
+        return Check(valid=False, first_bad=-1, problem=why, checked=upto, damaged=False)
     return Check(valid=found.seq < 0, first_bad=found.seq, problem=found.problem, checked=upto, damaged=damaged)
 
 
@@ -106,20 +102,30 @@ def _let_go(db: Connection, other: Connection) -> None:
 # ---- events and experiments ---------------------------------------------------------------------------------------
 
 
-def _check_events(db: Connection, tail: Tail, upto: int, found: _Findings) -> None:
-    """Stops at the first bad event: what follows cannot be lower."""
-    at, experiments = 0, []
-    while at < upto and found.seq < 0:
-        events = tail.read(None, min(BATCH_EVENTS, upto - at))
-        if not events:
-            found.note(at, f"the index has event {at}, the segments end before it")
-            return
+def _check_events(db: Connection, ledger_dir: Path, upto: int, found: _Findings) -> tuple[int, str]:
+    """Compare up to the first bad event: what follows cannot be lower. How far that was, and why if not to the end.
+
+    All `upto` events were acknowledged, so one that cannot be read is damage of the segments; what lies before it counts.
+    """
+    at, end, why, experiments = 0, upto, "", []
+    tail = Tail(ledger_dir)
+    while at < end and found.seq < 0:
+        try:
+            events = tail.read(end - 1, min(BATCH_EVENTS, end - at))
+        except LedgerDamaged as damage:
+            end = max(at, damage.first_bad)
+            why = f"not compared from event {end} on: the segments are damaged: {damage.why}"
+            tail.close()
+            tail = Tail(ledger_dir, from_seq=at)
+            continue
         at = events[-1].seq + 1
         _compare_events(db, event_rows.to_arrow(events), found)
         experiments.append(experiment_rows.to_arrow(events))
+    tail.close()
     if found.seq < 0:
         _refuse_extra_events(db, upto, found)
     _compare_experiments(db, pa.concat_tables([experiment_rows.SCHEMA.empty_table(), *experiments]), at, found)
+    return end, why
 
 
 def _compare_events(db: Connection, expected: pa.Table, found: _Findings) -> None:

@@ -551,6 +551,33 @@ def test_without_a_daemon_the_same_check_reads_the_file(place: Place) -> None:
         assert check_rows(db, place.ledger_dir)["first_bad"] == 4
 
 
+@pytest.mark.parametrize("spoil", ["changed", "gone"])
+@pytest.mark.parametrize(
+    ("edit", "seq"),
+    [
+        ("", -1),
+        ("UPDATE events SET user_id = 'eve' WHERE seq = 9", 9),
+        ("UPDATE tasks SET user_id = 'eve' WHERE id = 't1'", 2),
+        ("UPDATE events SET user_id = 'eve' WHERE seq = 11", -1),  # nothing is left to hold it against
+    ],
+)
+def test_damaged_segments_are_no_fault_of_the_index(place: Place, spoil: str, edit: str, seq: int) -> None:
+    place.ledger.append([*facts.whole_life("t1"), *(facts.login("ann") for _ in range(7))])
+    place.with_facts(facts.login("bob"), facts.login("unlucky"), facts.login("ann")).close()
+    path = next((place.ledger_dir / "segments").glob("*.log"))
+    whole = path.read_bytes()
+    if spoil == "changed":
+        path.write_bytes(whole.replace(b"unlucky", b"uNlucky"))
+    else:
+        at = whole.index(b"bob")
+        path.write_bytes(whole[:at] + bytes(len(whole) - at))
+    place.edit(edit or "SELECT 1")
+    with duckdb.connect(str(place.index), read_only=True) as db:
+        found = check_rows(db, place.ledger_dir)
+    assert (found["valid"], found["first_bad"], found["checked"]) == (False, seq, 13)
+    assert ("not compared from event 10 on" in found["problem"]) == (seq < 0)
+
+
 def test_a_block_that_cannot_be_read_is_damage(place: Place) -> None:
     history = place.with_facts(*lives(3))
     history.file.db.execute("DROP TABLE tasks")
