@@ -93,11 +93,23 @@ def _fact(body: Body, at_us: int, ticket: int) -> list[Event]:
 def _hello(body: Body, at_us: int, ticket: int) -> list[Event]:
     attempts = [LiveAttempt(TaskId(a["task_id"]), a["attempt"], a["phase"]) for a in body["attempts"]]
     worker, capacity = WorkerId(body["worker_id"]), capacity_of(body["capacity"])
-    return [WorkerJoined(worker, body["boot_id"], body["hostname"], capacity, attempts, at_us, body["detail"])]
+    return [
+        WorkerJoined(
+            worker,
+            body["boot_id"],
+            body["hostname"],
+            capacity,
+            attempts,
+            at_us,
+            body["detail"],
+            datasets=body.get("datasets", {}),
+        )
+    ]
 
 
 def _beat(body: Body, at_us: int, ticket: int) -> list[Event]:
-    return [HeartbeatReceived(WorkerId(body["worker_id"]), at_us)]
+    worker_id, added = WorkerId(body["worker_id"]), body.get("datasets_added", {})
+    return [HeartbeatReceived(worker_id, at_us, added, body.get("datasets_dropped", []))]
 
 
 def _phase(body: Body, at_us: int, ticket: int) -> list[Event]:

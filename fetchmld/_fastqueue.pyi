@@ -1,6 +1,6 @@
 """The native ready queue. `core.ready.ReadyQueue` is the same in plain Python and says what each method means."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 class FastQueue:
     def shape(
@@ -15,8 +15,9 @@ class FastQueue:
         pool: int = 0,
         limit_s: float = 0,
         excluded: Sequence[int] = (),
-        preferred: Sequence[int] = (),
+        near: bool = False,
     ) -> int: ...
+    def rank_by(self, preference: Callable[[int], Mapping[int, int]], /) -> None: ...
     def push(self, task: int, shape: int, key: float, /) -> None: ...
     def remove(self, task: int, /) -> bool: ...
     def position(self, task: int, /) -> int: ...

@@ -42,7 +42,8 @@ cdef size_t TIERS_SPARE = 1024  # tiers kept beyond four for each worker before 
 ctypedef pair[double, int64_t] Entry
 ctypedef pair[int64_t, int64_t] Left  # (GPUs, cores) left: the ranking
 ctypedef pair[int, int] Seat  # (worker, GPU type), of a task about to start
-ctypedef pair[Left, Seat] Ranked
+ctypedef pair[int, int64_t] Liking  # (worker, by how much the task prefers it)
+ctypedef pair[int64_t, pair[Left, Seat]] Ranked  # by how much, negated, then as all others
 ctypedef vector[uint64_t] Bits
 
 
@@ -60,7 +61,7 @@ cdef cppclass Shape:
     int pool
     double limit_s
     vector[int] excluded
-    vector[int] preferred
+    bint near  # its tasks prefer some workers
     vector[Entry] heap
     size_t dead  # removed tasks in the heap
     int waiting_at  # where its head is, or -1
@@ -259,6 +260,10 @@ cdef void drop_live(Live* live, int64_t task) noexcept:
     live.places[hole].shape = -1
 
 
+cdef bint has_lower_worker(const Liking& one, const Liking& other) noexcept:
+    return one.first < other.first
+
+
 # -- bitmaps
 
 
@@ -379,11 +384,14 @@ cdef class FastQueue:
     cdef unordered_map[int, Free] spare
 
     cdef vector[Seat] nodes  # of the task about to start
+    cdef object preference  # of tasks of a near shape
+    cdef vector[Liking] likings  # of the task looked at, more than 0, by worker
     cdef vector[Ranked] ranked
     cdef vector[Seat] found
 
     def __cinit__(self):
         self.shape_of, self.request_of = {}, {}
+        self.preference = None
         self.stamp, self.opened_at, self.workers_at = 1, 1, 1
         self.plan_task = -1
         self.gpu_ladders.resize(GPU_TYPES_MAX)
@@ -414,22 +422,25 @@ cdef class FastQueue:
         int pool=0,
         double limit_s=0,
         excluded=(),
-        preferred=(),
+        bint near=False,
     ):
         if nodes < 1:
             raise ValueError(f"a shape has at least 1 node, not {nodes}")
         if gpu == 0:
             gpu_types = 0
-        excluded, preferred = tuple(sorted(set(excluded))), tuple(sorted(set(preferred)))
-        key = (cpu, memory_gb, gpu, gpu_types, service, nodes, pool, limit_s, excluded, preferred)
+        excluded = tuple(sorted(set(excluded)))
+        key = (cpu, memory_gb, gpu, gpu_types, service, nodes, pool, limit_s, excluded, near)
         index = self.shape_of.get(key)
         if index is None:
             index = self.shape_of[key] = self.shapes.size()
             self.shapes.resize(self.shapes.size() + 1)
             self._describe(&self.shapes.back(), self._request(key[:5]), nodes, pool, limit_s)
             self.shapes.back().excluded = excluded
-            self.shapes.back().preferred = preferred
+            self.shapes.back().near = near
         return index
+
+    def rank_by(self, preference, /):
+        self.preference = preference
 
     cdef void _describe(self, Shape* new, int request, int nodes, int pool, double limit_s) noexcept:
         new.request, new.nodes, new.pool, new.limit_s = request, nodes, pool, limit_s
@@ -853,6 +864,7 @@ cdef class FastQueue:
                 break
             prefetch(&self.live.places[home_of(&self.live, -head.entry.second)])
             bound = self._is_bound(head, now)
+            self._ask_preference(head)
             if self._choose(head, bound):
                 placed.append((-head.entry.second, [(node.first, node.second) for node in self.nodes]))
                 self._start(head, bound)
@@ -896,6 +908,20 @@ cdef class FastQueue:
             return False
         return not (head.limit_s > 0 and self.plan_at < INFINITY and now + head.limit_s <= self.plan_at)
 
+    cdef int _ask_preference(self, Head* head) except -1:
+        """Put into `likings` which workers the task prefers."""
+        self.likings.clear()
+        if not self.shapes[head.shape].near or self.preference is None:
+            return 0
+        for worker, much in self.preference(-head.entry.second).items():
+            if much > 0:
+                self.likings.push_back(Liking(<int>worker, <int64_t>much))
+        sort(self.likings.begin(), self.likings.end())
+        return 0
+
+    cdef bint _is_preferred(self, int worker) noexcept:
+        return binary_search(self.likings.begin(), self.likings.end(), Liking(worker, 0), has_lower_worker)
+
     cdef bint _choose(self, Head* head, bint bound) noexcept:
         """Put into `nodes` the best workers for a task of this shape; False, and remembered, if there are too few."""
         cdef Shape* shape = &self.shapes[head.shape]
@@ -913,14 +939,19 @@ cdef class FastQueue:
         cdef Site* site
         cdef int gpu_type = NO_GPU
         self.ranked.clear()
-        for worker in shape.preferred:
-            site = self._site(pool, worker)
-            if site != NULL and self._usable(site, worker, shape, bound, &gpu_type):
-                self.ranked.push_back(Ranked(Left(site.free.gpus_total, site.free.cpu), Seat(worker, gpu_type)))
+        for liking in self.likings:
+            site = self._site(pool, liking.first)
+            if site != NULL and self._usable(site, liking.first, shape, bound, &gpu_type):
+                self.ranked.push_back(
+                    Ranked(
+                        -liking.second,
+                        pair[Left, Seat](Left(site.free.gpus_total, site.free.cpu), Seat(liking.first, gpu_type)),
+                    )
+                )
         sort(self.ranked.begin(), self.ranked.end())
         for each in self.ranked:
             if <int>self.nodes.size() < shape.nodes:
-                self.nodes.push_back(each.second)
+                self.nodes.push_back(each.second.second)
 
     cdef void _choose_others(self, Pool* pool, Shape* shape, bint bound) noexcept:
         cdef int64_t at = -1
@@ -946,7 +977,7 @@ cdef class FastQueue:
             for worker in known.group.workers:
                 if self.found.size() == wanted:
                     break
-                if binary_search(shape.preferred.begin(), shape.preferred.end(), worker):
+                if self.likings.size() and self._is_preferred(worker):
                     continue
                 if self._usable(pool.sites[worker], worker, shape, bound, &gpu_type):
                     self.found.push_back(Seat(worker, gpu_type))

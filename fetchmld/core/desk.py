@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fetchmld.core.caches import Caches
 from fetchmld.core.errors import FetchmlError
 from fetchmld.core.messages import Effect, EventType, Fact, Persist, Reply, TaskChanged
 from fetchmld.core.model import EndReport, Resources, Task, TaskId, Worker
@@ -38,7 +39,8 @@ class Desk:
         self.policy = policy
         self.state = State()
         self.holds = Holds(self.state, policy.reservation_lead_s)
-        self.placement = Placement(self.state, self.holds, policy.ageing_tau_s, policy.grace_s, queue)
+        self.caches = Caches()
+        self.placement = Placement(self.state, self.holds, self.caches, policy.ageing_tau_s, policy.grace_s, queue)
         self.effects: list[Effect] = []
         self.now = 0.0
         self.able: dict[Resources, list[Worker]] = {}  # what `explain` found out since the last event

@@ -147,12 +147,17 @@ class WorkerJoined:
     at_us: int
     detail: dict[str, Any] = field(default_factory=dict)
     ip_address: str = ""
+    datasets: dict[str, int] = field(default_factory=dict)  # in its cache: `caches.dataset_key` to bytes
 
 
 @dataclass(slots=True)
 class HeartbeatReceived:
+    """A worker is well. What came into its cache, as in `WorkerJoined`, and what left it, since it last said so."""
+
     worker_id: WorkerId
     at_us: int
+    datasets_added: dict[str, int] = field(default_factory=dict)
+    datasets_dropped: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)

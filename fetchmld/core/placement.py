@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
+from fetchmld.core.caches import Caches
 from fetchmld.core.capacity import is_large_enough, node_of
 from fetchmld.core.model import Task, TaskId, Worker, WorkerId
 from fetchmld.core.plan import Amount, Node, Plan, earliest, make_plan, spare
@@ -18,8 +19,6 @@ from fetchmld.core.state import State
 
 GPU_TYPES_MAX: Final = 64  # bits of the native mask; a type beyond them can be offered but not asked for by name
 PLACE_MAX: Final = 256  # tasks started by one call at most
-PREFERRED_MAX: Final = 8  # workers that a shape names as having its datasets
-PREFERRING_SHAPES_MAX: Final = 1_000  # beyond it tasks start wherever they fit: shapes are never forgotten
 REPLAN_AFTER_S: Final = 60.0  # a plan whose time is past by this much rested on tasks that outlived their limit
 
 Nodes = list[tuple[WorkerId, int]]  # a worker and a GPU type bit for each node
@@ -46,11 +45,19 @@ class Placement:
     """The queue of one cluster. `ageing_tau_s` and `grace_s` are the policy's."""
 
     def __init__(
-        self, state: State, holds: Holds, ageing_tau_s: float, grace_s: float, queue: Queue | None = None
+        self,
+        state: State,
+        holds: Holds,
+        caches: Caches,
+        ageing_tau_s: float,
+        grace_s: float,
+        queue: Queue | None = None,
     ) -> None:
         self._state, self._holds = state, holds
         self._tau_s, self._grace_s = ageing_tau_s, grace_s
+        self._caches = caches
         self._queue = make_queue() if queue is None else queue
+        self._queue.rank_by(self._preference)
         self._type_bits: dict[str, int] = {}
         self._numbers: dict[WorkerId, int] = {}
         self._workers: list[WorkerId] = []
@@ -59,7 +66,6 @@ class Placement:
         self._odd: set[WorkerId] = set()  # came back without some GPU that a task of theirs holds
         self._ready: dict[int, _Ready] = {}
         self._shapes: dict[tuple[object, ...], int] = {}
-        self._preferring = 0
         self._held: dict[
             TaskId, list[tuple[int, int, int]]
         ] = {}  # of started tasks: (worker, shape, GPU type) per node
@@ -292,8 +298,8 @@ class Placement:
         reservation = self._state.reservations.get(task.request.get("reservation_id", ""))
         pool = reservation.number if reservation is not None else COMMON_POOL
         excluded = (self._number(WorkerId(task.avoid)),) if avoiding else ()
-        preferred = self._preferred(task)
-        key = (wanted, bound_s, pool, excluded, preferred)
+        near = bool(task.request.get("dataset_specs"))
+        key = (wanted, bound_s, pool, excluded, near)
         shape = self._shapes.get(key)
         if shape is None:
             mask = 0
@@ -309,23 +315,18 @@ class Placement:
                 pool=pool,
                 limit_s=bound_s,
                 excluded=excluded,
-                preferred=preferred,
+                near=near,
             )
-            self._preferring += bool(preferred)
         return shape
 
     def _has_others(self, task: Task) -> bool:
         """Whether there are enough workers beside the one that the task was lost with."""
         return len(self._open.keys() - {task.avoid}) >= task.resources.node_count
 
-    def _preferred(self, task: Task) -> tuple[int, ...]:
-        """Workers that had all of the task's datasets lately."""
-        specs = task.request.get("dataset_specs")
-        if not specs or self._preferring >= PREFERRING_SHAPES_MAX:
-            return ()
-        holders = [self._state.holders.get(spec["source"], []) for spec in specs]
-        common = [worker_id for worker_id in holders[0] if all(worker_id in other for other in holders)]
-        return tuple(sorted(self._number(worker_id) for worker_id in common[-PREFERRED_MAX:]))
+    def _preference(self, number: int) -> dict[int, int]:
+        """How many bytes of the waiting task's datasets each worker has: the queue asks when it may start."""
+        held = self._caches.bytes_held(self._ready[number].task.request.get("dataset_specs", ()))
+        return {self._number(worker_id): much for worker_id, much in held.items()}
 
 
 def _power_of_two(seconds: float) -> int:

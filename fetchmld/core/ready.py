@@ -9,9 +9,10 @@ The order. A task of priority p, submitted at t, has at time `now` the aged prio
 for all, everybody ages alike and the order never changes: the key `p - t / tau` is static, larger first, ties by submit
 number. Nothing is ever re-sorted.
 
-The choice. The heads of the shapes are walked in key order; one that fits starts at once. Workers that the shape prefers
-come first, then those left with the fewest GPUs, then with the fewest cores, then the oldest, so that whole nodes stay
-free for large tasks and the same state always gives the same answer. A gang takes the best of them, all distinct, or
+The choice. The heads of the shapes are walked in key order; one that fits starts at once. Workers that the task prefers
+most come first (only tasks of a `near` shape are asked, see `rank_by`), then those left with the fewest GPUs, then with
+the fewest cores, then the oldest, so that whole nodes stay free for large tasks and the same state always gives the same
+answer. A gang takes the best of them, all distinct, or
 none. All GPUs of one task on one node are of one type: of those with enough, the one with the fewest free, then the
 lowest bit.
 
@@ -22,7 +23,7 @@ not bound: if that one starts on a held worker the plan is void, and its task wi
 """
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isnan
 from typing import Final, Protocol
@@ -36,6 +37,7 @@ ANY_GPU_TYPE: Final = (1 << GPU_TYPES_MAX) - 1
 
 GpuCounts = list[tuple[int, int]]  # (type bit, count), each bit once
 Hold = tuple[int, int, int, GpuCounts, int, int]  # (worker, then what is spare: cores, GB, GPUs, batch, service slots)
+Preference = Callable[[int], Mapping[int, int]]  # of a task: worker -> by how much it prefers it
 Placed = tuple[int, list[tuple[int, int]]]  # (task, and for each node: worker, GPU type bit or NO_GPU)
 
 
@@ -54,8 +56,10 @@ class Queue(Protocol):
         pool: int = COMMON_POOL,
         limit_s: float = 0,
         excluded: Sequence[int] = (),
-        preferred: Sequence[int] = (),
+        near: bool = False,
     ) -> int: ...
+
+    def rank_by(self, preference: Preference, /) -> None: ...
 
     def push(self, task: int, shape: int, key: float, /) -> None: ...
 
@@ -110,7 +114,7 @@ class _Shape:
     pool: int
     limit_s: float  # 0: may run for ever
     excluded: tuple[int, ...]
-    preferred: tuple[int, ...]
+    near: bool
 
 
 @dataclass(slots=True)
@@ -170,6 +174,7 @@ class ReadyQueue:
         self._live: dict[int, tuple[int, float]] = {}  # task -> (shape, key)
         self._pools: dict[int, dict[int, _Free]] = {}  # pool -> worker -> what is free
         self._skipped: set[int] = set()
+        self._preference: Preference = lambda _task: {}
         self._plan: _Plan | None = None
 
     # -- waiting tasks
@@ -186,23 +191,27 @@ class ReadyQueue:
         pool: int = COMMON_POOL,
         limit_s: float = 0,
         excluded: Sequence[int] = (),
-        preferred: Sequence[int] = (),
+        near: bool = False,
     ) -> int:
         """The index of this request's shape, the same for the same request.
 
         `cpu`, `memory_gb`, `gpu` and one slot are per node; `gpu_types` is a mask of type bits; `limit_s` bounds the run
-        time from above (0: nothing does); workers in `excluded` are never used, those in `preferred` are used first.
+        time from above (0: nothing does); workers in `excluded` are never used; `near`: its tasks prefer some workers.
         """
         if nodes < 1:
             raise ValueError(f"a shape has at least 1 node, not {nodes}")
         types = gpu_types if gpu else 0
-        away, near = _distinct(excluded), _distinct(preferred)
-        shape = _Shape(cpu, memory_gb, gpu, types, service, nodes, pool, limit_s, away, near)
+        shape = _Shape(cpu, memory_gb, gpu, types, service, nodes, pool, limit_s, _distinct(excluded), near)
         index = self._shapes.setdefault(shape, len(self._by_index))
         if index == len(self._by_index):
             self._by_index.append(shape)
             self._heaps.append([])
         return index
+
+    def rank_by(self, preference: Preference, /) -> None:
+        """Ask `preference` about each task of a `near` shape when it may start. Workers not in its answer count 0, and
+        so do those below 0. It must not call the queue."""
+        self._preference = preference
 
     def push(self, task: int, shape: int, key: float, /) -> None:
         """Make `task` ready. Raises ValueError if it already is, IndexError if there is no such shape."""
@@ -290,7 +299,8 @@ class ReadyQueue:
             rank, index = min(heads)
             shape = self._by_index[index]
             bound = self._plan is not None and self._plan.binds(shape, rank, now)
-            nodes = self._choose(shape, bound)
+            prefers = self._preference(rank[1]) if shape.near else {}
+            nodes = self._choose(shape, bound, prefers)
             if nodes:
                 self._start(index, rank, nodes, bound)
                 placed.append((rank[1], nodes))
@@ -300,7 +310,7 @@ class ReadyQueue:
                 passed.add(index)
         return placed, NO_TASK
 
-    def _choose(self, shape: _Shape, bound: bool) -> list[tuple[int, int]]:
+    def _choose(self, shape: _Shape, bound: bool, prefers: Mapping[int, int]) -> list[tuple[int, int]]:
         """The best workers with their GPU types, one for each node; empty if there are too few."""
         fitting = []
         for worker, free in self._pools.get(shape.pool, {}).items():
@@ -309,7 +319,7 @@ class ReadyQueue:
                 types &= self._plan.spare[worker].types_for(shape)
             if types:
                 gpu_type = min(types, key=lambda bit: (free.gpus.get(bit, 0), bit))
-                rank = (worker not in shape.preferred, sum(free.gpus.values()), free.cpu, worker)
+                rank = (-max(0, prefers.get(worker, 0)), sum(free.gpus.values()), free.cpu, worker)
                 fitting.append((rank, gpu_type))
         best = heapq.nsmallest(shape.nodes, fitting)
         return [(rank[3], gpu_type) for rank, gpu_type in best] if len(best) == shape.nodes else []

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from fetchmld.core import invariants, views
+from fetchmld.core.caches import keys_of
 from fetchmld.core.capacity import empty_node
 from fetchmld.core.desk import Desk, Policy
 from fetchmld.core.ends import Ends, hash_seed
@@ -380,6 +381,7 @@ class Scheduler:
         if worker.status == "suspect":
             advance(worker, "active")
         worker.heartbeat_t, worker.heartbeat_at, worker.detail = self._now, event.at_us / 1e6, event.detail
+        self._desk.caches.replace(worker.id, event.datasets)
         self._open_or_shut(worker)
         self._reconcile(worker, event, rebooted)
         self._place(event.at_us)
@@ -436,6 +438,8 @@ class Scheduler:
         if worker is None or worker.status == "offline":
             return  # it has to say hello first
         worker.heartbeat_t, worker.heartbeat_at = self._now, event.at_us / 1e6
+        if event.datasets_added or event.datasets_dropped:
+            self._desk.caches.change(worker.id, event.datasets_added, event.datasets_dropped)
         if worker.status == "suspect":
             advance(worker, "active")
             self._placement.open(worker)
@@ -469,6 +473,14 @@ class Scheduler:
         fact = Fact("file_access", "dataset.read", event.source, task.user_id, event.success, error=event.error)
         fact.metadata, fact.at_us = metadata, event.at_us
         self._desk.persist(fact)
+        if event.success:
+            self._note_cached(task, event)
+
+    def _note_cached(self, task: Task, event: DatasetAccessed) -> None:
+        """The worker has it now, so the next task goes there, also before the next heartbeat."""
+        specs = [spec for spec in task.request.get("dataset_specs", ()) if spec["name"] == event.name]
+        keys = [key for spec in specs for key in keys_of(spec, event.sha256)]
+        self._desk.caches.change(event.worker_id, dict.fromkeys(keys, event.total_bytes), ())
 
     # -- ends
 

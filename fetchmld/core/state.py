@@ -29,9 +29,6 @@ from fetchmld.core.model import (
     resources_of,
 )
 
-DATASETS_KNOWN_MAX: Final = 1_000
-HOLDERS_MAX: Final = 16  # workers remembered for one dataset
-
 
 class State:
     """Everything that the record says is true now. Ended tasks stay only while they are among the newest."""
@@ -48,7 +45,6 @@ class State:
         self.reservations: dict[str, Reservation] = {}  # live, and the newest ended ones
         self.reservation_count = 0
         self.dependents: dict[TaskId, list[TaskId]] = {}  # who waits for this live task to end
-        self.holders: OrderedDict[str, list[WorkerId]] = OrderedDict()  # dataset source -> workers that had it lately
 
     def apply(self, fact: Fact) -> None:
         """Take one fact in. Facts of actions that change no state (logins, file accesses) only move the count."""
@@ -75,7 +71,6 @@ class State:
             "reservations": {name: _fields(found) for name, found in self.reservations.items()},
             "reservation_count": self.reservation_count,
             "dependents": {task_id: list(waiting) for task_id, waiting in self.dependents.items()},
-            "holders": {source: list(workers) for source, workers in self.holders.items()},
         }
 
 
@@ -233,20 +228,6 @@ def _worker_undrained(state: State, fact: Fact) -> None:
         advance(worker, "active")
 
 
-def _dataset_read(state: State, fact: Fact) -> None:
-    """Remember which workers had a dataset lately: tasks that need it start there first."""
-    worker_id = WorkerId(fact.metadata.get("worker_id", ""))
-    if not fact.success or not worker_id:
-        return
-    holders = state.holders.setdefault(fact.resource, [])
-    if worker_id not in holders:
-        holders.append(worker_id)
-        del holders[:-HOLDERS_MAX]
-    state.holders.move_to_end(fact.resource)
-    if len(state.holders) > DATASETS_KNOWN_MAX:
-        state.holders.popitem(last=False)
-
-
 def _reserved(state: State, fact: Fact) -> None:
     meta = fact.metadata
     state.reservation_count += 1
@@ -309,7 +290,6 @@ _CHANGES: Final[dict[str, Callable[[State, Fact], None]]] = {
     "worker.offline": _worker_offline,
     "worker.drain": _worker_drained,
     "worker.undrain": _worker_undrained,
-    "dataset.read": _dataset_read,
     "reservation.create": _reserved,
     "reservation.claim": _reservation_claimed,
     "reservation.expire": _reservation_over,

@@ -78,8 +78,8 @@ class Driver:
         self.now += seconds
         return self.do(TimePassed(self.at_us))
 
-    def beat(self, worker: WorkerId = W1) -> None:
-        self.do(HeartbeatReceived(worker, self.at_us))
+    def beat(self, worker: WorkerId = W1, **more: Any) -> None:
+        self.do(HeartbeatReceived(worker, self.at_us, **more))
 
     def view(self, task: str) -> TaskView:
         view = self.core.view(TaskId(task))

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fetchmld.core.messages import DatasetAccessed
 from fetchmld.core.model import Capacity, Gpu, TaskId, WorkerId
 from fetchmld.core.scheduler import Policy
 from tests.core.driver import SMALL, W1, W2, WITH_GPUS, Driver
@@ -119,23 +118,6 @@ def test_a_mig_slice_is_a_type_of_its_own() -> None:
     driver.join(W1, Capacity(8, 8, 8, 0, slices))
     assert driver.view(driver.submit(gpu=2))["assignments"][0]["gpus"] == [0, 1]
     assert driver.view(driver.submit(gpu=1, gpu_type="A100"))["assignments"][0]["gpus"] == [2]
-
-
-def test_a_task_starts_where_its_datasets_are() -> None:
-    driver = Driver()
-    driver.join(W1)
-    driver.join(W2)
-    spec = [{"name": "d", "source": "file:///d", "mount_path": "data/d"}]
-    seen = driver.submit(cpu=1)
-    assert driver.where(seen) == ["w1"]
-    driver.end(seen, exit_code=0)
-    driver.drain(W1)
-    reader = driver.submit(cpu=1, dataset_specs=spec)
-    driver.do(DatasetAccessed(W2, TaskId(reader), 1, "d", "file:///d", True, driver.at_us))
-    driver.drain(W1, wanted=False)
-    driver.end(reader, worker=W2, exit_code=0)
-    assert driver.where(driver.submit(cpu=1)) == ["w1"], "the tightest, then the oldest"
-    assert driver.where(driver.submit(cpu=1, dataset_specs=spec)) == ["w2"], "though w1 is a tighter fit"
 
 
 Job = tuple[int, int, int, int, int]  # GPUs, nodes, declared limit, share of it that it runs (percent), gap before it

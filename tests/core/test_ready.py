@@ -163,11 +163,41 @@ def test_equally_tight_workers_are_taken_by_number_whatever_else_they_have(queue
     assert queue.place(1, 0.0) == ([(1, [(2, NO_GPU), (3, NO_GPU), (4, NO_GPU)])], NO_TASK)
 
 
-def test_preferred_workers_come_first_and_excluded_ones_never(queue: Queue) -> None:
-    for worker, cpu in [(0, 2), (1, 4), (2, 8), (3, 16)]:
+def test_what_a_task_prefers_comes_first_and_excluded_ones_never(queue: Queue) -> None:
+    for worker, cpu in [(0, 2), (1, 4), (2, 8), (3, 16), (4, 1), (5, 3)]:
         cores(queue, worker, cpu)
-    queue.push(1, queue.shape(1, 0, 0, 0, False, nodes=3, excluded=[0], preferred=[3, 2, 9]), 0.0)
-    assert queue.place(1, 0.0) == ([(1, [(2, NO_GPU), (3, NO_GPU), (1, NO_GPU)])], NO_TASK)
+    queue.rank_by({1: {2: 7, 3: 7, 4: 0, 5: 9, 0: 99, 8: 9, -1: 9, 1: -3}}.__getitem__)
+    queue.push(1, queue.shape(1, 0, 0, 0, False, nodes=5, excluded=[0], near=True), 0.0)
+    assert queue.place(1, 0.0) == ([(1, [(worker, NO_GPU) for worker in (5, 2, 3, 4, 1)])], NO_TASK)
+
+
+def test_each_task_of_a_shape_has_its_own_preference_as_it_is_when_it_starts(queue: Queue) -> None:
+    prefers: dict[int, dict[int, int]] = {task: {} for task in range(5)}
+    queue.rank_by(prefers.__getitem__)
+    for worker in range(3):
+        cores(queue, worker, 4 + worker)
+    near = queue.shape(1, 0, 0, 0, False, near=True)
+    for task in range(4):
+        queue.push(task, near, 0.0)
+    prefers[1], prefers[3] = {2: 1}, {1: 1}
+    assert queue.place(3, 0.0)[0] == [(0, [(0, NO_GPU)]), (1, [(2, NO_GPU)]), (2, [(0, NO_GPU)])]
+    prefers[3] = {2: 1, 1: 2}
+    assert queue.place(3, 0.0)[0] == [(3, [(1, NO_GPU)])]
+
+
+def test_who_prefers_a_full_worker_starts_elsewhere_at_once(queue: Queue) -> None:
+    queue.rank_by(lambda _task: {1: 1})
+    cores(queue, 0, 2)
+    cores(queue, 1, 0)
+    queue.push(1, queue.shape(1, 0, 0, 0, False, near=True), 0.0)
+    assert queue.place(1, 0.0) == ([(1, [(0, NO_GPU)])], NO_TASK)
+
+
+def test_others_are_not_asked_what_they_prefer(queue: Queue) -> None:
+    queue.rank_by(lambda _task: pytest.fail("asked"))
+    cores(queue, 0, 2)
+    queue.push(1, cores_shape(queue, 1), 0.0)
+    assert queue.place(1, 0.0) == ([(1, [(0, NO_GPU)])], NO_TASK)
 
 
 def test_a_shape_is_the_same_for_the_same_request_only(queue: Queue) -> None:
@@ -180,7 +210,7 @@ def test_a_shape_is_the_same_for_the_same_request_only(queue: Queue) -> None:
         queue.shape(1, 2, 0, 0, False, pool=1),
         queue.shape(1, 2, 0, 0, False, limit_s=64),
         queue.shape(1, 2, 0, 0, False, excluded=[1]),
-        queue.shape(1, 2, 0, 0, False, preferred=[1]),
+        queue.shape(1, 2, 0, 0, False, near=True),
     ]
     assert len({plain, *others}) == 7
 
@@ -528,6 +558,9 @@ class Twins(RuleBasedStateMachine):
         self.now = 0.0
         self.running: list[tuple[int, int, int]] = []  # (worker, shape, GPU type)
         self.shape_of: dict[int, int] = {}
+        self.prefers: dict[int, int] = {}  # of every task that has a preference
+        for queue in self.both:
+            queue.rank_by(lambda task: self.prefers if task % 3 else {})
 
     @rule(
         asked=st.tuples(
@@ -541,7 +574,7 @@ class Twins(RuleBasedStateMachine):
         pool=pools,
         limit_s=st.sampled_from([0, 1, 4]),
         excluded=some_workers,
-        preferred=some_workers,
+        near=st.booleans(),
         keys=st.lists(st.sampled_from([0.0, 1.0, 2.5, 4.0]), min_size=1, max_size=4),
     )
     def submit(
@@ -551,16 +584,20 @@ class Twins(RuleBasedStateMachine):
         pool: int,
         limit_s: float,
         excluded: list[int],
-        preferred: list[int],
+        near: bool,
         keys: list[float],
     ) -> None:
-        shape, same = (queue.shape(*asked, nodes, pool, limit_s, excluded, preferred) for queue in self.both)
+        shape, same = (queue.shape(*asked, nodes, pool, limit_s, excluded, near) for queue in self.both)
         assert shape == same
         for key in keys:
             for queue in self.both:
                 queue.push(self.next_task, shape, key)
             self.shape_of[self.next_task] = shape
             self.next_task += 1
+
+    @rule(prefers=st.dictionaries(st.integers(-1, 6), st.integers(-1, 3), max_size=4))
+    def prefer(self, prefers: dict[int, int]) -> None:
+        self.prefers = prefers
 
     @rule(which=st.integers(0, 80), key=st.sampled_from([0.0, 1.0, 2.5, 5.0]), again=st.booleans())
     def cancel_or_change(self, which: int, key: float, again: bool) -> None:
@@ -656,6 +693,8 @@ def test_the_twins_agree_on_many_shapes_and_workers() -> None:
     """More requests than a word has bits, and more kinds of free capacity than the index keeps for so few workers."""
     dice = random.Random(1)
     both: tuple[Queue, Queue] = (ReadyQueue(), FastQueue())
+    for queue in both:
+        queue.rank_by(lambda task: {worker: worker * task % 5 for worker in range(task % 7, 40, 3)})
     shape_of: list[int] = []
     running: list[tuple[int, int, int]] = []
     for turn in range(300):
@@ -681,7 +720,7 @@ def ask_both(dice: random.Random, both: tuple[Queue, Queue], shape_of: list[int]
     """Three tasks of any shapes, one of them new if so wished."""
     if is_new or not shape_of:
         asked = (dice.randrange(1000), dice.randrange(32), dice.choice([0, 0, 1, 2, 5]), ANY_GPU_TYPE, False)
-        more = (dice.choice([1, 1, 1, 4]), 0, dice.choice([0, 8]), dice.sample(range(30), 2), dice.sample(range(30), 2))
+        more = (dice.choice([1, 1, 1, 4]), 0, dice.choice([0, 8]), dice.sample(range(30), 2), dice.random() < 0.5)
         shape, same = (queue.shape(*asked, *more) for queue in both)
         assert shape == same
     else:
