@@ -95,6 +95,7 @@ class Cluster:
         self._handles: dict[str, Any] = {}
         self.revivals = 0  # times that all of it had to start again
         self.populated = False  # every actor has started since Ray did
+        self._given_up: asyncio.Future[None] | None = None  # fails when an actor says that it cannot go on
 
     # -- start
 
@@ -147,7 +148,8 @@ class Cluster:
     # -- watch
 
     async def watch(self) -> None:
-        """Keep all of it alive until cancelled. Call after `start`."""
+        """Keep all of it alive until cancelled. Call after `start`. Raises `ActorFailed` where an actor cannot go on."""
+        self._given_up = asyncio.get_running_loop().create_future()
         while True:
             dead = await self._tend_until_death()
             log.error("ray_died", extra={"of": dead})
@@ -156,12 +158,18 @@ class Cluster:
     async def _tend_until_death(self) -> str:
         tenders = [asyncio.create_task(self._tend(spec)) for spec in self._specs]
         tenders.append(asyncio.create_task(self._tend_zygote()))
+        death = asyncio.create_task(self.runtime.wait_dead())
+        assert self._given_up is not None
+        waited: list[asyncio.Future[Any]] = [death, self._given_up]
         try:
-            return await self.runtime.wait_dead()
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if self._given_up.done():
+                self._given_up.result()
+            return death.result()
         finally:
-            for tender in tenders:
+            for tender in (*tenders, death):
                 tender.cancel()
-            await asyncio.gather(*tenders, return_exceptions=True)
+            await asyncio.gather(*tenders, death, return_exceptions=True)
 
     async def _tend_zygote(self) -> None:
         while True:
@@ -176,6 +184,10 @@ class Cluster:
             await asyncio.sleep(PING_EVERY_S)
             try:
                 misses = await self._tend_once(spec, backoff, misses)
+            except ActorFailed as error:
+                if self._given_up is not None and not self._given_up.done():
+                    self._given_up.set_exception(error)
+                return
             except Exception:  # Ray is going, and raises whatever it likes; who waits for its death sees that
                 log.exception("actor_not_tended", extra={"actor": spec.name})
 
@@ -193,7 +205,10 @@ class Cluster:
         return 0
 
     async def _ask(self, spec: ActorSpec) -> str:
-        """How one actor is: nothing when all is well, `silent`, `starting`, or else why it is to be replaced."""
+        """How one actor is: nothing when all is well, `silent`, `starting`, or else why it is to be replaced.
+
+        Raises `ActorFailed` where to replace it would not help.
+        """
         from ray.exceptions import ActorDiedError, RayError
 
         try:
@@ -202,6 +217,8 @@ class Cluster:
             return _reason(error)
         except (TimeoutError, RayError):  # restarting, or too busy
             return "silent"
+        if said.get("final"):
+            raise ActorFailed(f"the {spec.name} actor cannot go on: {said.get('error', '')}")
         return "" if said.get("started") else str(said.get("error", "starting"))
 
     async def _replace(self, spec: ActorSpec) -> None:

@@ -111,10 +111,14 @@ class Daemon:
         silence()
         watching = asyncio.create_task(self._cluster.watch())
         await asyncio.wait([watching, stop], return_when=asyncio.FIRST_COMPLETED)
-        if watching.done():
+        if not watching.done():
+            await _ended(watching)
+            return 0
+        try:
             watching.result()  # raises: it does not end by itself
-        await _ended(watching)
-        return 0
+        except ActorFailed as error:
+            log.critical("daemon_gives_up", extra={"reason": str(error)})
+        return FAILED
 
     async def _start(self) -> None:
         await self._cluster.start()

@@ -2,7 +2,8 @@
 
 The actors' classes stay plain, and the daemon never imports them: it hands Ray a `Hosted` with the class's name. Whoever
 asks by `ping` learns under `started` whether the actor serves, and under `error` why it cannot: one whose start failed
-is not started again in place (half of it may be up) but replaced.
+is not started again in place (half of it may be up) but replaced; unless the error says by `final` that another start
+would find the same.
 """
 
 import asyncio
@@ -54,7 +55,11 @@ class Hosted:
             return {"started": False}
         error = starting.exception()
         if error is not None:
-            return {"started": False, "error": f"{type(error).__name__}: {error}"}
+            return {
+                "started": False,
+                "error": f"{type(error).__name__}: {error}",
+                "final": getattr(error, "final", False),
+            }
         said: dict[str, Any] = await self._actor.ping()
         return said
 

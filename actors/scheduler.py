@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.mailbox import EVENTS
+from actors.snapshot_keeper import SnapshotKeeper
 from fetchmld.channel import Message, Peer, Server, serve
 from fetchmld.config import Config
 from fetchmld.core.errors import BadRequest, Unavailable
@@ -40,6 +41,7 @@ from fetchmld.core.messages import (
 from fetchmld.core.model import TaskId, UserId, WorkerId
 from fetchmld.core.scheduler import Policy, Scheduler
 from fetchmld.core.state import ended
+from fetchmld.store import snapshots
 from fetchmld.store.clock import LogicalClock
 from fetchmld.store.ledger import Ledger, LedgerUnavailable
 
@@ -48,6 +50,14 @@ log = logging.getLogger(__name__)
 MAILBOX_MAX: Final = 200_000  # messages that wait for the loop; beyond it requests are refused
 WAITERS_MAX: Final = 100_000  # callers that wait for ends
 TICK_S: Final = 1.0
+RETRY_S: Final = 0.5  # between two tries to write, while that fails
+SNAPSHOT_WITHIN_S: Final = 3.0  # at a clean end; who stops us waits 5 s for the whole of it
+
+
+class Halted(Exception):
+    """The record cannot be written, and the setting `audit_on_failure` says to stop then."""
+
+    final = True
 
 
 class SchedulerActor:
@@ -73,10 +83,12 @@ class SchedulerActor:
         self._waiters: dict[TaskId, list[tuple[float, Message]]] = {}  # with the time when they stop waiting
         self._agents: dict[WorkerId, Peer] = {}
         self._broken_since = 0.0  # monotonic; 0 = the ledger can be written
+        self._retry_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._server: Server | None = None
         self._ledger: Ledger
         self._core: Scheduler
+        self._snapshots: SnapshotKeeper
         self._clock: LogicalClock
         self._wake: asyncio.Event
 
@@ -87,26 +99,43 @@ class SchedulerActor:
         self._wake = asyncio.Event()
         await self._in_thread(self._recover)
         self._server = await serve(self._socket, self._on_messages, self._on_close)
-        self._tasks = [asyncio.create_task(self._work()), asyncio.create_task(self._tick())]
+        self._tasks = [asyncio.create_task(loop) for loop in (self._work(), self._tick(), self._snapshots.run())]
         gc.collect()
         gc.freeze()  # what start-up made lives as long as we do
         gc.set_threshold(50_000, 20, 100)
 
     def _recover(self) -> None:
-        paths = self._config.paths
-        self._ledger = Ledger.open(paths.ledger_dir, segment_bytes=self._config.segment_bytes)
+        paths, begun = self._config.paths, time.monotonic()
+        base = snapshots.newest(paths.ledger_dir)
+        since = base.mark if base else None
+        self._ledger = Ledger.open(paths.ledger_dir, segment_bytes=self._config.segment_bytes, since=since)
         self._clock = LogicalClock(paths.data_dir / "clock", self._ledger.last_clock_us)
-        self._rebuild()
+        self._rebuild(base)
+        reached = base.mark.seq if base else 0
+        self._snapshots = SnapshotKeeper(paths.ledger_dir, self._config.snapshot_events, reached, self._newest)
+        took = {"events": self._ledger.next_seq, "from_snapshot": reached, "took_s": round(time.monotonic() - begun, 3)}
+        log.info("ledger_recovered", extra=took)
         recovery = self._ledger.recovery
         if recovery.torn_bytes:
             gap = {"cause": "torn tail", "bytes": recovery.torn_bytes, "first_seq": recovery.torn_seq}
             self._mailbox.append(FactNoted(Fact("audit_verified", "audit.gap", "ledger", success=False, metadata=gap)))
         self._mailbox.append(self._admin_key())
 
-    def _rebuild(self) -> None:
-        """The core as the record has it."""
-        self._core = Scheduler(self._policy)
-        self._core.replay((event.fact for event in self._ledger.read()), self._clock.now())
+    def _rebuild(self, base: snapshots.Snapshot | None) -> None:
+        """The core as the record has it, read from `base` on."""
+        gc.disable()  # all of it stays; the collector would walk it again and again for nothing
+        try:
+            self._core = Scheduler(self._policy, state=base.state() if base else None)
+            events = self._ledger.read(base.mark.seq if base else 0)
+            self._core.replay((event.fact for event in events), self._clock.now())
+        finally:
+            gc.enable()
+
+    def _rebuild_anew(self) -> None:
+        self._rebuild(snapshots.newest(self._config.paths.ledger_dir))
+
+    def _newest(self) -> int:
+        return self._ledger.next_seq - 1
 
     def _admin_key(self) -> KeyCreated:
         digest = hashlib.sha256(self._config.paths.admin_key.read_bytes().strip()).hexdigest()
@@ -117,7 +146,9 @@ class SchedulerActor:
         """How it is. A loop of ours that ended is a reason to be replaced: whoever asks does that."""
         for task in self._tasks:
             if task.done() and not task.cancelled():
-                return {"started": False, "error": f"a loop of the scheduler ended: {task.exception()}"}
+                error = task.exception()
+                said = f"a loop of the scheduler ended: {error}"
+                return {"started": False, "error": said, "final": getattr(error, "final", False)}
         return {"started": self._server is not None, "seq": self._core.state.seq if self._server else -1}
 
     async def address(self) -> str:
@@ -130,6 +161,7 @@ class SchedulerActor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._snapshots.make_last(SNAPSHOT_WITHIN_S)
         await self._in_thread(self._ledger.close)
         self._writer.shutdown()
 
@@ -173,6 +205,9 @@ class SchedulerActor:
             batch, self._mailbox = self._mailbox, []
             try:
                 await self._work_through(batch)
+            except Halted:
+                await self._fall_back(batch, "the record cannot be written, and the daemon stops")
+                raise
             except Exception:
                 log.exception("scheduler.batch_failed size=%d", len(batch))
                 await self._fall_back(batch, "something went wrong on our side")
@@ -190,6 +225,8 @@ class SchedulerActor:
                 await self._in_thread(self._ledger.append, facts)
             except LedgerUnavailable as error:
                 log.error("ledger.unavailable error=%s", error)
+                if self._config.audit_on_failure == "halt":
+                    raise Halted(str(error)) from error
                 self._broken_since = time.monotonic()
                 await self._fall_back(batch, f"the record cannot be written: {error}")
                 return
@@ -335,21 +372,24 @@ class SchedulerActor:
             if isinstance(item, Message):
                 self._refuse(item, why)
         self._tickets.clear()
-        await self._in_thread(self._rebuild)
+        await self._in_thread(self._rebuild_anew)
         for peer in self._agents.values():
             peer.close()  # they come back, say what they have, and report their ends again
         self._agents.clear()
 
     async def _mended(self) -> bool:
-        """Try to write again, at most once a tick."""
+        """Try to write again, now and then. The core learns of it only when it is on record: a failure changes nothing."""
+        if time.monotonic() < self._retry_at:
+            return False
         gap = {"cause": "the record could not be written", "seconds": round(time.monotonic() - self._broken_since, 3)}
         fact = Fact("audit_verified", "audit.gap", "ledger", success=False, metadata=gap, at_us=_wall_us())
-        effects = self._core.handle(FactNoted(fact), self._clock.now())
+        fact.clock_us = int(self._clock.now() * 1e6)
         try:
-            await self._in_thread(self._ledger.append, [e.fact for e in effects if isinstance(e, Persist)])
+            await self._in_thread(self._ledger.append, [fact])
         except LedgerUnavailable:
-            await self._in_thread(self._rebuild)
+            self._retry_at = time.monotonic() + RETRY_S
             return False
+        self._core.state.apply(fact)
         self._broken_since = 0.0
         log.info("ledger.mended %s", gap)
         return True

@@ -83,6 +83,12 @@ class Config(BaseSettings):
         le=2**32,
         description="Size of a ledger segment; a full disk shows one segment early.",
     )
+    snapshot_events: int = Field(
+        default=100_000, ge=1_000, description="Events between two snapshots of the state; fewer: a quicker restart."
+    )
+    audit_on_failure: Literal["closed", "halt"] = Field(
+        default="closed", description="When the record cannot be written: refuse changes until it can, or stop."
+    )
     body_bytes_max: int = Field(default=2**20, ge=1024, le=2**30, description="Largest JSON request body, bytes.")
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level logged.")
 

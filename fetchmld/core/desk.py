@@ -35,9 +35,9 @@ class Policy:
 class Desk:
     """One event at a time: `begin` it, let the parts do their work, and take its `effects`."""
 
-    def __init__(self, policy: Policy, queue: Queue | None = None) -> None:
+    def __init__(self, policy: Policy, queue: Queue | None = None, state: State | None = None) -> None:
         self.policy = policy
-        self.state = State()
+        self.state = State() if state is None else state
         self.holds = Holds(self.state, policy.reservation_lead_s)
         self.caches = Caches()
         self.placement = Placement(self.state, self.holds, self.caches, policy.ageing_tau_s, policy.grace_s, queue)

@@ -67,12 +67,15 @@ __all__ = ["Policy", "Scheduler", "hash_seed"]
 
 
 class Scheduler:
-    """The whole policy over one `State`. Build it, `replay` the record, then `handle` events in order."""
+    """The whole policy over one `State`. Build it, `replay` the record, then `handle` events in order.
 
-    def __init__(self, policy: Policy, queue: Queue | None = None) -> None:
+    `state` is where the replay begins, if not before the first fact: the fold of those that it leaves out.
+    """
+
+    def __init__(self, policy: Policy, queue: Queue | None = None, state: State | None = None) -> None:
         self.policy = policy
         self.dropped_reports = 0  # reports of attempts that are over: fenced off
-        self._desk = Desk(policy, queue)
+        self._desk = Desk(policy, queue, state)
         self._waiting = Waiting(self._desk)
         self._ends = Ends(self._desk, self._waiting)
 

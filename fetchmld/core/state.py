@@ -7,6 +7,7 @@ the state that was. It decides nothing: a fact is the truth, whatever the state 
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fetchmld.core.lifecycle import ENDED, STARTED, advance
@@ -30,21 +31,24 @@ from fetchmld.core.model import (
 )
 
 
+@dataclass(slots=True, eq=False)
 class State:
-    """Everything that the record says is true now. Ended tasks stay only while they are among the newest."""
+    """Everything that the record says is true now. Ended tasks stay only while they are among the newest.
 
-    def __init__(self) -> None:
-        self.seq = 0  # sequence number of the next fact
-        self.submit_count = 0
-        self.clock_us = 0  # logical time of the newest fact
-        self.tasks: dict[TaskId, Task] = {}
-        self.recent: OrderedDict[TaskId, Task] = OrderedDict()
-        self.workers: dict[WorkerId, Worker] = {}
-        self.keys: dict[str, Key] = {}  # by the SHA-256 of the key
-        self.experiments: dict[str, Experiment] = {}
-        self.reservations: dict[str, Reservation] = {}  # live, and the newest ended ones
-        self.reservation_count = 0
-        self.dependents: dict[TaskId, list[TaskId]] = {}  # who waits for this live task to end
+    All of it is fields with types that `store.state_form` can write and read back.
+    """
+
+    seq: int = 0  # sequence number of the next fact
+    submit_count: int = 0
+    clock_us: int = 0  # logical time of the newest fact
+    tasks: dict[TaskId, Task] = field(default_factory=dict)
+    recent: OrderedDict[TaskId, Task] = field(default_factory=OrderedDict)
+    workers: dict[WorkerId, Worker] = field(default_factory=dict)
+    keys: dict[str, Key] = field(default_factory=dict)  # by the SHA-256 of the key
+    experiments: dict[str, Experiment] = field(default_factory=dict)
+    reservations: dict[str, Reservation] = field(default_factory=dict)  # live, and the newest ended ones
+    reservation_count: int = 0
+    dependents: dict[TaskId, list[TaskId]] = field(default_factory=dict)  # who waits for this live task to end
 
     def apply(self, fact: Fact) -> None:
         """Take one fact in. Facts of actions that change no state (logins, file accesses) only move the count."""

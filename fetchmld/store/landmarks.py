@@ -31,6 +31,18 @@ class Head:
     offset: int  # where in it the next frame goes
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place between two frames: all events below `seq` lie before it. Where a walk along the chain may begin."""
+
+    seq: int
+    event_hash: bytes  # of event `seq - 1`
+    segment: int  # first sequence number of the segment that has that event
+    offset: int  # in it, behind that event's frame
+    at_us: int  # times of that event
+    clock_us: int
+
+
 def genesis_text(genesis: Genesis) -> str:
     """The only spelling of `genesis.json`: an edit that changes no meaning shows, too."""
     return _text({**asdict(genesis), "public_key": genesis.public_key.hex()})

@@ -23,7 +23,7 @@ from typing import Final
 from fetchmld.core.chain import Chain, Event, Genesis, genesis_hash
 from fetchmld.core.errors import Unavailable
 from fetchmld.core.messages import Fact
-from fetchmld.store.landmarks import Head, read_genesis, read_head, write_genesis, write_head
+from fetchmld.store.landmarks import Head, Mark, read_genesis, read_head, write_genesis, write_head
 from fetchmld.store.recovery import End, find_end
 from fetchmld.store.segment import (
     LedgerDamaged,
@@ -96,12 +96,14 @@ class Ledger:
         segment_bytes: int = SEGMENT_BYTES,
         genesis: Genesis | None = None,
         sync: Callable[[int], None] = os.fdatasync,
+        since: Mark | None = None,
     ) -> "Ledger":
         """The ledger in `directory` (`DIR/ledger`), made on first use, with a torn tail cut.
 
-        `genesis` is what a new chain grows from (default: a fresh uuid, no key); an existing one keeps its own. Raises
-        LedgerDamaged where acknowledged events are lost or anything is not as it was written, and LedgerUnavailable
-        where the disk refuses or another process has the ledger open.
+        `genesis` is what a new chain grows from (default: a fresh uuid, no key); an existing one keeps its own. With
+        `since`, a place that is known to be right, only what lies behind it is looked at. Raises LedgerDamaged
+        where acknowledged events are lost or anything is not as it was written, and LedgerUnavailable where the disk
+        refuses or another process has the ledger open.
         """
         try:
             (directory / SEGMENTS).mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -110,7 +112,7 @@ class Ledger:
             raise LedgerUnavailable(f"the ledger in {directory} cannot be opened: {problem}") from problem
         try:
             grown_from = _genesis(directory, genesis, segment_bytes)
-            end, recovery = _recover(directory, grown_from, segment_bytes)
+            end, recovery = _recover(directory, grown_from, segment_bytes, since)
             ledger = cls(directory, grown_from, end, recovery, lock, segment_bytes, sync)
         except OSError as problem:
             os.close(lock)
@@ -278,10 +280,10 @@ def _never_used(directory: Path) -> bool:
     return [first for first, _ in segments] == [0] and not segments[0][1].read_bytes().strip(b"\0")
 
 
-def _recover(directory: Path, genesis: Genesis, segment_bytes: int) -> tuple[End, Recovery]:
+def _recover(directory: Path, genesis: Genesis, segment_bytes: int, since: Mark | None) -> tuple[End, Recovery]:
     """Find the end, cut a torn tail, and bring the files back into the form that the writer needs."""
     repairs: list[str] = []
-    end = find_end(directory / SEGMENTS, genesis_hash(genesis), _head(directory, repairs))
+    end = find_end(directory / SEGMENTS, genesis_hash(genesis), _head(directory, repairs), since)
     if end.path is None:
         raise LedgerDamaged(0, "every segment is gone")
     if end.torn_bytes or end.file_bytes < segment_bytes:

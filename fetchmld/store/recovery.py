@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from fetchmld.core.chain import HASH_BYTES, Malformed, event_hash, unpack
-from fetchmld.store.landmarks import Head
+from fetchmld.store.landmarks import Head, Mark
 from fetchmld.store.segment import (
     ENTRY_EXTRA_BYTES,
     HEADER,
@@ -48,17 +48,16 @@ class End:
     last_clock_us: int = 0
 
 
-def find_end(segments: Path, genesis_hash: bytes, head: Head | None) -> End:
-    """Walk every frame of every segment. Raises LedgerDamaged, OSError."""
-    end = End(0, genesis_hash)
-    vouched = _Vouched(head, genesis_hash)
-    files = list_segments(segments)
+def find_end(segments: Path, genesis_hash: bytes, head: Head | None, since: Mark | None = None) -> End:
+    """Walk every frame of every segment, or those from `since` on. Raises LedgerDamaged, OSError."""
+    end = End(0, genesis_hash) if since is None else _end_at(since)
+    vouched = _Vouched(head if head is None or head.next_seq >= end.next_seq else None, end.next_seq, end.head_hash)
+    files = [(first, path) for first, path in list_segments(segments) if since is None or first >= since.segment]
     for index, (first_seq, path) in enumerate(files):
-        if first_seq != end.next_seq:
-            raise LedgerDamaged(
-                min(first_seq, end.next_seq), f"a segment begins with event {first_seq}, due was {end.next_seq}"
-            )
-        _walk(path, end, vouched)
+        begun = since is not None and index == 0
+        if first_seq != end.next_seq and not begun:
+            raise _not_due(first_seq, end.next_seq)
+        _walk(path, end, vouched, end.offset if begun else 0)
         end.segment = first_seq
         if end.torn_bytes and index + 1 < len(files):
             raise LedgerDamaged(end.next_seq, f"{path.name} ends in an unfinished frame, yet another segment follows")
@@ -67,10 +66,35 @@ def find_end(segments: Path, genesis_hash: bytes, head: Head | None) -> End:
     return end
 
 
-def _walk(path: Path, end: End, vouched: "_Vouched") -> None:
-    """Advance `end` over the intact frames of one segment, and judge what follows them."""
-    buffer = path.read_bytes()
-    offset, last = 0, None
+def check_before(segments: Path, genesis_hash: bytes, mark: Mark) -> None:
+    """Walk every frame before `mark`, which a start from there leaves out. Raises LedgerDamaged, OSError."""
+    end = End(0, genesis_hash)
+    vouched = _Vouched(None, 0, genesis_hash)
+    for first_seq, path in list_segments(segments):
+        if first_seq > mark.segment:
+            break
+        if first_seq != end.next_seq:
+            raise _not_due(first_seq, end.next_seq)
+        _walk(path, end, vouched, until=mark.offset if first_seq == mark.segment else None)
+        if end.torn_bytes:
+            raise LedgerDamaged(end.next_seq, f"{path.name} ends in an unfinished frame, yet others follow")
+    if (end.next_seq, end.head_hash) != (mark.seq, mark.event_hash):
+        raise LedgerDamaged(min(end.next_seq, mark.seq - 1), f"the chain does not lead to event {mark.seq - 1}")
+
+
+def _end_at(mark: Mark) -> End:
+    times = (mark.at_us, mark.clock_us)
+    return End(mark.seq, mark.event_hash, None, mark.segment, mark.offset, 0, 0, *times)
+
+
+def _not_due(first_seq: int, due: int) -> LedgerDamaged:
+    return LedgerDamaged(min(first_seq, due), f"a segment begins with event {first_seq}, due was {due}")
+
+
+def _walk(path: Path, end: End, vouched: "_Vouched", offset: int = 0, until: int | None = None) -> None:
+    """Advance `end` over the intact frames of one segment from `offset` on, and judge what follows them."""
+    buffer = path.read_bytes()[:until]
+    last = None
     while (header := read_header(buffer, offset)) is not None and payload_intact(buffer, offset, header):
         _check_place(buffer, offset, header, end)
         last = (buffer, offset, header)
@@ -150,9 +174,9 @@ def _first_bad(buffer: bytes, offset: int, header: FrameHeader) -> int:
 class _Vouched:
     """Compares the chain, as it is walked, with what the head file says."""
 
-    def __init__(self, head: Head | None, genesis_hash: bytes) -> None:
+    def __init__(self, head: Head | None, next_seq: int, head_hash: bytes) -> None:
         self._head = head
-        self.passed(0, genesis_hash)
+        self.passed(next_seq, head_hash)
 
     def passed(self, next_seq: int, head_hash: bytes) -> None:
         head = self._head

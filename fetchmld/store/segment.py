@@ -34,6 +34,8 @@ _ZEROS: Final = bytes(1024 * 1024)
 class LedgerDamaged(Exception):
     """The ledger's bytes are not what was written. `first_bad` is the lowest sequence number that is lost or wrong."""
 
+    final = True  # to start again would find the same: the daemon ends instead
+
     def __init__(self, first_bad: int, why: str) -> None:
         super().__init__(first_bad, why)
         self.first_bad = first_bad

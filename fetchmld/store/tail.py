@@ -29,7 +29,8 @@ _READ_BYTES: Final = 256 * 1024
 class Tail:
     """`Tail(DIR/ledger, from_seq=n)` yields events from n on. One instance has one position and one user."""
 
-    def __init__(self, directory: Path, from_seq: int = 0) -> None:
+    def __init__(self, directory: Path, from_seq: int = 0, prev_hash: bytes | None = None) -> None:
+        """`prev_hash`: of the event before `from_seq`, where it is known: then the first one must follow from it."""
         self.next_seq = from_seq
         self._segments = directory / "segments"
         self._file = -1
@@ -41,7 +42,7 @@ class Tail:
         self._payload = b""  # of the frame that is being read
         self._payload_at = 0
         self._payload_left = 0  # events
-        self._prev_hash: bytes | None = None  # of the event before next_seq, once known
+        self._prev_hash = prev_hash  # of the event before next_seq, once known
 
     def read(self, to_seq: int | None, max_events: int) -> list[Event]:
         """The next events, none beyond `to_seq`, at most `max_events`; empty where there is none yet.
@@ -61,6 +62,13 @@ class Tail:
                 room = min(room, to_seq + 1 - self.next_seq)
             self._take(events, min(room, self._payload_left))
         return events
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """(segment, offset) behind the frame that was read last. Raises ValueError where only a part of it was."""
+        if self._payload_left:
+            raise ValueError(f"event {self.next_seq - 1} is not the last of its batch")
+        return self._segment, self._offset
 
     def close(self) -> None:
         if self._file >= 0:

@@ -14,7 +14,7 @@ from actors.scheduler import SchedulerActor
 from fetchmld.channel import Client, Message, Peer
 from fetchmld.config import Config
 from fetchmld.core.errors import Invalid, NotFound, Unavailable
-from fetchmld.store.ledger import Ledger
+from fetchmld.store.ledger import Ledger, LedgerDamaged
 
 BOUND_S = 20.0
 CAPACITY = {"cpu": 4, "memory_gb": 8, "batch_slots": 4, "service_slots": 1, "gpus": []}
@@ -179,6 +179,57 @@ def test_nothing_counts_while_the_record_cannot_be_written(tmp_path: Path) -> No
     recorded = actions(tmp_path)
     assert recorded.count("task.submit") == 2
     assert "audit.gap" in recorded
+
+
+def test_a_restart_begins_at_a_snapshot(tmp_path: Path) -> None:
+    reached = []
+
+    async def first(cluster: Cluster) -> None:
+        await cluster.submit("t1", "t2")
+        assert await cluster.actor._snapshots.make()
+        reached.append(cluster.actor._ledger.next_seq)
+        await cluster.submit("t3")
+
+    async def second(cluster: Cluster) -> None:
+        assert cluster.actor._snapshots._reached >= reached[0]
+        assert [(await cluster.view(task))["id"] for task in ("t1", "t2", "t3")] == ["t1", "t2", "t3"]
+
+    run(tmp_path, first)
+    run(tmp_path, second)
+
+
+def test_damage_found_behind_the_start_is_final(tmp_path: Path) -> None:
+    async def first(cluster: Cluster) -> None:
+        await cluster.submit("t1", "t2")
+        assert await cluster.actor._snapshots.make()
+
+    async def second(cluster: Cluster) -> None:
+        while (said := await cluster.actor.ping())["started"]:
+            await asyncio.sleep(0.01)
+        assert said["final"]
+        assert "damaged from event 2 on" in said["error"]
+
+    run(tmp_path, first)
+    segment = tmp_path / "ledger/segments/00000000000000000000.log"
+    segment.write_bytes(segment.read_bytes().replace(b"task.submit", b"task.subm1t", 1))
+    run(tmp_path, second)
+    with pytest.raises(LedgerDamaged):
+        run(tmp_path, second)
+
+
+def test_the_setting_halt_ends_the_daemon_instead(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        cluster.actor._config = cluster.actor._config.model_copy(update={"audit_on_failure": "halt"})
+        working, cluster.actor._ledger._sync = cluster.actor._ledger._sync, broken_disk
+        with pytest.raises(Unavailable):
+            await cluster.submit("t1")
+        while (said := await cluster.actor.ping())["started"]:
+            await asyncio.sleep(0)
+        assert said["final"]
+        assert "No space left" in said["error"]
+        cluster.actor._ledger._sync = working
+
+    run(tmp_path, scenario)
 
 
 def broken_disk(_fd: int) -> None:
