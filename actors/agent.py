@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from actors import node
+from actors.cache_news import CacheNews
 from actors.log_reader import LogReader
 from actors.runner_link import RunnerLink
 from actors.workspace import CannotRun, empty, environment_of, program_of
@@ -54,6 +55,7 @@ from fetchmld.runner import frames
 from fetchmld.runner.loop import boottime
 from fetchmld.runner.proctree import boot_id
 from fetchmld.store.content import ContentStore
+from fetchmld.store.dataset_cache import Dataset, DatasetCache
 from fetchmld.store.datasets import DatasetError, DatasetStore, mount, shown, variable_of
 
 log = logging.getLogger(__name__)
@@ -76,8 +78,10 @@ class Agent:
         self._workspaces = Workspaces(paths.node_dir)
         self._core = AgentCore()
         self._objects = ContentStore(paths.objects)
+        self._cache = DatasetCache(paths.node_dir / "cache", self._config.dataset_cache_bytes_max)
+        self._told = CacheNews(self._cache)
         self._datasets = DatasetStore(
-            paths.node_dir / "cache",
+            self._cache,
             self._config.source_roots,
             self._config.dataset_bytes_max,
             self._config.private_hosts,
@@ -151,7 +155,7 @@ class Agent:
         """Directories of attempts that nobody knows any more: an agent before us died while it prepared or removed."""
         known = {_name(run.key, run.rank) for run in self._core.runs.values()}
         self._workspaces.discard_strangers(known)
-        self._spawn_task(asyncio.to_thread(empty, self._workspaces.trash))
+        self._spawn_task(asyncio.to_thread(self._empty_trash))
 
     # -- the scheduler
 
@@ -167,6 +171,7 @@ class Agent:
             "capacity": asdict(self._capacity),
             "attempts": [asdict(attempt) for attempt in self._core.live()],
             "detail": {**node.detail_of_node(), "native_spawn": self._native, "runner_pid": self._runner.pid},
+            "datasets": self._told.all(),
         }
         await client.request("hello", hello)
         self._renew(sent_t)
@@ -196,7 +201,8 @@ class Agent:
         while True:
             await asyncio.sleep(self._config.heartbeat_s)
             if self._scheduler.connected:
-                self._scheduler.post("beat", {"worker_id": self._worker_id, "sent_t": boottime()})
+                beat = {"worker_id": self._worker_id, "sent_t": boottime(), **self._told.changes()}
+                self._scheduler.post("beat", beat)
 
     def _renew(self, sent_t: float) -> None:
         """The scheduler has answered what we sent at `sent_t`: until so long after it, it starts nothing elsewhere."""
@@ -320,7 +326,7 @@ class Agent:
 
     # -- preparing
 
-    def _prepare(self, order: LaunchOrder, datasets: dict[str, tuple[DatasetSpec, Any]]) -> Event:
+    def _prepare(self, order: LaunchOrder, datasets: dict[str, tuple[DatasetSpec, Dataset]]) -> Event:
         """Make the directory, find the program, and have the start ready."""
         key, rank = RunKey(order["task_id"], order["attempt"]), order["rank"]
         request = order["request"]
@@ -354,19 +360,21 @@ class Agent:
 
     async def _prepare_with_datasets(self, key: RunKey, order: LaunchOrder) -> None:
         event: Event = PrepareFailed(key, "CANCELLED", "it was stopped while its datasets were fetched")
+        datasets: dict[str, tuple[DatasetSpec, Dataset]] = {}
         try:
-            datasets = {}
             for spec in order["request"]["dataset_specs"]:
                 datasets[spec["name"]] = (spec, await self._dataset(key, spec))
             event = await _finished(asyncio.to_thread(self._prepare, order, datasets))
         except DatasetError as error:
             event = PrepareFailed(key, error.word, error.detail, error.infrastructure)
         finally:
+            for _, dataset in datasets.values():
+                self._datasets.let_go(dataset)
             self._preparing.pop(key, None)
             if not self._closing:
                 self._apply([event])
 
-    async def _dataset(self, key: RunKey, spec: DatasetSpec) -> Any:
+    async def _dataset(self, key: RunKey, spec: DatasetSpec) -> Dataset:
         """Fetch one dataset, or find it in the cache; either way, and when it fails, the record hears of it."""
         access = {"name": spec["name"], "source": shown(spec["source"])}
         try:
@@ -401,7 +409,11 @@ class Agent:
         self._logs.forget(key)
         self._runner.send({"do": "forget", "keys": [name]})
         if self._workspaces.give_back(name):
-            self._spawn_task(asyncio.to_thread(empty, self._workspaces.trash))
+            self._spawn_task(asyncio.to_thread(self._empty_trash))
+
+    def _empty_trash(self) -> None:
+        empty(self._workspaces.trash)
+        self._cache.trim()  # datasets that were linked there may go now
 
     # -- requests to us
 

@@ -73,6 +73,9 @@ class Config(BaseSettings):
     )
     datasets: dict[str, RegisteredDataset] = Field(default_factory=dict, description="Datasets that tasks may name.")
     dataset_bytes_max: int = Field(default=2**40, ge=1, description="Largest dataset that is fetched, bytes.")
+    dataset_cache_bytes_max: int = Field(
+        default=100 * 2**30, ge=0, description="Datasets that a worker keeps beyond what its tasks use, bytes."
+    )
     private_hosts: bool = Field(
         default=False, description="May http(s) datasets come from loopback and private addresses? Off against SSRF."
     )

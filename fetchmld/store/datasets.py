@@ -1,12 +1,10 @@
 """Datasets on a worker: fetched once, verified by SHA-256 before anybody sees them, kept in `DIR/node/cache/<sha256>`.
 
-Owns the cache and every check of a source. A local source must lie under one of the roots, whatever links say; an address
-on the network is checked at the very connection, so neither a name that resolves differently the second time nor a
-redirect leads to a private host.
+Owns every check of a source; what is here already is in `dataset_cache`. A local source must lie under one of the roots,
+whatever links say; an address on the network is checked at the very connection, so neither a name that resolves
+differently the second time nor a redirect leads to a private host.
 
-Mounting makes a hard link to the cached file (a copy where links are impossible). Cached files are read-only and bear one
-fixed modification time: a job that wrote through its link, which only a job with our own rights could, changes that time,
-and such a file is verified again, and dropped if it differs, before the next use.
+Mounting makes a hard link to the cached file (a copy where links are impossible).
 """
 
 import asyncio
@@ -22,22 +20,20 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+from fetchmld.core.caches import dataset_key
 from fetchmld.core.model import DatasetSpec
+from fetchmld.store.dataset_cache import INCOMING, Dataset, DatasetCache
 
 CHUNK_BYTES: Final = 2**20
 FETCHES_MAX: Final = 4  # at once; others wait
 CONNECT_TIMEOUT_S: Final = 10.0
 STALL_TIMEOUT_S: Final = 30.0
 REDIRECTS_MAX: Final = 5
-CACHED_MTIME_NS: Final = 10**9  # of every cached file; any other means that somebody wrote to it
 REMEMBERED_MAX: Final = 10_000
-
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class DatasetError(Exception):
@@ -53,16 +49,6 @@ class DatasetError(Exception):
         return f"{self.word}: {self.detail}"
 
 
-@dataclass(slots=True, frozen=True)
-class Dataset:
-    """A verified dataset in the cache. `cached`: it was there already."""
-
-    path: Path
-    sha256: str
-    total_bytes: int
-    cached: bool
-
-
 class Fetch:
     """One fetch that any number of attempts wait for; when the last of them gives up, so does it."""
 
@@ -75,8 +61,10 @@ class Fetch:
 class DatasetStore:
     """The node's datasets. `get` may be called from one event loop; the work is done in threads."""
 
-    def __init__(self, cache: Path, roots: tuple[Path, ...], bytes_max: int, private_hosts: bool = False) -> None:
-        """`roots`: directories that local sources may lie in, and single files that may be sources.
+    def __init__(
+        self, cache: DatasetCache, roots: tuple[Path, ...], bytes_max: int, private_hosts: bool = False
+    ) -> None:
+        """`roots`: directories that local sources may lie in, and single files that may be sources. `bytes_max`: of one.
 
         `private_hosts`: may they come from loopback and private addresses?
         """
@@ -89,7 +77,7 @@ class DatasetStore:
         self._threads = ThreadPoolExecutor(FETCHES_MAX, "dataset")
 
     async def get(self, spec: DatasetSpec) -> Dataset:
-        """The dataset, verified, from the cache or its source; one fetch serves all who wait for it.
+        """The dataset, verified, from the cache or its source; one fetch serves all who wait for it. `let_go` of it.
 
         Raises `DatasetError`: DATASET_NOT_FOUND, DATASET_MISMATCH or DATASET_UNAVAILABLE.
         """
@@ -100,12 +88,23 @@ class DatasetStore:
             fetch.result = self._threads.submit(self._get, spec, fetch.abandoned)
         fetch.waiting += 1
         try:
-            return await asyncio.shield(asyncio.wrap_future(fetch.result))
+            found = await asyncio.shield(asyncio.wrap_future(fetch.result))
+            self._cache.pin(found.sha256)
+            return found
         finally:
             fetch.waiting -= 1
             if not fetch.waiting and self._fetches.get(key) is fetch:
                 del self._fetches[key]
                 fetch.abandoned.set()
+                fetch.result.add_done_callback(self._unpin_fetched)  # each who waited has a pin of its own
+
+    def _unpin_fetched(self, result: Future[Dataset]) -> None:
+        if not result.cancelled() and result.exception() is None:
+            self._cache.let_go(result.result().sha256)
+
+    def let_go(self, dataset: Dataset) -> None:
+        """It is mounted where it is needed, or not wanted any more: from now on the cache may do without it."""
+        self._cache.let_go(dataset.sha256)
 
     def close(self) -> None:
         """Give up what is being fetched."""
@@ -120,42 +119,25 @@ class DatasetStore:
             raise DatasetError("DATASET_UNAVAILABLE", f"{shown(spec['source'])}: {error}", True) from None
 
     def _find_or_fetch(self, spec: DatasetSpec, abandoned: threading.Event) -> Dataset:
-        wanted = spec.get("sha256", "")
+        wanted, key = spec.get("sha256", ""), dataset_key(spec)
         local = local_path(spec["source"])
         if local is None:
-            return self._cached(wanted) or self._fetch_remote(spec["source"], wanted, abandoned)
+            return self._cache.take(wanted, key) or self._fetch_remote(spec, abandoned)
         with open(_open_local(local, self._roots), "rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            found = self._cached(wanted or self._seen.get(identity, ""))
+            found = self._cache.take(wanted or self._seen.get(identity, ""), key)
             if found is None:
-                found = self._store(lambda: file.read(CHUNK_BYTES), spec["source"], wanted, abandoned)
+                found = self._store(lambda: file.read(CHUNK_BYTES), spec, abandoned)
             if len(self._seen) < REMEMBERED_MAX:
                 self._seen[identity] = found.sha256
             return found
 
-    # -- the cache
-
-    def _cached(self, sha256: str) -> Dataset | None:
-        """The dataset of that sum, if it is here and nobody has written to it."""
-        if not _SHA256.fullmatch(sha256):
-            return None
-        path = self._cache / sha256
-        try:
-            status = path.stat()
-        except FileNotFoundError:
-            return None
-        if status.st_mtime_ns != CACHED_MTIME_NS:
-            if _sha256_of(path) != sha256:
-                path.unlink()
-                return None
-            _seal(path)
-        return Dataset(path, sha256, status.st_size, cached=True)
-
-    def _store(self, read: Callable[[], bytes], source: str, wanted: str, abandoned: threading.Event) -> Dataset:
-        """Copy what `read` gives to the cache, summing it on the way; nothing stays where the sum is not `wanted`."""
-        self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd, name = tempfile.mkstemp(dir=self._cache, prefix="incoming-")
+    def _store(self, read: Callable[[], bytes], spec: DatasetSpec, abandoned: threading.Event) -> Dataset:
+        """Copy what `read` gives to the cache, summing it on the way; nothing stays where the sum is not the wanted one."""
+        source, wanted = spec["source"], spec.get("sha256", "")
+        self._cache.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(dir=self._cache.directory, prefix=INCOMING)
         try:
             with open(fd, "wb") as file:
                 sha256, total = self._copy(read, file.write, source, abandoned)
@@ -165,12 +147,10 @@ class DatasetStore:
                 raise DatasetError(
                     "DATASET_MISMATCH", f"{shown(source)} has the SHA-256 {sha256}; the task asked for {wanted}"
                 )
-            _seal(Path(name))
-            os.rename(name, self._cache / sha256)
+            return self._cache.put(Path(name), sha256, total, dataset_key(spec))
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
-        return Dataset(self._cache / sha256, sha256, total, cached=False)
 
     def _copy(
         self, read: Callable[[], bytes], write: Callable[[bytes], Any], source: str, abandoned: threading.Event
@@ -190,11 +170,11 @@ class DatasetStore:
 
     # -- the network
 
-    def _fetch_remote(self, url: str, wanted: str, abandoned: threading.Event) -> Dataset:
+    def _fetch_remote(self, spec: DatasetSpec, abandoned: threading.Event) -> Dataset:
         import aiohttp
         import fsspec
 
-        refused: list[str] = []
+        url, refused = spec["source"], list[str]()
 
         async def make_client(**options: Any) -> aiohttp.ClientSession:
             def make_socket(address: Any) -> socket.socket:
@@ -213,7 +193,7 @@ class DatasetStore:
                 "http", get_client=make_client, skip_instance_cache=True, max_redirects=REDIRECTS_MAX
             )
             with files.open(url, "rb", block_size=0, size=1, headers={"Accept-Encoding": "identity"}) as opened:
-                return self._store(lambda: bytes(opened.read(CHUNK_BYTES)), url, wanted, abandoned)
+                return self._store(lambda: bytes(opened.read(CHUNK_BYTES)), spec, abandoned)
         except FileNotFoundError:
             raise DatasetError("DATASET_NOT_FOUND", f"{shown(url)} does not exist (404)") from None
         except aiohttp.ClientResponseError as error:
@@ -319,16 +299,6 @@ def _between(directory: Path, top: Path) -> Iterator[Path]:
 def variable_of(name: str) -> str:
     """The environment variable that tells a task where its dataset `name` is."""
     return "FETCHML_DATASET_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
-
-
-def _seal(path: Path) -> None:
-    os.chmod(path, 0o444)
-    os.utime(path, ns=(CACHED_MTIME_NS, CACHED_MTIME_NS))
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _said(error: BaseException) -> str:

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from fetchmld.core.caches import dataset_key
+from fetchmld.core.model import DatasetSpec
 from fetchmld.runner.proctree import find_marked
 from fetchmld.store.content import ContentStore
 from tests.actors.fake_scheduler import Node, alive, on_node, until
@@ -254,6 +256,41 @@ def test_a_dataset_is_verified_mounted_and_recorded() -> None:
     on_node(story)
 
 
+def test_the_scheduler_hears_what_is_in_the_cache() -> None:
+    async def story(node: Node) -> None:
+        source = node.directory / "data" / "datasets" / "d.csv"
+        source.write_bytes(b"1,2\n")
+        key = hashlib.sha256(b"1,2\n").hexdigest()[:16]
+        assert (await node.scheduler.heard("hello"))["datasets"] == {}
+        await node.run("a", "/bin/true", dataset_specs=[spec(source)])
+
+        def news(name: str) -> list[Any]:
+            return [beat[name] for beat in node.scheduler.all("beat") if name in beat]
+
+        (added,) = await until(lambda: news("datasets_added"), "the news")
+        assert added == {key: 4, dataset_key(DatasetSpec(name="", source=str(source), mount_path="")): 4}
+        await node.restart_agent()
+        assert (await node.scheduler.heard("hello", count=2))["datasets"] == {key: 4}
+        assert len(news("datasets_added")) == 1, "it is said once"
+
+    on_node(story)
+
+
+def test_a_cache_without_room_keeps_what_attempts_use() -> None:
+    async def story(node: Node) -> None:
+        source = node.directory / "data" / "datasets" / "d.csv"
+        source.write_bytes(b"1,2\n")
+        report = await node.run("a", **sh("cat data/d"), dataset_specs=[spec(source)])
+        assert report["exit_code"] == 0
+        assert os.listdir(node.node_dir / "cache") == [hashlib.sha256(b"1,2\n").hexdigest()]
+        node.ack("a")
+        await until(lambda: not os.listdir(node.node_dir / "cache"), "room")
+        dropped = [beat["datasets_dropped"] for beat in node.scheduler.all("beat") if "datasets_dropped" in beat]
+        assert len(dropped) <= 1
+
+    on_node(story, dataset_cache_bytes_max=0)
+
+
 @pytest.mark.parametrize(
     ("make", "word"),
     [
@@ -451,7 +488,7 @@ def test_what_a_dead_agent_left_unfinished_is_removed() -> None:
 def test_the_runner_gets_a_lease_with_every_answered_beat() -> None:
     async def story(node: Node) -> None:
         lease = node.node_dir / "lease"
-        until_t = await until(lambda: float(lease.read_text().split()[1]), "a lease")
+        until_t = await until(lambda: float((lease.read_text().split() or ["", "0"])[1]), "a lease")
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
         assert now + 55 < until_t <= now + 60
         await until(lambda: float(lease.read_text().split()[1]) > until_t, "a longer lease")

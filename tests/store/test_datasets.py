@@ -15,7 +15,8 @@ import pytest
 
 from fetchmld.config import Config, RegisteredDataset
 from fetchmld.core.model import DatasetSpec
-from fetchmld.store.datasets import Dataset, DatasetError, DatasetStore, is_public, mount, shown, variable_of
+from fetchmld.store.dataset_cache import Dataset, DatasetCache
+from fetchmld.store.datasets import DatasetError, DatasetStore, is_public, mount, shown, variable_of
 
 BODY = b"a,b\n" * 1000
 SUM = hashlib.sha256(BODY).hexdigest()
@@ -31,7 +32,8 @@ def spec(source: object, sha256: str = "") -> DatasetSpec:
 @contextmanager
 def store_in(directory: Path, bytes_max: int = 2**30, private_hosts: bool = True) -> Iterator[DatasetStore]:
     (directory / "root").mkdir(exist_ok=True)
-    store = DatasetStore(directory / "cache", (directory / "root",), bytes_max, private_hosts)
+    cache = DatasetCache(directory / "cache", 2**40)
+    store = DatasetStore(cache, (directory / "root",), bytes_max, private_hosts)
     try:
         yield store
     finally:
@@ -314,7 +316,7 @@ def test_a_registered_file_may_lie_outside_the_roots(tmp_path: Path) -> None:
     for file in (named, neighbour):
         file.write_bytes(BODY)
     config = Config(data_dir=tmp_path / "dir", datasets={"d": RegisteredDataset(source=f"file://{named}")})
-    store = DatasetStore(tmp_path / "cache", config.source_roots, 2**30)
+    store = DatasetStore(DatasetCache(tmp_path / "cache", 2**40), config.source_roots, 2**30)
     try:
         assert get(store, spec(named)).sha256 == SUM
         assert refused(store, spec(neighbour)).word == "DATASET_NOT_FOUND"
