@@ -33,7 +33,7 @@ class Caller:
 
 @dataclass(slots=True, frozen=True)
 class TaskQuery:
-    """Filters of the task list; None means no filter. Newest first by creation, ties by id."""
+    """Filters of the task list; None means no filter. Newest first, in the order of the ledger."""
 
     status: TaskStatus | None = None
     user_id: str | None = None

@@ -17,6 +17,7 @@ from fetchmld.core.model import TaskView
 from fetchmld.store import event_rows, experiment_rows, history_pages, task_rows
 from fetchmld.store.history_check import Check, check_rows
 from fetchmld.store.history_file import SCHEMA_VERSION, IndexDoubt, IndexFile, doubting, move_aside
+from fetchmld.store.history_lists import EventList, TaskList
 from fetchmld.store.segment import LedgerDamaged
 from fetchmld.store.tail import Tail
 from fetchmld.store.task_rows import TaskRow
@@ -38,6 +39,7 @@ class History:
         self._file: IndexFile | None = None
         self._tail: Tail | None = None
         self._live: dict[str, TaskRow] = {}
+        self._tasks, self._events = TaskList(), EventList()
         self._last_hash = b""
         self.next_seq = 0
         self.rebuilt = ""
@@ -82,8 +84,9 @@ class History:
         self._refuse_gap(events)
         tasks = self._fold_tasks(events)
         first, last = events[0], events[-1]
+        event_table = event_rows.to_arrow(events)
         with self.file.transaction():
-            self.file.insert("events", event_rows.to_arrow(events))
+            self.file.insert("events", event_table)
             self._replace_tasks(tasks, first.seq)
             experiments = experiment_rows.to_arrow(events)
             if experiments.num_rows:
@@ -92,6 +95,8 @@ class History:
             if first.seq == 0:
                 self.file.db.execute("UPDATE meta SET installation = ?", [first.prev_hash])
         self.next_seq, self._last_hash = last.seq + 1, last.event_hash
+        self._events.add(event_table)
+        self._tasks.put(row.filters() for row in sorted(tasks.values(), key=lambda row: row.submit_seq))
         self._keep_live(tasks)
 
     def _refuse_gap(self, events: Sequence[Event]) -> None:
@@ -156,12 +161,14 @@ class History:
     def tasks(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """A page of tasks and the total, for the fields of the API's `TaskQuery`. Phases (preparing) are not known."""
         with doubting(self._path):
-            return history_pages.task_page(self.file.db, query)
+            seqs, total = self._tasks.page(query)
+            return {"tasks": history_pages.task_views(self.file.db, seqs), "total": total}
 
     def events(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """A page of audit events and the total, for the fields of the API's `EventQuery`."""
         with doubting(self._path):
-            return history_pages.event_page(self.file.db, query, self.next_seq)
+            seqs, total = self._events.page(query)
+            return {"events": history_pages.event_views(self.file.db, seqs), "total": total}
 
     def ended(self, now_us: int) -> dict[str, int]:
         """completed_today and failed_today (since the start of the UTC day), completed_24h."""
@@ -202,6 +209,7 @@ class History:
     def _open(self) -> None:
         """Open the file, making it where there is none. Raises `IndexDoubt` unless it belongs to these segments."""
         self._live, self._last_hash, self.next_seq = {}, b"", 0
+        self._tasks, self._events = TaskList(), EventList()
         self._file = IndexFile(self._path)
         with doubting(self._path):
             rows = self._file.db.execute(
@@ -212,6 +220,9 @@ class History:
         _, installation, next_seq, last_hash = rows[0]
         if next_seq:
             self._doubt_what_differs(installation, next_seq - 1, last_hash)
+        with doubting(self._path):
+            self._tasks.load(self._file.db)
+            self._events.load(self._file.db)
         self.next_seq, self._last_hash = next_seq, last_hash
 
     def _doubt_what_differs(self, installation: bytes, newest_seq: int, newest_hash: bytes) -> None:

@@ -1,5 +1,6 @@
 -- The index over the ledger. It holds nothing that the segments do not say, so it may be dropped at any time.
 -- No primary keys and no other indexes: rows lie in the order of the ledger, and DuckDB's zone maps do the rest.
+-- Long columns are not compressed: a page reads single rows, and a compressed one costs the 2,048 around it.
 
 CREATE TABLE meta (
     schema_version INTEGER NOT NULL,
@@ -15,13 +16,13 @@ CREATE TABLE events (                -- one row per event, appended in order, ne
     event_type VARCHAR,
     action VARCHAR,
     user_id VARCHAR,
-    resource VARCHAR,
+    resource VARCHAR USING COMPRESSION uncompressed,
     success BOOLEAN,
     ip_address VARCHAR,
     error VARCHAR,
-    prev_hash BLOB,
-    event_hash BLOB,
-    metadata VARCHAR                 -- JSON exactly as the ledger hashed it
+    prev_hash BLOB USING COMPRESSION uncompressed,
+    event_hash BLOB USING COMPRESSION uncompressed,
+    metadata VARCHAR USING COMPRESSION uncompressed  -- JSON exactly as the ledger hashed it
 );
 
 CREATE TABLE tasks (                 -- one row per task, as its newest event left it
@@ -43,7 +44,7 @@ CREATE TABLE tasks (                 -- one row per task, as its newest event le
     reason VARCHAR,
     deleted BOOLEAN,                 -- taken out of the listings
     last_seq UBIGINT,                -- the newest event about it
-    view VARCHAR                     -- the whole task view, JSON
+    view VARCHAR USING COMPRESSION uncompressed  -- the whole task view, JSON
 );
 
 CREATE TABLE experiments (

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from fetchmld.core.errors import FetchmlError, Internal, Unavailable
 
-SCHEMA_VERSION: Final = 1  # another one in the file: it is made anew
+SCHEMA_VERSION: Final = 2  # another one in the file: it is made anew
 MEMORY_LIMIT: Final = "1GB"
 CHECKPOINT_BYTES: Final = "128MB"  # of write-ahead log, before it is folded into the file
 

@@ -62,6 +62,20 @@ class TaskRow(NamedTuple):
         """The row that the columns `KEPT` describe."""
         return cls(submit_seq, created_us, started_us, ended_us, deleted, orjson.loads(view))
 
+    def filters(self) -> tuple[int, bool, str, str, int, str, list[str]]:
+        """What lists filter by, in the order of `history_lists.TASK_FILTERS`."""
+        view = self.view
+        request = view["request"]
+        return (
+            self.submit_seq,
+            not self.deleted,
+            view["status"],
+            view["user_id"],
+            request.get("node_count", 1),
+            request.get("reservation_id", ""),
+            sorted(request.get("plugin_configs", ())),
+        )
+
     def columns(self) -> tuple[Any, ...]:
         """The row in the order of `SCHEMA`."""
         view = self.view

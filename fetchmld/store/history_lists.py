@@ -1,0 +1,132 @@
+"""The lists of tasks and of events: what each is filtered by, and which rows make up a page.
+
+It holds the filter columns of both; the rows themselves are read from the index by whoever asks, by the places found here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+
+from fetchmld.store.history_filters import CODE, FEW, WIDE, Codes, FilterTable
+
+PAGE_MAX: Final = 1_000
+OFFSET_MAX: Final = 2**53
+TASKS_DEFAULT: Final = 50
+EVENTS_DEFAULT: Final = 100
+LOAD_ROWS: Final = 100_000
+
+TASK_FILTERS: Final = "submit_seq, NOT deleted, status, user_id, node_count, reservation_id, plugins"
+EVENT_FILTERS: Final = "event_type, user_id, at_us"
+
+_TASK_KINDS: Final = {
+    "submit_seq": WIDE,
+    "listed": FEW,
+    "status": FEW,
+    "user_id": CODE,
+    "node_count": CODE,
+    "reservation_id": CODE,
+    "plugins": CODE,
+}
+_EVENT_KINDS: Final = {"event_type": FEW, "user_id": CODE, "at_us": WIDE}
+
+TaskFilters = tuple[int, bool, str, str, int, str, Sequence[str]]  # as TASK_FILTERS names them
+
+
+class TaskList:
+    """The tasks in the order in which they were submitted."""
+
+    def __init__(self) -> None:
+        self._table = FilterTable(_TASK_KINDS)
+        self._statuses, self._users, self._reservations, self._plugins = Codes(), Codes(), Codes(), Codes()
+
+    def load(self, db: duckdb.DuckDBPyConnection) -> None:
+        """Take in all that the index holds."""
+        rows = db.execute(f"SELECT {TASK_FILTERS} FROM tasks ORDER BY submit_seq")
+        while batch := rows.fetchmany(LOAD_ROWS):
+            self.put(batch)
+
+    def put(self, rows: Iterable[TaskFilters]) -> None:
+        """Take in tasks as they are now, in the order of their submission: changed ones, then new ones."""
+        new: list[tuple[int, ...]] = []
+        for submit_seq, listed, status, user_id, node_count, reservation_id, plugins in rows:
+            state = self._statuses.code(status)
+            place = None if new else self._table.place_of("submit_seq", submit_seq)
+            if place is not None:
+                self._table.set("status", place, state)
+                self._table.set("listed", place, listed)
+                continue
+            texts = (self._users.code(user_id), node_count, self._reservations.code(reservation_id))
+            new.append((submit_seq, int(listed), state, *texts, self._plugins.code(tuple(plugins))))
+        if new:
+            columns = dict(zip(_TASK_KINDS, zip(*new, strict=True), strict=True))
+            self._table.extend(columns, len(new))
+
+    def page(self, query: Mapping[str, Any]) -> tuple[list[int], int]:
+        """(submit_seq of each task on the page, newest first; how many tasks fit) for the API's `TaskQuery`."""
+        among: dict[str, Sequence[int]] = {"listed": [1]}
+        for name, codes in (
+            ("status", self._statuses),
+            ("user_id", self._users),
+            ("reservation_id", self._reservations),
+        ):
+            if query.get(name) is not None:
+                among[name] = codes.known(query[name])
+        if query.get("node_count") is not None:
+            among["node_count"] = [query["node_count"]]
+        if wanted := query.get("plugins"):
+            among["plugins"] = self._plugins.where(lambda plugins: set(wanted) <= set(plugins))
+        limit, offset = _bounds(query, TASKS_DEFAULT)
+        places, total = self._table.find(among, {}, limit, offset)
+        return [self._table.value("submit_seq", place) for place in places], total
+
+
+class EventList:
+    """The events. An event's place is its sequence number."""
+
+    def __init__(self) -> None:
+        self._table = FilterTable(_EVENT_KINDS, counted=("event_type", "user_id"))
+        self._types, self._users = Codes(), Codes()
+
+    def load(self, db: duckdb.DuckDBPyConnection) -> None:
+        """Take in all that the index holds."""
+        for batch in db.sql(f"SELECT {EVENT_FILTERS} FROM events").to_arrow_reader(LOAD_ROWS):
+            self.add(pa.table(batch))
+
+    def add(self, events: pa.Table) -> None:
+        """Take in events that follow the ones known, in columns that `EVENT_FILTERS` names."""
+        columns = {
+            "event_type": _coded(events["event_type"], self._types),
+            "user_id": _coded(events["user_id"], self._users),
+            "at_us": events["at_us"].to_pylist(),
+        }
+        self._table.extend(columns, events.num_rows)
+
+    def page(self, query: Mapping[str, Any]) -> tuple[list[int], int]:
+        """(sequence numbers on the page, newest first; how many events fit) for the API's `EventQuery`."""
+        among: dict[str, Sequence[int]] = {}
+        if query.get("event_type") is not None:
+            among["event_type"] = self._types.known(query["event_type"])
+        if query.get("user_id") is not None:
+            among["user_id"] = self._users.known(query["user_id"])
+        least, most = query.get("from_us"), query.get("to_us")
+        within = {} if least is None and most is None else {"at_us": (least, most)}
+        limit, offset = _bounds(query, EVENTS_DEFAULT)
+        return self._table.find(among, within, limit, offset)
+
+
+def _coded(texts: pa.ChunkedArray, codes: Codes) -> list[int]:
+    """A column of texts as their codes."""
+    coded: list[int] = []
+    for chunk in texts.chunks:
+        found = chunk.dictionary_encode()
+        own = [codes.code(value) for value in found.dictionary.to_pylist()]
+        coded += map(own.__getitem__, found.indices.to_pylist())
+    return coded
+
+
+def _bounds(query: Mapping[str, Any], limit_default: int) -> tuple[int, int]:
+    """(rows on a page at most, rows before it), within sense."""
+    offset = min(max(int(query.get("offset", 0)), 0), OFFSET_MAX)
+    return min(max(int(query.get("limit", limit_default)), 0), PAGE_MAX), offset
