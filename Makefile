@@ -37,7 +37,7 @@ $(VENV)/.locked: requirements.lock $(VENV)/.made
 	@touch $@
 
 # Compiling what was installed keeps the other core busy meanwhile; it makes the first start a fast one.
-$(VENV)/.built: pyproject.toml setup.py $(wildcard fetchmld/*.pyx) $(VENV)/.locked
+$(VENV)/.built: pyproject.toml setup.py $(wildcard fetchmld/*.pyx fetchmld/native/*.pxi) $(VENV)/.locked
 	@echo "Building FetchML"
 	@$(BIN)/python -m compileall -q -x $(UNUSED) $(VENV)/lib & \
 		$(UV) install --quiet --python $(BIN)/python --no-deps --no-build-isolation --reinstall-package fetchmld -e . \

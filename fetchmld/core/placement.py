@@ -19,6 +19,7 @@ from fetchmld.core.state import State
 
 GPU_TYPES_MAX: Final = 64  # bits of the native mask; a type beyond them can be offered but not asked for by name
 PLACE_MAX: Final = 256  # tasks started by one call at most
+IDLE_SHAPES_MAX: Final = 256  # requests kept that no task has: a new one has every worker looked at
 REPLAN_AFTER_S: Final = 60.0  # a plan whose time is past by this much rested on tasks that outlived their limit
 
 Nodes = list[tuple[WorkerId, int]]  # a worker and a GPU type bit for each node
@@ -35,9 +36,18 @@ class Planned:
 
 
 @dataclass(slots=True)
+class _Shape:
+    """A request, and how many tasks wait or run with it."""
+
+    number: int
+    key: tuple[object, ...]
+    users: int = 0
+
+
+@dataclass(slots=True)
 class _Ready:
     task: Task
-    shape: int
+    shape: _Shape
     avoiding: bool  # its shape excludes the worker that it was lost with
 
 
@@ -65,10 +75,11 @@ class Placement:
         self._pools: dict[WorkerId, set[int]] = {}  # beside the common one, what the queue knows of a worker
         self._odd: set[WorkerId] = set()  # came back without some GPU that a task of theirs holds
         self._ready: dict[int, _Ready] = {}
-        self._shapes: dict[tuple[object, ...], int] = {}
+        self._shapes: dict[tuple[object, ...], _Shape] = {}
+        self._idle: dict[int, _Shape] = {}  # those without users, by number; the first has had none for longest
         self._held: dict[
-            TaskId, list[tuple[int, int, int]]
-        ] = {}  # of started tasks: (worker, shape, GPU type) per node
+            TaskId, tuple[_Shape, list[tuple[int, int]]]
+        ] = {}  # of started ones: (worker, GPU type) per node
         self._planned: Planned | None = None
         self.late_starts = 0  # planned tasks that started after their first plan's time
 
@@ -77,9 +88,9 @@ class Placement:
     def push(self, task: Task, may_avoid: bool = True) -> None:
         """The task is queued and eligible now. `may_avoid`: where others are, not on the worker it was lost with."""
         avoiding = may_avoid and bool(task.avoid) and self._has_others(task)
-        ready = self._ready[task.submit_seq] = _Ready(task, self._shape(task, avoiding), avoiding)
+        ready = self._ready[task.submit_seq] = _Ready(task, self._use_shape(task, avoiding), avoiding)
         key = static_key(task.priority, task.submit_t, self._tau_s)
-        self._queue.push(task.submit_seq, ready.shape, key)
+        self._queue.push(task.submit_seq, ready.shape.number, key)
 
     def stop_avoiding(self, task: Task) -> bool:
         """Nobody else could take it: let it go back to the worker it was lost with. False if it may already."""
@@ -97,7 +108,7 @@ class Placement:
         """The task waits no longer; False if it was not in."""
         if not self._queue.remove(task.submit_seq):
             return False
-        del self._ready[task.submit_seq]
+        self._leave_shape(self._ready.pop(task.submit_seq).shape)
         return True
 
     def position(self, task: Task) -> int:
@@ -168,7 +179,7 @@ class Placement:
     def _taken(self, number: int, nodes: list[tuple[int, int]], now: float) -> tuple[Task, Nodes]:
         ready = self._ready.pop(number)
         task = ready.task
-        self._held[task.id] = [(worker, ready.shape, gpu_type) for worker, gpu_type in nodes]
+        self._held[task.id] = (ready.shape, nodes)
         if self._planned is not None and self._planned.task is task:
             self.late_starts += now > self._planned.first_at + 1e-6
         return task, [(self._workers[worker], gpu_type) for worker, gpu_type in nodes]
@@ -190,12 +201,16 @@ class Placement:
     def release(self, task: Task) -> None:
         """A started task ended or went back to the queue; the state has it already."""
         pooled = "reservation_id" in task.request  # its pool may be gone
-        for number, shape, gpu_type in self._held.pop(task.id, ()):
+        if task.id not in self._held:
+            return
+        shape, nodes = self._held.pop(task.id)
+        for number, gpu_type in nodes:
             worker_id = self._workers[number]
             if not pooled and self._is_plain(worker_id):
-                self._queue.release(number, shape, gpu_type)
+                self._queue.release(number, shape.number, gpu_type)
             else:
                 self.refresh(worker_id)
+        self._leave_shape(shape)
 
     def _is_plain(self, worker_id: WorkerId) -> bool:
         """Whether what a task gives back there is free for everybody, as it was before."""
@@ -264,9 +279,10 @@ class Placement:
     # -- numbers
 
     def _note_held(self, task: Task, worker: Worker) -> None:
-        shape = self._shape(task, False)
         places = [(WorkerId(node["worker_id"]), node["gpus"]) for node in task.assignments]
-        self._held[task.id] = [(self._number(name), shape, self._type_held(name, gpus)) for name, gpus in places]
+        held = [(self._number(name), self._type_held(name, gpus)) for name, gpus in places]
+        known = self._held.get(task.id)
+        self._held[task.id] = (self._use_shape(task, False) if known is None else known[0], held)
         indices = {gpu.index for gpu in worker.capacity.gpus}
         if any(name == worker.id and not indices.issuperset(gpus) for name, gpus in places):
             self._odd.add(worker.id)
@@ -291,8 +307,25 @@ class Placement:
             gpus[bit] = gpus.get(bit, 0) + count
         return number, amount.cpu, amount.memory_gb, amount.batch, amount.service, list(gpus.items())
 
-    def _shape(self, task: Task, avoiding: bool) -> int:
-        """The number of the task's shape. `limit_s` is its class, so that few shapes come from many limits."""
+    def _use_shape(self, task: Task, avoiding: bool) -> _Shape:
+        """The task's shape, with one user more."""
+        shape = self._shape(task, avoiding)
+        shape.users += 1
+        self._idle.pop(shape.number, None)
+        return shape
+
+    def _leave_shape(self, shape: _Shape) -> None:
+        """One user less. The shapes that had none for longest are forgotten, so that there are never too many."""
+        shape.users -= 1
+        if shape.users == 0:
+            self._idle[shape.number] = shape
+        if len(self._idle) > IDLE_SHAPES_MAX:
+            oldest = self._idle.pop(next(iter(self._idle)))
+            del self._shapes[oldest.key]
+            self._queue.forget(oldest.number)
+
+    def _shape(self, task: Task, avoiding: bool) -> _Shape:
+        """The task's shape. `limit_s` is its class, so that few shapes come from many limits."""
         wanted, limit_s = task.resources, task.request.get("time_limit_s")
         bound_s = _power_of_two(limit_s + self._grace_s) if limit_s is not None else 0
         reservation = self._state.reservations.get(task.request.get("reservation_id", ""))
@@ -305,7 +338,7 @@ class Placement:
             mask = 0
             for name in filter(None, wanted.gpu_type.split("|")):
                 mask |= 1 << self._type_bit(name)
-            shape = self._shapes[key] = self._queue.shape(
+            number = self._queue.shape(
                 wanted.cpu,
                 wanted.memory_gb,
                 wanted.gpu,
@@ -317,6 +350,7 @@ class Placement:
                 excluded=excluded,
                 near=near,
             )
+            shape = self._shapes[key] = _Shape(number, key)
         return shape
 
     def _has_others(self, task: Task) -> bool:

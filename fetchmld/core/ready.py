@@ -12,9 +12,8 @@ number. Nothing is ever re-sorted.
 The choice. The heads of the shapes are walked in key order; one that fits starts at once. Workers that the task prefers
 most come first (only tasks of a `near` shape are asked, see `rank_by`), then those left with the fewest GPUs, then with
 the fewest cores, then the oldest, so that whole nodes stay free for large tasks and the same state always gives the same
-answer. A gang takes the best of them, all distinct, or
-none. All GPUs of one task on one node are of one type: of those with enough, the one with the fewest free, then the
-lowest bit.
+answer. A gang takes the best of them, all distinct, or none. All GPUs of one task on one node are of one type: of those
+with enough, the one with the fewest free, then the lowest bit.
 
 The plan. The first head that does not fit ends the walk and is reported, so that the policy can plan it (`plan`) or say
 that no worker could ever take it (`skip`). Whoever comes after the planned task in the order may use a worker that the
@@ -23,6 +22,7 @@ not bound: if that one starts on a held worker the plan is void, and its task wi
 """
 
 import heapq
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isnan
@@ -58,6 +58,8 @@ class Queue(Protocol):
         excluded: Sequence[int] = (),
         near: bool = False,
     ) -> int: ...
+
+    def forget(self, shape: int, /) -> None: ...
 
     def rank_by(self, preference: Preference, /) -> None: ...
 
@@ -169,8 +171,9 @@ class ReadyQueue:
 
     def __init__(self) -> None:
         self._shapes: dict[_Shape, int] = {}
-        self._by_index: list[_Shape] = []
-        self._heaps: list[list[tuple[float, int]]] = []  # of ranks: (-key, task), the least is first
+        self._by_index: list[_Shape | None] = []
+        self._unused: list[int] = []  # indices of forgotten shapes
+        self._lines: list[list[tuple[float, int]]] = []  # of ranks: (-key, task), ascending
         self._live: dict[int, tuple[int, float]] = {}  # task -> (shape, key)
         self._pools: dict[int, dict[int, _Free]] = {}  # pool -> worker -> what is free
         self._skipped: set[int] = set()
@@ -193,7 +196,7 @@ class ReadyQueue:
         excluded: Sequence[int] = (),
         near: bool = False,
     ) -> int:
-        """The index of this request's shape, the same for the same request.
+        """The index of this request's shape, the same for the same request until it is forgotten.
 
         `cpu`, `memory_gb`, `gpu` and one slot are per node; `gpu_types` is a mask of type bits; `limit_s` bounds the run
         time from above (0: nothing does); workers in `excluded` are never used; `near`: its tasks prefer some workers.
@@ -202,11 +205,28 @@ class ReadyQueue:
             raise ValueError(f"a shape has at least 1 node, not {nodes}")
         types = gpu_types if gpu else 0
         shape = _Shape(cpu, memory_gb, gpu, types, service, nodes, pool, limit_s, _distinct(excluded), near)
-        index = self._shapes.setdefault(shape, len(self._by_index))
-        if index == len(self._by_index):
-            self._by_index.append(shape)
-            self._heaps.append([])
-        return index
+        if shape not in self._shapes:
+            self._shapes[shape] = self._unused.pop() if self._unused else self._new_index()
+            self._by_index[self._shapes[shape]] = shape
+        return self._shapes[shape]
+
+    def _new_index(self) -> int:
+        self._by_index.append(None)
+        self._lines.append([])
+        return len(self._lines) - 1
+
+    def forget(self, shape: int, /) -> None:
+        """Nobody will name this shape again: what it took is free, and its index may be another's.
+
+        Raises ValueError while tasks of it wait, IndexError if there is no such shape.
+        """
+        gone = self._known(shape)
+        if self._lines[shape]:
+            raise ValueError(f"tasks of shape {shape} wait")
+        del self._shapes[gone]
+        self._by_index[shape] = None
+        self._skipped.discard(shape)
+        self._unused.append(shape)
 
     def rank_by(self, preference: Preference, /) -> None:
         """Ask `preference` about each task of a `near` shape when it may start. Workers not in its answer count 0, and
@@ -219,9 +239,9 @@ class ReadyQueue:
             raise ValueError(f"task {task} is in the queue already")
         if isnan(key):
             raise ValueError(f"the key of task {task} is not a number")
-        self._check_shape(shape)
+        self._known(shape)
         self._live[task] = (shape, key)
-        heapq.heappush(self._heaps[shape], (-key, task))
+        insort(self._lines[shape], (-key, task))
 
     def remove(self, task: int, /) -> bool:
         """Take `task` out, and its plan with it; False if it was not in."""
@@ -230,9 +250,8 @@ class ReadyQueue:
             return False
         if self.planned() == task:
             self._plan = None
-        heap = self._heaps[entry[0]]
-        heap.remove((-entry[1], task))
-        heapq.heapify(heap)
+        line = self._lines[entry[0]]
+        del line[bisect_left(line, (-entry[1], task))]
         return True
 
     def position(self, task: int, /) -> int:
@@ -240,7 +259,7 @@ class ReadyQueue:
         if task not in self._live:
             return -1
         mine = (-self._live[task][1], task)
-        return sum((-key, other) < mine for other, (_, key) in self._live.items())
+        return sum(bisect_left(line, mine) for line in self._lines)
 
     def __len__(self) -> int:
         return len(self._live)
@@ -272,10 +291,9 @@ class ReadyQueue:
 
     def release(self, worker: int, shape: int, gpu_type: int, /) -> None:
         """Give back, to the shape's pool, what one node of a placed task held. Ignored where the worker was dropped."""
-        self._check_shape(shape)
+        wanted = self._known(shape)
         if gpu_type != NO_GPU:
             _check_gpu_type(gpu_type)
-        wanted = self._by_index[shape]
         free = self._pools.get(wanted.pool, {}).get(worker)
         if free is not None:
             free.take(wanted, gpu_type, -1)
@@ -293,11 +311,11 @@ class ReadyQueue:
             self._skipped
         )  # starting others only takes capacity: what did not fit still does not, in this call
         while len(placed) < limit:
-            heads = [(h[0], i) for i, h in enumerate(self._heaps) if h and i not in passed]
+            heads = [(line[0], i) for i, line in enumerate(self._lines) if line and i not in passed]
             if not heads:
                 break
             rank, index = min(heads)
-            shape = self._by_index[index]
+            shape = self._known(index)
             bound = self._plan is not None and self._plan.binds(shape, rank, now)
             prefers = self._preference(rank[1]) if shape.near else {}
             nodes = self._choose(shape, bound, prefers)
@@ -325,8 +343,8 @@ class ReadyQueue:
         return [(rank[3], gpu_type) for rank, gpu_type in best] if len(best) == shape.nodes else []
 
     def _start(self, index: int, rank: tuple[float, int], nodes: list[tuple[int, int]], bound: bool) -> None:
-        shape = self._by_index[index]
-        heapq.heappop(self._heaps[index])
+        shape = self._known(index)
+        del self._lines[index][0]
         del self._live[rank[1]]
         for worker, gpu_type in nodes:
             self._pools[shape.pool][worker].take(shape, gpu_type, 1)
@@ -358,7 +376,7 @@ class ReadyQueue:
             worker: _free(cpu, memory_gb, batch, service, gpus)
             for worker, cpu, memory_gb, gpus, batch, service in holds
         }
-        self._plan = _Plan(task, self._by_index[index].pool, (-key, task), at, spare)
+        self._plan = _Plan(task, self._known(index).pool, (-key, task), at, spare)
         self._skipped.discard(index)
 
     def unplan(self) -> None:
@@ -384,9 +402,11 @@ class ReadyQueue:
             raise ValueError(f"task {task} is not in the queue")
         return self._live[task]
 
-    def _check_shape(self, shape: int) -> None:
-        if not 0 <= shape < len(self._by_index):
-            raise IndexError(f"no shape {shape}")
+    def _known(self, index: int) -> _Shape:
+        shape = self._by_index[index] if 0 <= index < len(self._by_index) else None
+        if shape is None:
+            raise IndexError(f"no shape {index}")
+        return shape
 
 
 def _free(cpu: int, memory_gb: int, batch: int, service: int, gpus: GpuCounts) -> _Free:

@@ -215,6 +215,51 @@ def test_a_shape_is_the_same_for_the_same_request_only(queue: Queue) -> None:
     assert len({plain, *others}) == 7
 
 
+def test_distinct_requests_that_come_and_go_leave_nothing_behind(queue: Queue) -> None:
+    """As many shapes and requests are kept as there were at once."""
+    cores(queue, 0, 1)
+    kept = queue.shape(1, 0, 0, 0, False)
+    used = set()
+    for n in range(1000):
+        shape = queue.shape(2 + n, n, 0, 0, False, limit_s=n)
+        used.add(shape)
+        queue.push(n, shape, 0.0)
+        assert queue.place(1, 0.0) == ([], n)
+        assert queue.remove(n)
+        queue.forget(shape)
+    assert used == {kept + 1}
+
+
+def test_a_forgotten_shape_is_made_anew(queue: Queue) -> None:
+    shape = cores_shape(queue, 8)
+    queue.push(1, shape, 0.0)
+    with pytest.raises(ValueError, match=f"tasks of shape {shape} wait"):
+        queue.forget(shape)
+    cores(queue, 0, 4)
+    queue.skip(1)
+    queue.remove(1)
+    queue.forget(shape)
+    with pytest.raises(IndexError, match=f"no shape {shape}"):
+        queue.push(2, shape, 0.0)
+    with pytest.raises(IndexError, match=f"no shape {shape}"):
+        queue.forget(shape)
+    small = cores_shape(queue, 2)
+    assert small == shape
+    queue.push(2, small, 0.0)
+    assert queue.place(5, 0.0) == ([(2, [(0, NO_GPU)])], NO_TASK)
+    queue.release(0, small, NO_GPU)
+    assert cores_shape(queue, 8) == shape + 1
+
+
+def test_shapes_that_share_a_request_are_forgotten_apart(queue: Queue) -> None:
+    first, second = cores_shape(queue, 2), cores_shape(queue, 2, nodes=2)
+    queue.forget(first)
+    cores(queue, 0, 2)
+    cores(queue, 1, 3)
+    queue.push(1, second, 0.0)
+    assert queue.place(5, 0.0) == ([(1, [(0, NO_GPU), (1, NO_GPU)])], NO_TASK)
+
+
 def test_a_worker_that_is_set_again_has_what_was_said_last(queue: Queue) -> None:
     cores(queue, 0, 8)
     cores(queue, 0, 1)
@@ -470,6 +515,24 @@ def test_removed_tasks_never_start(queue: Queue) -> None:
     assert len(queue) == 0
 
 
+def test_positions_hold_in_a_long_line_that_is_thinned_out(queue: Queue) -> None:
+    dice = random.Random(3)
+    shapes = [cores_shape(queue, 1), cores_shape(queue, 2)]
+    keys = {task: float(dice.randrange(50)) for task in range(3000)}
+    for task in dice.sample(range(3000), 3000):
+        queue.push(task, shapes[task % 2], keys[task])
+    gone = dice.sample(range(3000), 2800)
+    for left, task in enumerate(gone, start=1):
+        assert queue.remove(task)
+        del keys[task]
+        if left % 400 == 0:
+            order = sorted(keys, key=lambda task: (-keys[task], task))
+            assert [queue.position(task) for task in order] == list(range(len(order)))
+    cores(queue, 0, 500)
+    order = sorted(keys, key=lambda task: (-keys[task], task))
+    assert [task for task, _ in queue.place(500, 0.0)[0]] == order
+
+
 def test_a_removed_task_may_come_back_with_another_key(queue: Queue) -> None:
     shape = cores_shape(queue, 1)
     queue.push(1, shape, 9.0)
@@ -664,6 +727,13 @@ class Twins(RuleBasedStateMachine):
                 for queue in self.both:
                     queue.release(*held)
 
+    @rule(which=st.integers(0, 20))
+    def forget(self, which: int) -> None:
+        """As the policy does: only what no running task will give back by name."""
+        if any(shape == which for _, shape, _ in self.running):
+            return
+        assert refusal(self.twin, which) == refusal(self.native, which)
+
     @rule(task=st.integers(0, 80))
     def ask(self, task: int) -> None:
         assert self.twin.position(task) == self.native.position(task)
@@ -684,6 +754,15 @@ class Twins(RuleBasedStateMachine):
     def planned(self, task: int, at: float, holds: list[Hold]) -> None:
         for queue in self.both:
             queue.plan(task, at, holds)
+
+
+def refusal(queue: Queue, shape: int) -> str:
+    """What `forget` says where it refuses, and nothing where it does not."""
+    try:
+        queue.forget(shape)
+    except (ValueError, IndexError) as error:
+        return repr(error)
+    return ""
 
 
 hold = st.tuples(workers, st.integers(0, 5), st.integers(0, 5), counts, st.integers(0, 3), st.integers(0, 2))
