@@ -30,7 +30,7 @@ from fetchmld.api.head import (
 from fetchmld.api.protocol import make_runner
 from fetchmld.channel import Client
 from fetchmld.config import Config
-from fetchmld.core.errors import NotFound, Unavailable
+from fetchmld.core.errors import FetchmlError, NotFound, Unavailable, from_name
 from fetchmld.core.lifecycle import ENDED
 from fetchmld.core.messages import Fact
 from fetchmld.core.model import (
@@ -106,7 +106,7 @@ class HeadActor:
 
     # -- tasks
 
-    async def submit(self, caller: Caller, requests: list[TaskRequest]) -> list[TaskView]:
+    async def submit(self, caller: Caller, requests: list[TaskRequest]) -> list[TaskView | FetchmlError]:
         body = {
             "user_id": caller.user_id,
             "ip_address": caller.ip_address,
@@ -116,7 +116,8 @@ class HeadActor:
                 for request in requests
             ],
         }
-        return cast(list[TaskView], (await self._scheduler.request("submit", body)).body)
+        outcomes = (await self._scheduler.request("submit", body)).body
+        return [one["task"] if "task" in one else from_name(*one["refused"]) for one in outcomes]
 
     async def _ended_needs(self, request: TaskRequest) -> dict[str, str]:
         """How those of the task's dependencies ended that the scheduler may have forgotten."""

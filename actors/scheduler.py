@@ -411,11 +411,16 @@ class SchedulerActor:
 
 
 def _one_reply(effects: list[Effect], ticket: int) -> list[Effect]:
-    """The replies to several tasks of one request as one: all views, or the first refusal."""
+    """The replies to the tasks of one request as one: for each its view, or the name and words of its refusal."""
     replies = [effect for effect in effects if isinstance(effect, Reply) and effect.ticket == ticket]
     others = [effect for effect in effects if not (isinstance(effect, Reply) and effect.ticket == ticket)]
-    refused = next((reply.error for reply in replies if reply.error is not None), None)
-    return [*others, Reply(ticket, [reply.value for reply in replies], refused)]
+    return [*others, Reply(ticket, [_outcome(reply) for reply in replies])]
+
+
+def _outcome(reply: Reply) -> dict[str, Any]:
+    if reply.error is None:
+        return {"task": reply.value}
+    return {"refused": [type(reply.error).__name__, reply.error.message]}
 
 
 def _wall_us() -> int:

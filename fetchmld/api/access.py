@@ -33,6 +33,7 @@ _READ_OUTPUT: Final = frozenset({"getTaskLogs", "listTaskArtifacts", "getTaskArt
 _WORK: Final = frozenset(
     {
         "createTask",
+        "createTasks",
         "deleteTask",
         "updateJobPriority",
         "createReservation",

@@ -63,7 +63,7 @@ def refusal(
     status: int, code: str, message: str, trace_id: str, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     """An ErrorResponse. `message` may quote what a client sent: it is cut, and what UTF-8 cannot carry is replaced."""
-    body = {"error": _printable(message), "code": code, "trace_id": trace_id}
+    body = _error_body(message, code, trace_id)
     all_headers = {"X-Trace-Id": trace_id, **SECURITY_HEADERS, **_EXTRA_HEADERS.get(status, {}), **(headers or {})}
     return web.Response(body=orjson.dumps(body), status=status, headers=all_headers, content_type=JSON_TYPE)
 
@@ -72,6 +72,15 @@ def refusal_of(error: FetchmlError, trace_id: str) -> web.Response:
     """The answer to one of our own errors; of our own faults (500) no detail leaves the house."""
     message = "something went wrong on our side; quote the trace_id" if error.status == 500 else error.message
     return refusal(error.status, error.code, message, trace_id)
+
+
+def error_body(error: FetchmlError, trace_id: str) -> dict[str, str]:
+    """The ErrorResponse of a caller's own fault, as a part of an answer."""
+    return _error_body(error.message, error.code, trace_id)
+
+
+def _error_body(message: str, code: str, trace_id: str) -> dict[str, str]:
+    return {"error": _printable(message), "code": code, "trace_id": trace_id}
 
 
 def refusal_of_http(error: web.HTTPException, trace_id: str) -> web.Response:

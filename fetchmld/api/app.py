@@ -30,6 +30,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("getHealth", "GET", "/health", health.health, is_open=True),
     Operation("listTasks", "GET", "/v1/tasks", tasks.list_),
     Operation("createTask", "POST", "/v1/tasks", tasks.create),
+    Operation("createTasks", "POST", "/v1/tasks/batch", tasks.create_many),
     Operation("getTask", "GET", _TASK, tasks.read),
     Operation("deleteTask", "DELETE", _TASK, tasks.delete),
     Operation("getQueueStats", "GET", "/v1/queue", scheduler.queue),

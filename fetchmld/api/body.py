@@ -4,6 +4,7 @@ Strict JSON: UTF-8, no duplicate names, no NaN or Infinity, no NUL and no lone s
 `BadRequest` (400), readable but wrong is `Invalid` (422) and names the field. Knows no particular request.
 """
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any, Final, NoReturn
@@ -22,34 +23,58 @@ _VALUE_CHARACTERS_MAX: Final = 80
 
 async def read_object(request: web.Request) -> dict[str, Any]:
     """The JSON object in the body of `request`. Raises BadRequest, BodyTooLarge or Invalid."""
+    return parse_object(await _read(request, request.app[CONFIG].body_bytes_max))
+
+
+async def read_list(request: web.Request, bytes_max: int, items_max: int) -> list[Any]:
+    """The JSON list in the body of `request`; give each item to `as_object`. Raises as `read_object` does."""
+    raw = await _read(request, bytes_max)
+    value = await asyncio.to_thread(_decode, raw)  # of this size it would hold up everybody else
+    if not isinstance(value, list):
+        raise Invalid("the body must be a JSON list")
+    if len(value) > items_max:
+        raise Invalid(f"the body has {len(value)} items; at most {items_max} are accepted")
+    return value
+
+
+async def _read(request: web.Request, bytes_max: int) -> bytes:
     _check_type(request.headers.get("Content-Type"))
-    limit_bytes = request.app[CONFIG].body_bytes_max
-    if (request.content_length or 0) > limit_bytes:
-        raise BodyTooLarge(f"the body has {request.content_length} bytes; at most {limit_bytes} are accepted")
-    try:
-        raw = await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise BodyTooLarge(f"the body has more than {limit_bytes} bytes, which is the limit") from None
-    return parse_object(raw)
+    if (request.content_length or 0) > bytes_max:
+        raise BodyTooLarge(f"the body has {request.content_length} bytes; at most {bytes_max} are accepted")
+    raw = bytearray()
+    async for chunk in request.content.iter_any():
+        raw += chunk
+        if len(raw) > bytes_max:
+            raise BodyTooLarge(f"the body has more than {bytes_max} bytes, which is the limit")
+    return bytes(raw)
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
     """The JSON object in `raw`. Raises BadRequest where it is not JSON, Invalid where it is something else."""
+    # JSON can carry NUL and lone surrogates only as escapes
+    return as_object(_decode(raw), is_large=len(raw) > VALUES_MAX, has_escapes=b"\\u" in raw)
+
+
+def as_object(value: Any, is_large: bool = True, has_escapes: bool = True) -> dict[str, Any]:
+    """`value`, decoded here, if it is an object as a sound request has it. Raises Invalid."""
+    if not isinstance(value, dict):
+        raise Invalid("the body must be a JSON object")
+    if is_large:
+        _refuse_crowds(value)
+    if has_escapes:
+        _refuse_odd_text(value)
+    return value
+
+
+def _decode(raw: bytes) -> Any:
     try:
-        value = _DECODER.decode(raw.decode("utf-8"))
+        return _DECODER.decode(raw.decode("utf-8"))
     except RecursionError:
         raise BadRequest("the body is nested too deeply") from None
     except (json.JSONDecodeError, UnicodeDecodeError, _NotJsonError) as error:
         raise BadRequest(f"the body is not valid JSON: {error}") from None
     except ValueError:  # Python's own limit on the digits of an integer
         raise BadRequest("the body holds a number with too many digits") from None
-    if not isinstance(value, dict):
-        raise Invalid("the body must be a JSON object")
-    if len(raw) > VALUES_MAX:
-        _refuse_crowds(value)
-    if b"\\u" in raw:  # JSON can carry NUL and lone surrogates only as escapes
-        _refuse_odd_text(value)
-    return value
 
 
 def _check_type(content_type: str | None) -> None:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypedDict
 
+from fetchmld.core.errors import FetchmlError
 from fetchmld.core.messages import EventType, Fact
 from fetchmld.core.model import (
     Counts,
@@ -141,7 +142,8 @@ class ArtifactEntry(TypedDict):
 class Head(Protocol):
     """Every method raises `FetchmlError`s only. What changes state returns once the change is durable."""
 
-    async def submit(self, caller: Caller, requests: list[TaskRequest]) -> list[TaskView]: ...
+    async def submit(self, caller: Caller, requests: list[TaskRequest]) -> list[TaskView | FetchmlError]:
+        """For each, in order, the task or why it was refused. All that were accepted are durable, or none is."""
 
     async def cancel(self, caller: Caller, task_id: TaskId) -> None:
         """Cancel a live task, or take an ended one out of the listings. NotFound for an unknown one."""

@@ -129,6 +129,12 @@ DOCS: Final[dict[str, Doc]] = {
     "createTask": Doc(
         "Submit a task; answered once it is on disk.", ref("Task"), 201, tags=_TASKS, body=ref("CreateTaskRequest")
     ),
+    "createTasks": Doc(
+        "Submit many tasks at once; answered one by one, in their order, once all that were accepted are on disk.",
+        array(ref("BatchAnswer")),
+        tags=_TASKS,
+        body={**array(ref("CreateTaskRequest")), "maxItems": 10_000},
+    ),
     "getTask": Doc("Read a task.", ref("Task"), tags=_TASKS, query=_READ_TASK, errors=(404,)),
     "deleteTask": Doc(
         "Cancel a live task, or take an ended one out of the listings.", None, 204, tags=_TASKS, errors=(404, 409)

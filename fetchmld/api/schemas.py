@@ -387,6 +387,14 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "problem": said(STRING, "What is wrong, in plain words."),
         }
     ),
+    "BatchAnswer": record(
+        {
+            "status": said(INTEGER, "As POST /v1/tasks would have answered this item: 201, or why not."),
+            "task": ref("Task"),
+            "error": ref("ErrorResponse"),
+        },
+        required=["status"],
+    ),
     "ErrorResponse": record(
         {
             "error": said(STRING, "What was wrong, and what to do."),

@@ -52,8 +52,7 @@ class Cluster:
     async def submit(self, *ids: str) -> list[dict[str, Any]]:
         tasks = [{"id": task_id, "request": {"job_name": "job", "cpu": 1}} for task_id in ids]
         body = {"user_id": "ada", "ip_address": "127.0.0.1", "trace_id": "t", "tasks": tasks}
-        views: list[dict[str, Any]] = (await self.client.request("submit", body)).body
-        return views
+        return [outcome["task"] for outcome in (await self.client.request("submit", body)).body]
 
     async def view(self, task_id: str) -> Any:
         return (await self.client.request("view", {"task_id": task_id})).body
@@ -275,13 +274,20 @@ def test_unknown_messages_are_refused(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
-def test_what_the_core_refuses_is_refused_over_the_socket(tmp_path: Path) -> None:
+def test_each_task_of_a_request_has_its_own_answer_and_all_share_one_sync(tmp_path: Path) -> None:
     async def test(cluster: Cluster) -> None:
-        request = {"job_name": "job", "depends_on": [{"task_id": "nobody", "condition": "ok"}]}
-        body = {"user_id": "ada", "ip_address": "", "trace_id": "t", "tasks": [{"id": "a", "request": request}]}
-        with pytest.raises(Invalid, match="there is no task 'nobody'"):
-            await cluster.client.request("submit", body)
-        assert await cluster.view("a") is None
+        appended: list[int] = []
+        append = cluster.actor._ledger.append
+        cluster.actor._ledger.append = lambda facts: appended.append(len(facts)) or append(facts)  # type: ignore
+        tasks: list[dict[str, Any]] = [{"id": f"t{n}", "request": {"job_name": "job", "cpu": 1}} for n in range(3)]
+        tasks[1]["request"]["depends_on"] = [{"task_id": "nobody", "condition": "ok"}]
+        body = {"user_id": "ada", "ip_address": "", "trace_id": "t", "tasks": tasks}
+        first, second, third = (await cluster.client.request("submit", body)).body
+        assert [first["task"]["id"], third["task"]["id"]] == ["t0", "t2"]
+        assert second["refused"][0] == "Invalid"
+        assert "there is no task 'nobody'" in second["refused"][1]
+        assert await cluster.view("t1") is None
+        assert [count for count in appended if count > 1] == [4], "two submitted and two started"
 
     run(tmp_path, test)
 

@@ -23,7 +23,7 @@ from fetchmld.api.head import (
     TaskQuery,
     Verification,
 )
-from fetchmld.core.errors import NotFound
+from fetchmld.core.errors import FetchmlError, NotFound
 from fetchmld.core.lifecycle import ENDED
 from fetchmld.core.messages import (
     AttemptEnded,
@@ -95,7 +95,7 @@ class LocalHead:
 
     # -- Head
 
-    async def submit(self, caller: Caller, requests: list[TaskRequest]) -> list[TaskView]:
+    async def submit(self, caller: Caller, requests: list[TaskRequest]) -> list[TaskView | FetchmlError]:
         self._trip()
         self.callers.append(caller)
         return [self._submit_one(caller, request) for request in requests]
@@ -278,11 +278,15 @@ class LocalHead:
 
     # -- inside
 
-    def _submit_one(self, caller: Caller, request: TaskRequest) -> TaskView:
+    def _submit_one(self, caller: Caller, request: TaskRequest) -> TaskView | FetchmlError:
         task_id = TaskId(self._id("t"))
-        self._order.append(task_id)
         event = TaskSubmitted(task_id, caller.user_id, request, self._at_us(), trace_id=caller.trace_id, ticket=1)
-        return cast(TaskView, self._ask(event))
+        try:
+            view = cast(TaskView, self._ask(event))
+        except FetchmlError as error:
+            return error
+        self._order.append(task_id)
+        return view
 
     def _keep(self, task_id: str, files: dict[str, bytes]) -> ArtifactSet:
         entries = [ArtifactEntry(path=p, bytes=len(d), hash=digest(d.decode())) for p, d in sorted(files.items())]

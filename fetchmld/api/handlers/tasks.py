@@ -1,5 +1,6 @@
 """Tasks: submit, list, read, cancel."""
 
+import asyncio
 import re
 from typing import Annotated, Any, Final, cast, get_args
 
@@ -8,15 +9,18 @@ from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from fetchmld.api import access, query, wire
-from fetchmld.api.answers import reply
-from fetchmld.api.body import read_object
-from fetchmld.api.context import CALLER, CONFIG, HEAD, INTAKE, STREAMS
+from fetchmld.api.answers import error_body, reply
+from fetchmld.api.body import as_object, read_list, read_object
+from fetchmld.api.context import CALLER, CONFIG, HEAD, INTAKE, STREAMS, TRACE
 from fetchmld.api.head import Head, TaskQuery
 from fetchmld.api.validation import validate
 from fetchmld.core.errors import FetchmlError, Invalid, NotFound
-from fetchmld.core.model import OUTPUT_TAIL_BYTES, PRIORITY_DEFAULT, TaskId, TaskStatus, TaskView
+from fetchmld.core.model import OUTPUT_TAIL_BYTES, PRIORITY_DEFAULT, TaskId, TaskRequest, TaskStatus, TaskView
 
 LIST_DEFAULT: Final = 50
+BATCH_BYTES_MAX: Final = 16 * 2**20
+BATCH_ITEMS_MAX: Final = 10_000
+BATCH_SLICE: Final = 50  # items that are looked at in one go
 _STATUSES: Final = cast(tuple[TaskStatus, ...], get_args(TaskStatus))
 _TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -33,16 +37,54 @@ _SET_PRIORITY: Final[TypeAdapter[SetPriority]] = TypeAdapter(SetPriority)
 
 async def create(request: web.Request) -> web.Response:
     """POST /v1/tasks: 201 once the task is on disk."""
-    body = await read_object(request)
-    head, caller = request.app[HEAD], request[CALLER]
+    asked = await accept(request, await read_object(request), set())
+    (found,) = await request.app[HEAD].submit(request[CALLER], [asked])
+    if isinstance(found, FetchmlError):
+        raise found
+    return reply(wire.task(found), 201, {"Location": f"/v1/tasks/{found['id']}"})
+
+
+async def create_many(request: web.Request) -> web.Response:
+    """POST /v1/tasks/batch: an answer for each of a list, in its order, once all that were accepted are on disk."""
+    asked: list[TaskRequest | FetchmlError] = []
+    known: set[str] = set()
+    for item in await read_list(request, BATCH_BYTES_MAX, BATCH_ITEMS_MAX):
+        asked.append(await _accept_one(request, item, known))
+        if len(asked) % BATCH_SLICE == 0:
+            await asyncio.sleep(0)  # others have their turn
+    good = [one for one in asked if not isinstance(one, FetchmlError)]
+    found = iter(await request.app[HEAD].submit(request[CALLER], good) if good else ())
+    outcomes = [one if isinstance(one, FetchmlError) else next(found) for one in asked]
+    return reply([_outcome(request, one) for one in outcomes])
+
+
+async def _accept_one(request: web.Request, item: Any, known: set[str]) -> TaskRequest | FetchmlError:
+    try:
+        return await accept(request, as_object(item), known)
+    except FetchmlError as error:
+        if error.status >= 500:
+            raise
+        return error
+
+
+def _outcome(request: web.Request, one: TaskView | FetchmlError) -> dict[str, Any]:
+    if isinstance(one, FetchmlError):
+        return {"status": one.status, "error": error_body(one, request[TRACE])}
+    return {"status": 201, "task": wire.task(one)}
+
+
+async def accept(request: web.Request, body: dict[str, Any], known: set[str]) -> TaskRequest:
+    """What `body` asks for, if the caller may. `known`: experiments and tasks that were looked up already."""
+    caller = request[CALLER]
     asked = request.app[INTAKE].task_request(body)
     access.check_priority(caller, asked.get("priority", PRIORITY_DEFAULT), request.app[CONFIG].user_priority_max)
-    if experiment_id := asked.get("experiment_id"):
+    if (experiment_id := asked.get("experiment_id")) and experiment_id not in known:
         await _check_experiment(request, experiment_id)
-    for needed in asked.get("depends_on", ()):
-        await _check_dependency(request, needed["task_id"])
-    (view,) = await head.submit(caller, [asked])
-    return reply(wire.task(view), 201, {"Location": f"/v1/tasks/{view['id']}"})
+        known.add(experiment_id)
+    for task_id in {needed["task_id"] for needed in asked.get("depends_on", ())} - known:
+        await _check_dependency(request, task_id)
+        known.add(task_id)
+    return asked
 
 
 async def list_(request: web.Request) -> web.Response:
