@@ -9,7 +9,7 @@ import errno
 import gc
 import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -49,6 +49,7 @@ from fetchmld.core.agent import (
     StopAsked,
 )
 from fetchmld.core.errors import BadRequest
+from fetchmld.core.line import Hearing
 from fetchmld.core.messages import LaunchOrder
 from fetchmld.core.model import Capacity, DatasetSpec, EndReport, LogPlace
 from fetchmld.runner import frames
@@ -77,6 +78,7 @@ class Agent:
         self._scheduler_socket = run_dir / "scheduler.sock"
         self._workspaces = Workspaces(paths.node_dir)
         self._core = AgentCore()
+        self._hearing = Hearing()
         self._objects = ContentStore(paths.objects)
         self._cache = DatasetCache(paths.node_dir / "cache", self._config.dataset_cache_bytes_max)
         self._told = CacheNews(self._cache)
@@ -164,8 +166,10 @@ class Agent:
 
     async def _greet(self, client: Client) -> None:
         sent_t = boottime()
+        self._hearing.begin(sent_t)
         hello = {
             "worker_id": self._worker_id,
+            "line": sent_t,
             "boot_id": boot_id(),
             "hostname": node.hostname(),
             "capacity": asdict(self._capacity),
@@ -180,9 +184,9 @@ class Agent:
             client.post(kind, body)
         self._apply([Greeted()])
 
-    def _on_scheduler(self, _peer: Peer, messages: list[Message]) -> None:
+    def _on_scheduler(self, peer: Peer, messages: list[Message]) -> None:
         events: list[Event] = []
-        for message in messages:
+        for message in self._heard(peer, messages):
             body = message.body
             match message.kind:
                 case "launch":
@@ -196,6 +200,17 @@ class Agent:
                 case _:
                     message.fail(BadRequest(f"an agent knows no message {message.kind!r}"))
         self._apply(events)
+
+    def _heard(self, peer: Peer, messages: list[Message]) -> Iterator[Message]:
+        """Those that follow one another. Where one is missing the line is given up: the next hello mends it."""
+        for message in messages:
+            verdict = self._hearing.hear(*message.body["mark"])
+            if verdict == "take":
+                yield message
+            elif verdict == "broken":
+                log.error("agent.line_broken kind=%s mark=%s", message.kind, message.body["mark"])
+                peer.close()
+                return
 
     async def _beat(self) -> None:
         while True:

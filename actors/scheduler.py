@@ -38,6 +38,7 @@ from fetchmld.core.messages import (
     TaskChanged,
     TimePassed,
 )
+from fetchmld.core.line import Line
 from fetchmld.core.model import TaskId, UserId, WorkerId
 from fetchmld.core.scheduler import Policy, Scheduler
 from fetchmld.core.state import ended
@@ -81,7 +82,7 @@ class SchedulerActor:
         self._tickets: dict[int, Message] = {}
         self._last_ticket = 0
         self._waiters: dict[TaskId, list[tuple[float, Message]]] = {}  # with the time when they stop waiting
-        self._agents: dict[WorkerId, Peer] = {}
+        self._agents: dict[WorkerId, tuple[Peer, Line]] = {}  # the newest line of each
         self._broken_since = 0.0  # monotonic; 0 = the ledger can be written
         self._retry_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
@@ -238,6 +239,9 @@ class SchedulerActor:
         if not isinstance(item, Message):
             return self._core.handle(item, now)
         ticket = self._ticket(item)
+        if item.kind == "hello" and not self._is_newest(item):
+            item.peer.close()
+            return []
         if item.kind not in EVENTS:
             return self._read(item, ticket)
         effects: list[Effect] = []
@@ -246,20 +250,28 @@ class SchedulerActor:
         if item.kind == "submit":
             effects = _one_reply(effects, ticket)
         elif item.kind == "hello":
-            self._agents[WorkerId(item.body["worker_id"])] = item.peer
+            line = Line(item.body["boot_id"], item.body["line"])
+            self._agents[WorkerId(item.body["worker_id"])] = (item.peer, line)
             effects.insert(0, Reply(ticket, {}))
         elif item.kind == "beat":
             self._answer_beat(item)
         return effects
 
+    def _is_newest(self, hello: Message) -> bool:
+        """Whether the agent has not said hello on a later line: two sockets are read in any order."""
+        known = self._agents.get(WorkerId(hello.body["worker_id"]))
+        return known is None or known[1].is_before(hello.body["boot_id"], hello.body["line"])
+
     def _answer_beat(self, beat: Message) -> None:
         """An answer renews the leases of the worker's attempts, so a worker that was given up gets none: its tasks may
         start elsewhere. Its connection is closed, so that it says hello and learns what is still its own."""
-        worker = self._core.state.workers.get(WorkerId(beat.body["worker_id"]))
-        if worker is None or worker.status == "offline":
+        worker_id = WorkerId(beat.body["worker_id"])
+        worker = self._core.state.workers.get(worker_id)
+        peer, _ = self._agents.get(worker_id, (None, None))
+        if worker is None or worker.status == "offline" or peer is not beat.peer:
             beat.peer.close()
         else:
-            beat.peer.post("beat", {"sent_t": beat.body["sent_t"]})
+            self._tell(worker_id, "beat", {"sent_t": beat.body["sent_t"]})
 
     def _ticket(self, message: Message) -> int:
         if not message.id:
@@ -343,9 +355,9 @@ class SchedulerActor:
 
     def _tell(self, worker_id: WorkerId, kind: str, body: dict[str, Any]) -> None:
         """Tell an agent. One that is away hears it again when it says hello."""
-        peer = self._agents.get(worker_id)
-        if peer is not None:
-            peer.post(kind, body)
+        if worker_id in self._agents:
+            peer, line = self._agents[worker_id]
+            peer.post(kind, {**body, "mark": line.mark()})
 
     def _answer(self, reply: Reply) -> None:
         message = self._tickets.pop(reply.ticket, None)
@@ -373,7 +385,7 @@ class SchedulerActor:
                 self._refuse(item, why)
         self._tickets.clear()
         await self._in_thread(self._rebuild_anew)
-        for peer in self._agents.values():
+        for peer, _ in self._agents.values():
             peer.close()  # they come back, say what they have, and report their ends again
         self._agents.clear()
 

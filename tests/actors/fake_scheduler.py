@@ -12,6 +12,7 @@ from typing import Any
 
 from actors.agent import Agent
 from fetchmld.channel import Client, Message, Peer, Reply, Server, serve
+from fetchmld.core.line import Line
 from fetchmld.runner.proctree import find_marked, stat_of
 
 WAIT_S = 20.0
@@ -26,6 +27,8 @@ class FakeScheduler:
         self.answers_beats = True
         self._news = asyncio.Condition()
         self._agent: Peer | None = None
+        self._line = Line("", 0.0)
+        self.said_last: tuple[str, dict[str, Any]] = ("", {})
         self._server: Server | None = None
 
     async def open(self) -> None:
@@ -40,14 +43,24 @@ class FakeScheduler:
         for message in messages:
             self.said.append((message.kind, message.body))
             if message.kind == "hello":
-                self._agent = peer
+                self._agent, self._line = peer, Line(message.body["boot_id"], message.body["line"])
                 message.reply({})
             elif message.kind == "beat" and self.answers_beats:
-                peer.post("beat", {"sent_t": message.body["sent_t"]})
+                self.tell("beat", sent_t=message.body["sent_t"])
 
     def tell(self, kind: str, **body: Any) -> None:
         assert self._agent is not None, "no agent has said hello"
-        self._agent.post(kind, body)
+        self.said_last = (kind, {"mark": self._line.mark(), **body})
+        self.repeat(self.said_last)
+
+    def repeat(self, message: tuple[str, dict[str, Any]]) -> None:
+        """Say it again, as a transport may that delivers more than once."""
+        assert self._agent is not None
+        self._agent.post(*message)
+
+    def skip_one(self) -> None:
+        """A message is lost on the way."""
+        self._line.mark()
 
     def all(self, kind: str, task_id: str = "") -> list[dict[str, Any]]:
         return [body for said, body in self.said if said == kind and task_id in ("", body.get("task_id"))]

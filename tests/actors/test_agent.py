@@ -454,6 +454,33 @@ def test_a_lost_scheduler_is_found_again_and_told_everything() -> None:
     on_node(story)
 
 
+def test_a_repeated_order_of_an_attempt_that_is_over_starts_nothing() -> None:
+    async def story(node: Node) -> None:
+        node.launch("a", "/bin/true")
+        order = node.scheduler.said_last
+        await node.scheduler.ended("a")
+        node.ack("a")
+        node.scheduler.repeat(order)
+        await node.run("b", "/bin/true")  # what came before it has been taken in
+        assert len(node.scheduler.all("ended", "a")) == 1
+        assert [run.key.task_id for run in node.agent._core.runs.values()] == ["b"]
+
+    on_node(story)
+
+
+def test_a_gap_in_what_the_scheduler_says_is_mended_by_a_new_hello() -> None:
+    async def story(node: Node) -> None:
+        node.launch("a", "/bin/sleep 60")
+        await node.scheduler.heard("phase", "a")
+        node.scheduler.skip_one()
+        node.launch("b", "/bin/true")
+        hello = await node.scheduler.heard("hello", count=2)
+        assert [(a["task_id"], a["phase"]) for a in hello["attempts"]] == [("a", "running")]
+        assert (await node.run("b", "/bin/true"))["exit_code"] == 0
+
+    on_node(story)
+
+
 def test_a_killed_runner_is_replaced_and_the_end_is_unknown() -> None:
     async def story(node: Node) -> None:
         flag = node.directory / "go"

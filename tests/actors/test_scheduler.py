@@ -20,6 +20,18 @@ BOUND_S = 20.0
 CAPACITY = {"cpu": 4, "memory_gb": 8, "batch_slots": 4, "service_slots": 1, "gpus": []}
 
 
+def hello(line: float) -> dict[str, Any]:
+    return {
+        "worker_id": "w1",
+        "boot_id": "b",
+        "line": line,
+        "hostname": "h",
+        "capacity": CAPACITY,
+        "attempts": [],
+        "detail": {},
+    }
+
+
 class Cluster:
     """A running scheduler actor, a client of it, and an agent."""
 
@@ -29,6 +41,7 @@ class Cluster:
         self.actor = SchedulerActor({**config.model_dump(mode="json"), "run_dir": str(directory)})
         self.socket = directory / "scheduler.sock"
         self.orders: asyncio.Queue[Message] = asyncio.Queue()
+        self.lines = 0
         self.client = Client(self._resolve)
         self.agent = Client(self._resolve, self._on_order, self._hello)
 
@@ -40,8 +53,8 @@ class Cluster:
             self.orders.put_nowait(message)
 
     async def _hello(self, agent: Client) -> None:
-        body = {"worker_id": "w1", "boot_id": "b", "hostname": "h", "capacity": CAPACITY, "attempts": [], "detail": {}}
-        await agent.request("hello", body)
+        self.lines += 1
+        await agent.request("hello", hello(self.lines))
 
     async def order(self, kind: str) -> Any:
         while True:
@@ -111,7 +124,7 @@ def test_a_task_goes_through_and_the_record_has_it(tmp_path: Path) -> None:
         await cluster.view("t1")
         cluster.end("t1")
         assert (await waiting).body["status"] == "completed"
-        assert await cluster.order("ack") == {"task_id": "t1", "attempt": 1}
+        assert await cluster.order("ack") == {"task_id": "t1", "attempt": 1, "mark": [1.0, 2]}
 
     run(tmp_path, scenario)
     assert [a for a in actions(tmp_path) if a.startswith("task.")] == ["task.submit", "task.start", "task.completed"]
@@ -254,7 +267,7 @@ def test_a_worker_that_was_given_up_has_no_lease_renewed(tmp_path: Path) -> None
     async def scenario(cluster: Cluster) -> None:
         await cluster.worker_is("active")
         cluster.agent.post("beat", {"worker_id": "w1", "sent_t": 1.0})
-        assert await cluster.order("beat") == {"sent_t": 1.0}
+        assert (await cluster.order("beat"))["sent_t"] == 1.0
         clock = cluster.actor._clock
         clock._offset += 20.0  # silent for so long, by the only clock that counts
         await cluster.worker_is("suspect")
@@ -262,6 +275,22 @@ def test_a_worker_that_was_given_up_has_no_lease_renewed(tmp_path: Path) -> None
         cluster.agent.post("beat", {"worker_id": "w1", "sent_t": 2.0})
         await cluster.worker_is("active")  # it was cut off, and has said hello again
         assert cluster.orders.empty()
+
+    run(tmp_path, scenario)
+
+
+def test_a_hello_that_was_overtaken_does_not_take_the_line(tmp_path: Path) -> None:
+    """Of two sockets of one agent the older may be read last."""
+
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.worker_is("active")
+        late = Client(cluster._resolve, cluster._on_order)
+        await late.start()
+        with pytest.raises(Unavailable, match="lost the connection"):
+            await late.request("hello", hello(0.5))
+        await late.close()
+        await cluster.submit("t1")
+        assert (await cluster.order("launch"))["mark"] == [1.0, 1]
 
     run(tmp_path, scenario)
 
