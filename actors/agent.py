@@ -63,6 +63,7 @@ log = logging.getLogger(__name__)
 
 LEASE_MARGIN_S: Final = 30.0  # an attempt's lease ends this long before its task may start elsewhere
 UNSENT_MAX: Final = 10_000  # dataset accesses that wait for the scheduler to come back
+NOT_ITS_DOING: Final = ("LEASE_EXPIRED", "WORKER_LOST")  # ends that say nothing of the program: retried elsewhere
 COLLECTS_MAX: Final = 2  # at once: they read and sync much
 
 
@@ -273,7 +274,7 @@ class Agent:
             report["signal"] = message["signal"]
         else:
             report["exit_code"] = message["code"]
-        if message["word"] == "LEASE_EXPIRED":
+        if message["word"] in NOT_ITS_DOING:
             report["infrastructure"] = True
         if "usage" in message:
             report["usage"] = message["usage"]

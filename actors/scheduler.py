@@ -24,6 +24,7 @@ from actors.snapshot_keeper import SnapshotKeeper
 from fetchmld.channel import Message, Peer, Server, serve
 from fetchmld.config import Config
 from fetchmld.core.errors import BadRequest, Unavailable
+from fetchmld.core.line import Line
 from fetchmld.core.messages import (
     AcknowledgeEnd,
     Effect,
@@ -38,7 +39,6 @@ from fetchmld.core.messages import (
     TaskChanged,
     TimePassed,
 )
-from fetchmld.core.line import Line
 from fetchmld.core.model import TaskId, UserId, WorkerId
 from fetchmld.core.scheduler import Policy, Scheduler
 from fetchmld.core.state import ended

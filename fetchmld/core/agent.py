@@ -323,13 +323,18 @@ class AgentCore:
         for key, rank in event.running:
             effects += self._found_running(key, rank)
         known = {key for key, _ in event.running} | set(event.ended)
-        for run in self.runs.values():
-            if run.key not in known and run.phase == "starting":
-                effects.append(Spawn(run.key))  # the order was lost with the connection; to ask twice does no harm
-        for run in [run for run in self.runs.values() if run.phase == "running" and run.key not in known]:
-            detail = "the runner has lost its record"
-            effects += self.on_exited(Exited(run.key, run.rank, EndReport(word="EXIT_UNKNOWN", detail=detail)))
+        for run in [run for run in self.runs.values() if run.key not in known]:
+            effects += self._found_missing(run)
         return effects
+
+    def _found_missing(self, run: Run) -> list[Effect]:
+        """The runner has nothing of an attempt that is here."""
+        if run.phase == "starting":  # the order was lost with the connection; to ask twice does no harm
+            return self._end(run, EndReport()) if run.stop_word else [Spawn(run.key)]
+        if run.phase == "running":
+            detail = "the runner has lost its record"
+            return self.on_exited(Exited(run.key, run.rank, EndReport(word="EXIT_UNKNOWN", detail=detail)))
+        return []
 
     def _found_running(self, key: RunKey, rank: int) -> list[Effect]:
         run = self.runs.get(key)

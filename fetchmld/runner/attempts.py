@@ -35,7 +35,7 @@ class Attempt:
     adopted: bool = False  # started by a runner before us: not our child
     leader_gone: bool = False
     status: int | None = None
-    word: str = ""  # why we stopped it, or EXIT_UNKNOWN
+    word: str = ""  # why we stopped it; WORKER_LOST or EXIT_UNKNOWN where we were not there
     detail: str = ""
     kill_t: float = 0.0  # when the grace ends, once it was told to stop
     give_up_t: float = 0.0
@@ -238,7 +238,7 @@ class Attempts:
         attempt.pidfd = -1
         self.lost(attempt, "it ended after its runner was killed; its status is not known")
 
-    def lost(self, attempt: Attempt, detail: str) -> None:
+    def lost(self, attempt: Attempt, detail: str = "it ended while no runner was there to read its status") -> None:
         """An adopted attempt's leader has ended and nobody read its status; what it left is killed as usual."""
         self.all[attempt.key] = attempt
         attempt.adopted = True

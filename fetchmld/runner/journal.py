@@ -1,6 +1,6 @@
 """The runner's journal: what was started and how it ended, one JSON line each. Standard library only.
 
-    {"j": "intent", "key", "slot"}                               before the start, should we die in between
+    {"j": "intent", "key", "slot", "boot"}                       before the start, should we die in between
     {"j": "start", "key", "pid", "asked_t", "boot", ...}         before the start is reported; the page cache is enough
     {"j": "exit", "key", ...}                                    synced before the end is reported
     {"j": "forget", "key"}                                       the head has the end on record
@@ -26,6 +26,7 @@ class Entry:
     """What the journal knows of one attempt that is not forgotten."""
 
     slot: int
+    boot: str = ""  # of the machine, when the start was intended; "" of a journal that is older than this field
     start: Record | None = None
     exit: Record | None = None
 
@@ -54,9 +55,9 @@ class Journal:
         key = record["key"]
         match record["j"]:
             case "intent":
-                self.entries[key] = Entry(record["slot"])
+                self.entries[key] = Entry(record["slot"], record.get("boot", ""))
             case "start":
-                self.entries.setdefault(key, Entry(record["slot"])).start = record
+                self.entries.setdefault(key, Entry(record["slot"], record["boot"])).start = record
             case "exit":
                 self.entries.setdefault(key, Entry(-1)).exit = record
             case "forget":
@@ -99,7 +100,7 @@ class Journal:
     def _records(self) -> list[Record]:
         records: list[Record] = []
         for key, entry in self.entries.items():
-            records.append({"j": "intent", "key": key, "slot": entry.slot})
+            records.append({"j": "intent", "key": key, "slot": entry.slot, "boot": entry.boot})
             records += [record for record in (entry.start, entry.exit) if record is not None]
         return records
 

@@ -3,7 +3,8 @@
 It is detached from whoever started it, so agents, Ray and the daemon come and go while it stays. A newer agent replaces an
 older one. An attempt ends in one `exited` message, sent after its log is put away, all that it left behind is killed, and
 the exit is synced to the journal; it is repeated in every `state` until the agent says `forget`. If the runner itself is
-killed, the next one adopts what still runs, and says `EXIT_UNKNOWN` where nobody could read the status.
+killed, the next one adopts what still runs, and says `EXIT_UNKNOWN` where nobody could read the status; of what a restart
+of the machine ended it says `WORKER_LOST`.
 
 agent to runner   hello {} · start {key, path, argv, env, cwd, limits, uid, gid, time_limit_s, grace_s} ·
                   stop {key, word, detail, grace_s} · lease {until} · forget {keys} · stop_if_idle {}
@@ -332,7 +333,10 @@ class Runner:
             return
         orders = list(asked.values())
         slots = [self._logs.acquire() for _ in orders]
-        intents = [{"j": "intent", "key": o["key"], "slot": s} for o, (s, _) in zip(orders, slots, strict=True)]
+        intents = [
+            {"j": "intent", "key": o["key"], "slot": s, "boot": self._boot_id}
+            for o, (s, _) in zip(orders, slots, strict=True)
+        ]
         if error := self._write(intents):
             for order, (slot, _) in zip(orders, slots, strict=True):
                 self._logs.release(slot)
@@ -475,8 +479,12 @@ class Runner:
         attempt.grace_s = start.get("grace_s", GRACE_S)
         if limit_s := start.get("limit_s", 0.0):
             attempt.deadline_t = attempt.started_t + limit_s
-        if start.get("boot") != self._boot_id or not self._attempts.adopt(attempt):
-            self._attempts.lost(attempt, "it ended while no runner was there to read its status")
+        boot = start.get("boot") or entry.boot
+        if boot and boot != self._boot_id:
+            attempt.word, attempt.detail = "WORKER_LOST", "the machine was restarted while it ran"
+            self._attempts.lost(attempt)
+        elif not boot or not self._attempts.adopt(attempt):
+            self._attempts.lost(attempt)
 
     def _unwritten_start(self, pids: list[int]) -> Record:
         """The start that the runner before us made and could not write down any more; `pids` bear its mark."""

@@ -19,7 +19,7 @@ import pytest
 
 from fetchmld.core.caches import dataset_key
 from fetchmld.core.model import DatasetSpec
-from fetchmld.runner.proctree import find_marked
+from fetchmld.runner.proctree import boot_id, find_marked
 from fetchmld.store.content import ContentStore
 from tests.actors.fake_scheduler import Node, alive, on_node, until
 
@@ -495,6 +495,24 @@ def test_a_killed_runner_is_replaced_and_the_end_is_unknown() -> None:
         report = await node.scheduler.ended("a")
         assert report["word"] == "EXIT_UNKNOWN"
         assert "infrastructure" not in report
+
+    on_node(story)
+
+
+def test_what_a_restart_of_the_machine_ended_is_nobodys_failure() -> None:
+    async def story(node: Node) -> None:
+        node.launch("a", "/bin/sleep 60")
+        await node.scheduler.heard("phase", "a")
+        pid = (await node.agent.ping())["runner_pid"]
+        await node.agent.shutdown()
+        for one in [pid, *find_marked({"a-1-0"})]:
+            os.kill(one, signal.SIGKILL)
+        await until(lambda: not alive(pid), "the runner's end")
+        journal = node.node_dir / "journal"
+        journal.write_text(journal.read_text().replace(boot_id(), "another"))
+        await node.start_agent(hello=2)
+        report = await node.scheduler.ended("a")
+        assert (report["word"], report["infrastructure"]) == ("WORKER_LOST", True)
 
     on_node(story)
 

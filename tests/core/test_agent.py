@@ -151,6 +151,11 @@ def test_a_runner_that_returns_is_asked_again_for_what_it_never_heard() -> None:
     assert core.handle(RunnerReturned([(KEY, 0)], [])) == [SayPhase(KEY, "running")]
 
 
+def test_a_runner_that_never_heard_of_a_stopped_attempt_does_not_start_it() -> None:
+    core = core_at(Ordered(order()), Prepared(KEY), StopAsked(KEY, "CANCELLED", "by u"))
+    assert core.handle(RunnerReturned([], [])) == [Report(KEY, 0, EndReport(word="CANCELLED", detail="by u"))]
+
+
 def test_a_runner_that_returns_hears_of_a_stop_again() -> None:
     core = core_at(*RUNNING, StopAsked(KEY, "CANCELLED", "x"))
     assert core.handle(RunnerReturned([(KEY, 0)], [])) == [Stop(KEY, 0, "CANCELLED", "x")]

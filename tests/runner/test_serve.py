@@ -278,6 +278,24 @@ def test_a_pid_alone_is_never_adopted(fresh: RunnerClient) -> None:
     assert alive(pid), "it is not ours to end"
 
 
+@pytest.mark.parametrize("written", ["intent", "start"])
+def test_what_a_restart_of_the_machine_ended_is_lost_with_it(fresh: RunnerClient, written: str) -> None:
+    """A journal of another boot: the attempt's end is known, and was not its own doing."""
+    fresh.start("t-1-0", "/bin/sleep", "60")
+    pid = fresh.take("started")["pid"]
+    fresh.kill_runner()
+    os.kill(pid, signal.SIGKILL)
+    journal = fresh.node_dir / "journal"
+    records = [json.loads(line) for line in journal.read_text().splitlines()]
+    kept = [record for record in records if record["j"] in ("intent", written)]
+    journal.write_text("".join(encode_line({**record, "boot": "another"}) for record in kept))
+    fresh.connect()
+    ended = (fresh.state["ended"] or [fresh.take("exited")])[0]
+    assert (ended["key"], ended["word"]) == ("t-1-0", "WORKER_LOST")
+    assert "code" not in ended
+    assert "signal" not in ended
+
+
 def test_a_start_that_was_not_written_down_is_found_by_its_mark(fresh: RunnerClient) -> None:
     fresh.start("t-1-0", "/bin/sleep", "60")
     pid = fresh.take("started")["pid"]
