@@ -83,6 +83,8 @@ class Cluster:
         self.works = workload.tasks(rng, setting.tasks_per_hour, setting.faults_s, self.kept)
         self._programs = {work.task_id: work.program for work in self.works}
         self.nodes = [self._node(i, capacity) for i, capacity in enumerate(workload.capacities(rng, setting.nodes))]
+        for node in self.nodes:
+            node.drift = rng.uniform(-1, 1) * self.faults.drift
         self.rules.nodes = {node.name: node for node in self.nodes}
         self._cuts: Counter[str] = Counter()  # partitions of a node
         self._waiting: dict[int, Callable[[bool], None]] = {}

@@ -31,6 +31,7 @@ class Faults:
     partition_per_h: float = 0.0  # both ways
     one_way_per_h: float = 0.0
     wall_jump_per_h: float = 0.0
+    drift: float = 0.0  # how much faster or slower than the head's the clock of a node may go that nobody sets
 
 
 NONE: Final = Faults()
@@ -39,6 +40,8 @@ LIMITS: Final[dict[str, float]] = {
     "slow_p": 0.05,
     "duplicate_up_p": 0.05,
     "reorder_up_p": 0.05,
+    "duplicate_down_p": 0.05,
+    "reorder_down_p": 0.05,
     "head_effect_p": 0.01,
     "agent_effect_p": 0.02,
     "ledger_p": 0.02,
@@ -52,6 +55,7 @@ LIMITS: Final[dict[str, float]] = {
     "partition_per_h": 30.0,
     "one_way_per_h": 30.0,
     "wall_jump_per_h": 60.0,
+    "drift": 0.01,
 }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Final, cast
 
+from fetchmld.core.line import Line
 from fetchmld.core.messages import (
     AcknowledgeEnd,
     AttemptEnded,
@@ -77,7 +78,7 @@ class Head:
         self.on_reply: Callable[[int, bool], None] = lambda _ticket, _ok: None
         self._clock_offset_s = 0.0
         self._mailbox: list[Mail] = []
-        self._agents: dict[WorkerId, tuple[Link, int]] = {}
+        self._agents: dict[WorkerId, tuple[Link, int, Line]] = {}
         self._scheduled = self._busy = False
         self._paused_until = 0.0
         self._broken = False
@@ -107,7 +108,7 @@ class Head:
         self.incarnation += 1
         agents, self._agents = self._agents, {}
         self._mailbox.clear()
-        for link, _ in agents.values():
+        for link, _, _ in agents.values():
             link.close()
         self._timeline.after(self._rng.uniform(*RESTART_S), self._restart, machine)
 
@@ -150,7 +151,7 @@ class Head:
 
     def on_closed(self, link: Link, connection: int) -> None:
         """A closed connection is not spoken to; whoever had it comes back."""
-        for worker_id, (known, number) in list(self._agents.items()):
+        for worker_id, (known, number, _) in list(self._agents.items()):
             if known is link and number == connection:
                 del self._agents[worker_id]
 
@@ -180,23 +181,31 @@ class Head:
 
     def _take(self, link: Link | None, connection: int, kind: str, body: Body) -> list[Effect]:
         """Let the core decide on one message."""
+        if link is not None and kind == "hello" and not self._is_newest(body):
+            link.hang_up(connection)
+            return []
         event = EVENTS[kind](body, self._wall_us())
         effects = self.core.handle(event, self.now())
         self._watcher.decided(self.core, event, effects)
         if link is not None and kind == "hello":
-            self._agents[WorkerId(body["worker_id"])] = (link, connection)
+            self._agents[WorkerId(body["worker_id"])] = (link, connection, Line(body["boot_id"], body["sent_t"]))
             return [Reply(0, body), *effects]
         if link is not None and kind == "beat":
             self._answer_beat(link, connection, body)
         return effects
 
+    def _is_newest(self, hello: Body) -> bool:
+        known = self._agents.get(WorkerId(hello["worker_id"]))
+        return known is None or known[2].is_before(hello["boot_id"], hello["sent_t"])
+
     def _answer_beat(self, link: Link, connection: int, body: Body) -> None:
         """Renew the lease of a worker that we count on; one that must say hello first is made to."""
-        worker = self.core.state.workers.get(WorkerId(body["worker_id"]))
-        if worker is None or worker.status == "offline":
+        worker_id = WorkerId(body["worker_id"])
+        worker, known = self.core.state.workers.get(worker_id), self._agents.get(worker_id)
+        if worker is None or worker.status == "offline" or known is None or known[1] != connection:
             link.hang_up(connection)
         else:
-            link.send_down("beat", {"sent_t": body["sent_t"]})
+            self._tell(worker_id, "beat", {"sent_t": body["sent_t"]})
 
     # -- the ledger
 
@@ -231,7 +240,7 @@ class Head:
         """The batch was not written: forget what was decided, and let everybody say again what is true."""
         self._rebuild()
         agents, self._agents = self._agents, {}
-        for link, _ in agents.values():
+        for link, _, _ in agents.values():
             link.close()
         if self._mailbox:
             self._wake()
@@ -261,9 +270,8 @@ class Head:
 
     def _tell(self, worker_id: WorkerId, kind: str, body: Body) -> None:
         if worker_id in self._agents:
-            link, connection = self._agents[worker_id]
-            if link.connection == connection:
-                link.send_down(kind, body)
+            link, connection, line = self._agents[worker_id]
+            link.send_down(connection, kind, {**body, "mark": line.mark()})
 
 
 # ---- what a message means, as `actors.mailbox` has it -------------------------------------------------------------

@@ -1,7 +1,8 @@
 """One node's connection to the head: in order and at most once, as a socket is, but for what the seed's faults do to it.
 
 A lost message takes the rest of its connection with it; both ends notice that only later. What was sent before an agent
-reconnected may still reach the head after the new greeting, as data in a socket's buffer does; the other way it is gone.
+reconnected may still reach the other end after the new greeting, as data in a socket's buffer may, or in one of a
+transport that repeats.
 """
 
 from collections.abc import Callable
@@ -86,8 +87,8 @@ class Link:
         if self._open:
             self._send(0, self.up_cut, self._arrive_up, kind, body)
 
-    def send_down(self, kind: str, body: Body) -> None:
-        if self._open:
+    def send_down(self, connection: int, kind: str, body: Body) -> None:
+        if self._open and connection == self.connection:
             self._send(1, self.down_cut, self._arrive_down, kind, body)
 
     def _send(self, way: int, cut: bool, arrive: Callable[..., None], kind: str, body: Body) -> None:
@@ -116,6 +117,6 @@ class Link:
         if self._head.up and token[1] == self._head.incarnation:
             self._head.receive(self, token[0], kind, body)
 
-    def _arrive_down(self, token: tuple[int, int], kind: str, body: Body) -> None:
-        if self._open and token[0] == self.connection:
+    def _arrive_down(self, _token: tuple[int, int], kind: str, body: Body) -> None:
+        if self._open:
             self.on_message(kind, body)

@@ -30,6 +30,7 @@ from fetchmld.core.agent import (
     Stop,
     StopAsked,
 )
+from fetchmld.core.line import Hearing
 from fetchmld.core.messages import LaunchOrder
 from fetchmld.core.model import ArtifactSet, Capacity
 from fetchmld.sim.faults import NONE, Faults
@@ -68,12 +69,15 @@ class Node:
         self.boot = 0
         self.powered = True
         self.wall_offset_s = 0.0
+        self.drift = 0.0
+        self._booted_t = timeline.now - rng.uniform(1.0, 1e6)
         self.faults: Faults = NONE
         self.core = AgentCore()
+        self._hearing = Hearing()
         self._timeline, self._rng = timeline, rng
         self._program_of = program_of
         self._heartbeat_s, self._lease_s = heartbeat_s, lease_s
-        self.runner = Runner(timeline, rng, lambda process: on_start(self, process), self.wall)
+        self.runner = Runner(timeline, rng, lambda process: on_start(self, process), self.wall, self.boottime)
         self.agent_up = False
         self._incarnation = 0
         self._greeted = False
@@ -87,6 +91,10 @@ class Node:
     def wall(self) -> float:
         return self._timeline.now + self.wall_offset_s
 
+    def boottime(self) -> float:
+        """The clock that nobody sets: it begins anew with each boot, and may go a little fast or slow."""
+        return (self._timeline.now - self._booted_t) * (1.0 + self.drift)
+
     # -- life and death
 
     def start_agent(self) -> None:
@@ -94,7 +102,7 @@ class Node:
             return
         self.agent_up = True
         self._incarnation += 1
-        self.core = AgentCore()
+        self.core, self._hearing = AgentCore(), Hearing()
         self._attach()
 
     def _attach(self) -> None:
@@ -138,12 +146,13 @@ class Node:
         if not self.powered:
             return
         self.crash_agent()
-        self.runner.power_off()
+        self.runner.power_off(self.boot + 1)
         self.powered = False
         self._timeline.after(down_s, self._boot)
 
     def _boot(self) -> None:
         self.boot += 1
+        self._booted_t = self._timeline.now - self._rng.uniform(1.0, 30.0)
         self.powered = True
         self.start_agent()
 
@@ -168,8 +177,10 @@ class Node:
             self._timeline.after(RECONNECT_S, self._connect, incarnation)
             return
         self._greeted = False
+        sent_t = self.boottime()
+        self._hearing.begin(sent_t)
         hello = {
-            "sent_t": self._timeline.now,
+            "sent_t": sent_t,
             "worker_id": self.name,
             "boot_id": f"{self.name}-boot{self.boot}",
             "capacity": self.capacity,
@@ -191,6 +202,11 @@ class Node:
             return
         if self._paused is not None:
             self._paused.append((kind, body))
+            return
+        verdict = self._hearing.hear(*body["mark"])
+        if verdict != "take":
+            if verdict == "broken":
+                self.link.close()
             return
         match kind:
             case "welcome":
@@ -218,7 +234,7 @@ class Node:
     def _beat(self, connection: int) -> None:
         if connection == self.link.connection and self._greeted and self.agent_up:
             if self._paused is None:
-                self.link.send_up("beat", {"worker_id": self.name, "sent_t": self._timeline.now})
+                self.link.send_up("beat", {"worker_id": self.name, "sent_t": self.boottime()})
             self._timeline.after(self._heartbeat_s, self._beat, connection)
 
     def _renew(self, sent_t: float) -> None:

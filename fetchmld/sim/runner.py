@@ -39,6 +39,7 @@ class Entry:
     """One attempt in the journal."""
 
     rank: int
+    boot: int  # of the node when it was started
     synced: bool = False
     report: EndReport | None = None
     shown: bool = False  # its end is durable, so it may be told
@@ -53,12 +54,15 @@ class Runner:
         rng: Random,
         on_start: Callable[[Process], None],
         wall: Callable[[], float],
+        boottime: Callable[[], float],
     ) -> None:
-        self._timeline, self._rng, self._on_start, self._wall = timeline, rng, on_start, wall
+        self._timeline, self._rng, self._on_start = timeline, rng, on_start
+        self._wall, self._boottime = wall, boottime
         self.up = True
         self.live: dict[RunKey, Process] = {}
         self.journal: dict[RunKey, Entry] = {}
         self.lease_until = 0.0  # 0 = none was given since the node started
+        self._boot = 0
         self._incarnation = 0
         self._orders: set[RunKey] = set()
         self._lease_armed = False
@@ -122,7 +126,7 @@ class Runner:
             self._say([StartFailed(key, word, "it cannot be started", ours)])
             return
         process = self.live[key] = Process(key, order["rank"], order, program, now)
-        self.journal[key] = Entry(order["rank"])
+        self.journal[key] = Entry(order["rank"], self._boot)
         self._on_start(process)
         self._say([Started(key, order["rank"])])
         self._timeline.after(program.run_s, self._ends, process)
@@ -161,7 +165,7 @@ class Runner:
 
     def _enforce_lease(self) -> None:
         """Stop all when the lease is about to end; look again then if it is not."""
-        left_s = self.lease_until - self._timeline.now
+        left_s = self.lease_until - self._boottime()
         if not self.up or not self.lease_until or not self.live:
             return
         if left_s > LEASE_GRACE_S:
@@ -200,7 +204,7 @@ class Runner:
         elif process.adopted:
             report = EndReport(word="EXIT_UNKNOWN", detail="its status is not known")
         if process.word == "LEASE_EXPIRED":
-            report["infrastructure"] = True
+            report["infrastructure"] = True  # as the agent says of these words
         self._record(process.key, report)
 
     def _record(self, key: RunKey, report: EndReport) -> None:
@@ -239,13 +243,19 @@ class Runner:
             if entry.report is not None:
                 entry.shown = True
             elif key not in self.live:
-                entry.report = EndReport(word="EXIT_UNKNOWN", detail="it ended while no runner was there")
+                entry.report = self._not_seen(entry)
                 entry.shown = True
         self._enforce_lease()
 
-    def power_off(self) -> None:
+    def _not_seen(self, entry: Entry) -> EndReport:
+        if entry.boot != self._boot:
+            return EndReport(word="WORKER_LOST", detail="the machine was restarted while it ran", infrastructure=True)
+        return EndReport(word="EXIT_UNKNOWN", detail="it ended while no runner was there")
+
+    def power_off(self, next_boot: int) -> None:
         """The node goes down: every process with it, and some of what was not synced."""
         self.crash()
+        self._boot = next_boot
         self.live.clear()
         self.lease_until = 0.0
         self.journal = {key: entry for key, entry in self.journal.items() if entry.synced or self._rng.random() < 0.5}

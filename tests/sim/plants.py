@@ -80,8 +80,8 @@ def _acknowledge_first(head: Head, batch: Any, effects: list[Any]) -> None:
     _commit(head, batch, [effect for effect in effects if not isinstance(effect, AcknowledgeEnd)])
 
 
-def _answer_every_beat(head: Head, link: Any, _connection: int, body: Any) -> None:
-    link.send_down("beat", {"sent_t": body["sent_t"]})
+def _answer_every_beat(head: Head, _link: Any, _connection: int, body: Any) -> None:
+    head._tell(body["worker_id"], "beat", {"sent_t": body["sent_t"]})
 
 
 def _all_but_the_last(ledger: Ledger) -> Iterator[Fact]:
