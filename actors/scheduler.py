@@ -239,9 +239,8 @@ class SchedulerActor:
         if not isinstance(item, Message):
             return self._core.handle(item, now)
         ticket = self._ticket(item)
-        if item.kind == "hello" and not self._is_newest(item):
-            item.peer.close()
-            return []
+        if item.kind == "hello" and not self._is_newer(item):
+            return [Reply(ticket, error=Unavailable("this line of the agent is not its newest"))]
         if item.kind not in EVENTS:
             return self._read(item, ticket)
         effects: list[Effect] = []
@@ -257,7 +256,7 @@ class SchedulerActor:
             self._answer_beat(item)
         return effects
 
-    def _is_newest(self, hello: Message) -> bool:
+    def _is_newer(self, hello: Message) -> bool:
         """Whether the agent has not said hello on a later line: two sockets are read in any order."""
         known = self._agents.get(WorkerId(hello.body["worker_id"]))
         return known is None or known[1].is_before(hello.body["boot_id"], hello.body["line"])

@@ -30,8 +30,8 @@ class Line:
         return self.name, self.said
 
     def is_before(self, boot_id: str, name: float) -> bool:
-        """Whether a hello is newer than this line's, or its own once more. One that is not was overtaken: ignore it."""
-        return boot_id != self.boot_id or name >= self.name
+        """Whether this hello begins a newer line. One that does not was repeated or overtaken, and is to be ignored."""
+        return boot_id != self.boot_id or name > self.name
 
 
 @dataclass(slots=True)

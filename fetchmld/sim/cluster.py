@@ -12,7 +12,7 @@ from typing import Final
 from fetchmld.core.model import Capacity
 from fetchmld.core.scheduler import Policy
 from fetchmld.sim import workload
-from fetchmld.sim.faults import NONE, Faults, choose, rates
+from fetchmld.sim.faults import NONE, Boundaries, Faults, choose, rates
 from fetchmld.sim.head import Head
 from fetchmld.sim.invariants import Rules
 from fetchmld.sim.network import Link
@@ -40,7 +40,9 @@ class Setting:
     settle_s: float = 2 * 3600.0  # how long all may take to end afterwards
     heartbeat_s: float = 5.0
     policy: Policy = POLICY
+    unsatisfiable_share: float = 0.25  # of the seeds, in which what nobody could ever run is refused, not kept
     faults: Faults | None = None  # None: as the seed chooses
+    die_at: int = 0  # the number of the boundary between two effects where a process dies; 0 = none
 
 
 @dataclass(slots=True, frozen=True)
@@ -76,8 +78,11 @@ class Cluster:
         self.rng = rng
         self.timeline = Timeline()
         self.faults = choose(rng) if setting.faults is None else setting.faults
-        self.rules = Rules(setting.policy.ageing_tau_s)
-        self.head = Head(self.timeline, rng, setting.policy, self.rules)
+        fails = rng.random() < setting.unsatisfiable_share
+        policy = replace(setting.policy, unsatisfiable="fail") if fails else setting.policy
+        self.rules = Rules(policy)
+        self.boundaries = Boundaries(rng, setting.die_at)
+        self.head = Head(self.timeline, rng, policy, self.rules, self.boundaries)
         self.head.on_reply = self._on_reply
         self.kept = workload.reservations(rng, setting.reservations_per_hour, setting.faults_s)
         self.works = workload.tasks(rng, setting.tasks_per_hour, setting.faults_s, self.kept)
@@ -101,6 +106,7 @@ class Cluster:
             self.timeline,
             self.rng,
             link,
+            self.boundaries,
             self._program_of,
             self.rules.started,
             setting.heartbeat_s,
@@ -250,11 +256,13 @@ class Cluster:
             node.link.up_cut = node.link.down_cut = False
 
     def lose_gpu(self) -> None:
-        """A GPU fails, or one that failed is back; the agent sees it when it starts anew."""
+        """A GPU fails, or one that failed is back; the agent sees it when it starts anew. Who uses it may die of it."""
         node = self.any_node()
         gpus = node.capacity.gpus
         if gpus and (gpus == node.full_capacity.gpus or self.rng.random() < 0.5):
             gone = self.rng.choice(gpus)
+            if self.rng.random() < 0.7:
+                node.break_gpu(gone.index)
             node.capacity = replace(node.capacity, gpus=tuple(gpu for gpu in gpus if gpu != gone))
         else:
             node.capacity = node.full_capacity

@@ -34,6 +34,19 @@ class Faults:
     drift: float = 0.0  # how much faster or slower than the head's the clock of a node may go that nobody sets
 
 
+class Boundaries:
+    """The moments before an effect, of the head and of all agents, counted: a process can be made to die at the `die_at`th."""
+
+    def __init__(self, rng: Random, die_at: int = 0) -> None:
+        self._rng, self._die_at = rng, die_at
+        self.count = 0
+
+    def dies(self, chance: float) -> bool:
+        """Whether the process at this boundary is killed."""
+        self.count += 1
+        return self.count == self._die_at or (chance > 0.0 and self._rng.random() < chance)
+
+
 NONE: Final = Faults()
 LIMITS: Final[dict[str, float]] = {
     "lose_p": 0.02,

@@ -35,7 +35,7 @@ from fetchmld.core.messages import (
 )
 from fetchmld.core.model import TaskId, UserId, WorkerId
 from fetchmld.core.scheduler import Policy, Scheduler
-from fetchmld.sim.faults import NONE, Faults
+from fetchmld.sim.faults import NONE, Boundaries, Faults
 from fetchmld.sim.ledger import Ledger
 from fetchmld.sim.network import Body, Link
 from fetchmld.sim.node import Crashed
@@ -67,8 +67,11 @@ class Watcher:
 class Head:
     """The scheduler's process, and the client's end of it: `submit` and `cancel` may go unanswered."""
 
-    def __init__(self, timeline: Timeline, rng: Random, policy: Policy, watcher: Watcher) -> None:
+    def __init__(
+        self, timeline: Timeline, rng: Random, policy: Policy, watcher: Watcher, boundaries: Boundaries
+    ) -> None:
         self._timeline, self._rng, self._policy, self._watcher = timeline, rng, policy, watcher
+        self._boundaries = boundaries
         self.faults: Faults = NONE
         self.ledger = Ledger()
         self.core = Scheduler(policy)
@@ -131,7 +134,7 @@ class Head:
         self._paused_until = self._timeline.now + pause_s
 
     def _perhaps_crash(self) -> None:
-        if self.faults.head_effect_p and self._rng.random() < self.faults.head_effect_p:
+        if self._boundaries.dies(self.faults.head_effect_p):
             raise Crashed
 
     # -- the mailbox
@@ -181,8 +184,7 @@ class Head:
 
     def _take(self, link: Link | None, connection: int, kind: str, body: Body) -> list[Effect]:
         """Let the core decide on one message."""
-        if link is not None and kind == "hello" and not self._is_newest(body):
-            link.hang_up(connection)
+        if link is not None and kind == "hello" and not self._is_newer(body):
             return []
         event = EVENTS[kind](body, self._wall_us())
         effects = self.core.handle(event, self.now())
@@ -194,7 +196,7 @@ class Head:
             self._answer_beat(link, connection, body)
         return effects
 
-    def _is_newest(self, hello: Body) -> bool:
+    def _is_newer(self, hello: Body) -> bool:
         known = self._agents.get(WorkerId(hello["worker_id"]))
         return known is None or known[2].is_before(hello["boot_id"], hello["sent_t"])
 

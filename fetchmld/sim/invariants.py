@@ -11,10 +11,10 @@ from typing import Any, Final
 from fetchmld.core.lifecycle import STARTED
 from fetchmld.core.messages import Effect, Event, Fact, HeartbeatReceived, Launch, Persist, TimePassed
 from fetchmld.core.model import Resources, Task, TaskId, Worker, WorkerId
-from fetchmld.core.scheduler import Scheduler
+from fetchmld.core.scheduler import Policy, Scheduler
 from fetchmld.core.state import State
 from fetchmld.sim.head import Watcher
-from fetchmld.sim.node import Node
+from fetchmld.sim.node import Node, gpus_on
 from fetchmld.sim.runner import Process
 
 OVER: Final = frozenset({"reservation.expire", "reservation.release"})
@@ -25,13 +25,14 @@ FULL_EVERY: Final = 256  # commits between two looks at the whole durable state
 
 
 class Rules(Watcher):
-    """The judge. `nodes` and `tau_s` are set by the cluster that it watches."""
+    """The judge of a head with this `policy`. `nodes` is set by the cluster that it watches."""
 
-    def __init__(self, tau_s: float) -> None:
+    def __init__(self, policy: Policy) -> None:
         self.nodes: dict[str, Node] = {}
         self.shadow = State()  # folded from what is durable, by nobody but us
         self.events = self.starts = self.commits = 0
-        self._tau_s = tau_s
+        self._tau_s = policy.ageing_tau_s
+        self._keeps_all = policy.unsatisfiable == "queue"
         self._submitted: set[str] = set()
         self._held_until_us: dict[str, int] = {}
         self._ended: set[str] = set()
@@ -51,9 +52,11 @@ class Rules(Watcher):
             return  # nothing has changed
         self._seen_seq = core.state.seq
         core.check()
-        for effect in effects:
-            if isinstance(effect, Persist) and effect.fact.action == "task.start":
-                self._check_start(core, core.state.tasks.get(TaskId(effect.fact.resource)))
+        for fact in [effect.fact for effect in effects if isinstance(effect, Persist)]:
+            if fact.action == "task.start":
+                self._check_start(core, core.state.tasks.get(TaskId(fact.resource)))
+            elif fact.error.startswith("UNSATISFIABLE"):
+                self._check_never(core, core.state.recent[TaskId(fact.resource)])
         self._check_head_of_queue(core)
 
     def _check_start(self, core: Scheduler, task: Task | None) -> None:
@@ -81,6 +84,13 @@ class Rules(Watcher):
             if other.status == "queued" and _line(other) == _line(task) and self._is_ready(other):
                 late_s = task.submit_t - other.submit_t - (PRIORITY_MAX - other.priority) * self._tau_s
                 assert late_s <= 1e-6, f"{task.id} passes {other.id}, {late_s:.3f} s beyond the promise"
+
+    def _check_never(self, core: Scheduler, task: Task) -> None:
+        """Refused for ever: then no worker that is known to be there could run it, were it empty."""
+        known = [worker for worker in core.state.workers.values() if worker.status != "offline"]
+        able = [worker.id for worker in known if fits_empty(task.resources, worker.capacity)]
+        assert not self._keeps_all, f"{task.id} is refused, and was to be kept"
+        assert len(able) < task.resources.node_count, f"{task.id} is refused, and {able} could run it"
 
     def _check_head_of_queue(self, core: Scheduler) -> None:
         """The first in the order that some worker could ever hold does not fit now; else it would have been started."""
@@ -197,7 +207,7 @@ class Rules(Watcher):
             held["cpu"] += request.get("cpu", 1)
             held["memory_gb"] += request.get("memory_gb", 0)
             held[request.get("kind", "batch")] += 1
-            gpus.update(_gpus_on(process, node.name))
+            gpus.update(gpus_on(process, node.name))
         capacity = node.full_capacity
         has = {"cpu": capacity.cpu, "memory_gb": capacity.memory_gb}
         has |= {"batch": capacity.batch_slots, "service": capacity.service_slots}
@@ -218,7 +228,7 @@ class Rules(Watcher):
         left = []
         for task in core.state.tasks.values():
             could = sum(fits_empty(task.resources, capacity) for capacity in capacities) >= task.resources.node_count
-            if task.status in STARTED or (could and not task.waits_for):
+            if task.status in STARTED or ((could or not self._keeps_all) and not task.waits_for):
                 left.append(f"{task.id} ({task.status}, attempt {task.attempt}, {task.resources})")
         return left
 
@@ -253,10 +263,6 @@ def fits_empty(wanted: Resources, capacity: Any) -> bool:
         return False
     types = Counter(gpu.type for gpu in capacity.gpus)
     return not wanted.gpu or any(n >= wanted.gpu and _is_of({name}, wanted) for name, n in types.items())
-
-
-def _gpus_on(process: Process, node_name: str) -> list[int]:
-    return [i for node in process.order["assignments"] if node["worker_id"] == node_name for i in node["gpus"]]
 
 
 _FRESH: Final = frozenset({"status", "heartbeat_at", "heartbeat_t", "detail"})

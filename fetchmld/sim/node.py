@@ -33,7 +33,7 @@ from fetchmld.core.agent import (
 from fetchmld.core.line import Hearing
 from fetchmld.core.messages import LaunchOrder
 from fetchmld.core.model import ArtifactSet, Capacity
-from fetchmld.sim.faults import NONE, Faults
+from fetchmld.sim.faults import NONE, Boundaries, Faults
 from fetchmld.sim.network import Body, Link
 from fetchmld.sim.runner import Process, Runner
 from fetchmld.sim.timeline import Timeline
@@ -59,6 +59,7 @@ class Node:
         timeline: Timeline,
         rng: Random,
         link: Link,
+        boundaries: Boundaries,
         program_of: Callable[[str], Program],
         on_start: Callable[["Node", Process], None],
         heartbeat_s: float,
@@ -74,7 +75,7 @@ class Node:
         self.faults: Faults = NONE
         self.core = AgentCore()
         self._hearing = Hearing()
-        self._timeline, self._rng = timeline, rng
+        self._timeline, self._rng, self._boundaries = timeline, rng, boundaries
         self._program_of = program_of
         self._heartbeat_s, self._lease_s = heartbeat_s, lease_s
         self.runner = Runner(timeline, rng, lambda process: on_start(self, process), self.wall, self.boottime)
@@ -155,6 +156,12 @@ class Node:
         self._booted_t = self._timeline.now - self._rng.uniform(1.0, 30.0)
         self.powered = True
         self.start_agent()
+
+    def break_gpu(self, index: int) -> None:
+        """Whatever uses this GPU dies of it."""
+        for process in list(self.runner.live.values()):
+            if index in gpus_on(process, self.name):
+                self.runner.abort(process)
 
     def pause(self, pause_s: float) -> None:
         """Frozen for a while: what arrives waits, nothing is said."""
@@ -255,6 +262,8 @@ class Node:
         events = list(events)
         while events:
             for effect in self.core.handle(events.pop(0)):
+                stopped = isinstance(effect, Spawn) and self.core.runs[effect.key].stop_word
+                assert not stopped, f"{effect.key} is to start, though it was asked to stop: {stopped}"
                 following = self._do_now(effect)
                 if following is None:
                     effects.append(effect)
@@ -271,7 +280,7 @@ class Node:
             self.crash_agent()
 
     def _perhaps_crash(self) -> None:
-        if self.faults.agent_effect_p and self._rng.random() < self.faults.agent_effect_p:
+        if self._boundaries.dies(self.faults.agent_effect_p):
             raise Crashed
 
     def _do_now(self, effect: Effect) -> Event | None:
@@ -328,6 +337,11 @@ class Node:
     def _later(self, incarnation: int, event: Event) -> None:
         if incarnation == self._incarnation:
             self._apply([event])
+
+
+def gpus_on(process: Process, node_name: str) -> list[int]:
+    """The GPUs that a process was given on its node."""
+    return [i for node in process.order["assignments"] if node["worker_id"] == node_name for i in node["gpus"]]
 
 
 def _key(body: Body) -> RunKey:

@@ -192,6 +192,10 @@ class Runner:
     def _killed(self, process: Process) -> None:
         self._gone(process, EndReport(signal=15))
 
+    def abort(self, process: Process) -> None:
+        """It dies of something that nobody asked for."""
+        self._gone(process, EndReport(signal=6))
+
     def _gone(self, process: Process, report: EndReport) -> None:
         """The process is no more. Without a runner, or with one that is not its parent, nobody reads its status."""
         if self.live.get(process.key) is not process:

@@ -40,10 +40,10 @@ def test_another_line_says_nothing_to_us() -> None:
     assert Hearing().hear(5.0, 1) == "drop"
 
 
-def test_a_hello_of_an_earlier_line_is_not_newer() -> None:
+def test_a_hello_that_was_repeated_or_overtaken_is_not_newer() -> None:
     line = Line("boot", 5.0)
     assert line.is_before("boot", 6.0)
-    assert line.is_before("boot", 5.0)
+    assert not line.is_before("boot", 5.0)
     assert not line.is_before("boot", 4.0)
     assert line.is_before("other boot", 1.0)  # the boot clock begins again
 
