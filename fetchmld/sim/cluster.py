@@ -91,6 +91,7 @@ class Cluster:
         for node in self.nodes:
             node.drift = rng.uniform(-1, 1) * self.faults.drift
         self.rules.nodes = {node.name: node for node in self.nodes}
+        self.rules.runners_die = self.faults.runner_crash_per_h > 0
         self._cuts: Counter[str] = Counter()  # partitions of a node
         self._waiting: dict[int, Callable[[bool], None]] = {}
         self._last_ticket = 0

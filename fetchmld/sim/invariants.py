@@ -25,10 +25,11 @@ FULL_EVERY: Final = 256  # commits between two looks at the whole durable state
 
 
 class Rules(Watcher):
-    """The judge of a head with this `policy`. `nodes` is set by the cluster that it watches."""
+    """The judge of a head with this `policy`. `nodes` and `runners_die` are set by the cluster that it watches."""
 
     def __init__(self, policy: Policy) -> None:
         self.nodes: dict[str, Node] = {}
+        self.runners_die = False  # only then may nobody know how something ended
         self.shadow = State()  # folded from what is durable, by nobody but us
         self.events = self.starts = self.commits = 0
         self._tau_s = policy.ageing_tau_s
@@ -130,6 +131,8 @@ class Rules(Watcher):
             self._compare(core, touched)
 
     def _check_fact(self, fact: Fact) -> None:
+        unknown = "EXIT_UNKNOWN" in (fact.error[:12], fact.metadata.get("cause"))
+        assert self.runners_die or not unknown, f"{fact.resource}: {fact.action} EXIT_UNKNOWN, and no runner was killed"
         if fact.action == "task.submit":
             self._submitted.add(fact.resource)
         if fact.action == "task.start":

@@ -199,7 +199,7 @@ def _work(rng: Random, at: float, task_id: str) -> Work:
         if rng.random() < share:
             change(rng, request)
     program = _program(rng, request)
-    cancel_after_s = rng.expovariate(1 / 60) if rng.random() < 0.08 else 0.0
+    cancel_after_s = rng.expovariate(rng.choice((1.0, 1 / 60))) if rng.random() < 0.08 else 0.0
     if program.run_s == float("inf") and "time_limit_s" not in request:
         cancel_after_s = cancel_after_s or rng.uniform(1, 300)
     return Work(at, task_id, rng.choice(("ada", "bob")), cast(TaskRequest, request), program, cancel_after_s)

@@ -12,10 +12,11 @@ from unittest.mock import patch
 
 from fetchmld.core import agent as agent_core
 from fetchmld.core import placement, state
-from fetchmld.core.agent import AgentCore, Forget
+from fetchmld.core.agent import AgentCore, Forget, Spawn
 from fetchmld.core.desk import Desk
 from fetchmld.core.ends import Ends
 from fetchmld.core.lifecycle import STARTED
+from fetchmld.core.line import Hearing, Line
 from fetchmld.core.messages import AcknowledgeEnd, Fact, Persist, Reply, WorkerJoined
 from fetchmld.core.model import EndReport, Task, TaskId
 from fetchmld.core.placement import Placement
@@ -30,6 +31,7 @@ from fetchmld.sim.runner import Runner
 SEEDS_MAX = 60
 CROWDED = Setting(nodes=2, tasks_per_hour=3000.0, faults_s=240.0)
 PARTITIONED = Setting(faults=Faults(partition_per_h=400.0))
+OVERTAKEN = Setting(tasks_per_hour=1000.0, faults=Faults(duplicate_up_p=0.5, lose_p=0.05))
 REBOOTING = Setting(faults=Faults(reboot_per_h=120.0))
 
 
@@ -168,6 +170,10 @@ def _youngest_first(priority: int, submit_t: float, ageing_tau_s: float) -> floa
     return priority + submit_t / ageing_tau_s
 
 
+def _impossible(*_arguments: Any) -> str:
+    return "nobody could"
+
+
 _lose, _watch, _start, _finish, _admit = Ends.lose, Scheduler._watch, Scheduler._start, Desk.finish, Waiting.admit
 _handle = Scheduler.handle
 _release_all, _hold = state._release_all, state._hold
@@ -189,11 +195,27 @@ def _adopt_by_pid(runner: Runner) -> None:
         runner.journal[key].report, runner.journal[key].shown = EndReport(exit_code=0), False
 
 
+def _lost_unknown(runner: Runner, _entry: Any) -> EndReport:
+    return EndReport(word="EXIT_UNKNOWN", detail="who knows")
+
+
+def _spawn_again(core: AgentCore, run: agent_core.Run) -> list[agent_core.Effect]:
+    return [Spawn(run.key)] if run.phase == "starting" else _found_missing(core, run)
+
+
+def _always_take(*_arguments: Any) -> str:
+    return "take"
+
+
+def _always(*_arguments: Any) -> bool:
+    return True
+
+
 def _deaf(*_arguments: Any) -> list[Any]:
     return []
 
 
-_on_collected, _recover = AgentCore.on_collected, Runner.recover
+_on_collected, _found_missing, _recover = AgentCore.on_collected, AgentCore._found_missing, Runner.recover
 
 PLANTS: list[Plant] = [
     Plant("speak before the facts are durable", Head, "_commit", _speak_first, "before it is on record"),
@@ -243,5 +265,17 @@ PLANTS: list[Plant] = [
     Plant("say nothing to a new head", AgentCore, "on_greeted", _deaf, "never end"),
     Plant("ignore the lease", Runner, "_enforce_lease", _nothing, "lives", PARTITIONED),
     Plant("adopt by the pid alone", Runner, "recover", _adopt_by_pid, "never end", _with(runner_crash_per_h=200.0)),
+    Plant("obey what was heard before", Hearing, "hear", _always_take, "second time", _with(duplicate_down_p=0.3)),
+    Plant("let an old hello take the line", Line, "is_before", _always, "never end", OVERTAKEN),
+    Plant(
+        "start again what was asked to stop",
+        AgentCore,
+        "_found_missing",
+        _spawn_again,
+        "is to start, though",
+        Setting(nodes=2, tasks_per_hour=3000.0, faults_s=240.0, faults=Faults(runner_crash_per_h=1200.0)),
+    ),
+    Plant("blame the program for a reboot", Runner, "_not_seen", _lost_unknown, "no runner was killed", REBOOTING),
+    Plant("refuse what could run", Scheduler, "_never", _impossible, "is refused", Setting(unsatisfiable_share=1.0)),
     Plant("never let a reservation end", Scheduler, "_expire", _nothing, "never end|over time"),
 ]

@@ -1,8 +1,10 @@
 """A handful of seeds that must hold, the same seed twice, and the mistakes that must be noticed."""
 
+from dataclasses import replace
+
 import pytest
 
-from fetchmld.sim.cluster import Broken, Setting, simulate
+from fetchmld.sim.cluster import Broken, Cluster, Setting, simulate
 from fetchmld.sim.faults import NONE, Faults
 from tests.sim.plants import PLANTS, SEEDS_MAX, Plant
 from tests.sim.test_found import KNOWN
@@ -56,12 +58,18 @@ def test_a_plant_is_pulled_out_again(plant: Plant) -> None:
     assert plant.where.__dict__[plant.attribute] is before
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=Broken,
-    reason="an agent forgets an acknowledged attempt, so a late copy of its launch starts it again; the channel delivers "
-    "at most once, a transport that repeats messages would need the agent to remember",
-)
+def test_a_crash_at_any_boundary_between_two_effects_breaks_nothing() -> None:
+    """Of the head and of the agents, each boundary of one small story."""
+    small = Setting(
+        nodes=2, tasks_per_hour=400.0, faults_s=60.0, reservations_per_hour=0.0, wishes_per_hour=0.0, faults=NONE
+    )
+    whole = Cluster(4, small)
+    outcome = whole.run()
+    assert outcome.starts > 4
+    for die_at in range(1, whole.boundaries.count + 1):
+        simulate(4, replace(small, die_at=die_at))
+
+
 def test_orders_that_arrive_twice_late_are_not_obeyed_twice() -> None:
     for seed in range(10):
-        simulate(seed, Setting(faults=Faults(duplicate_down_p=0.3)))
+        simulate(seed, Setting(faults=Faults(duplicate_down_p=0.3, reorder_down_p=0.05)))
