@@ -35,7 +35,7 @@ class Faults:
 
 
 class Boundaries:
-    """The moments before an effect, of the head and of all agents, counted: a process can be made to die at the `die_at`th."""
+    """The moments before an effect, of the head and of all agents, counted: a process dies at the `die_at`th."""
 
     def __init__(self, rng: Random, die_at: int = 0) -> None:
         self._rng, self._die_at = rng, die_at

@@ -262,8 +262,8 @@ class Node:
         events = list(events)
         while events:
             for effect in self.core.handle(events.pop(0)):
-                stopped = isinstance(effect, Spawn) and self.core.runs[effect.key].stop_word
-                assert not stopped, f"{effect.key} is to start, though it was asked to stop: {stopped}"
+                if isinstance(effect, Spawn):
+                    assert not self.core.runs[effect.key].stop_word, f"{effect.key} is to start, though it was stopped"
                 following = self._do_now(effect)
                 if following is None:
                     effects.append(effect)
