@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, cast
 import orjson
 from aiohttp import web
 
+from actors.notes import Notes
 from fetchmld.api.app import build_app
 from fetchmld.api.head import (
     ArtifactEntry,
@@ -71,6 +72,7 @@ class HeadActor:
         self._scheduler = self._client("scheduler")
         self._history = self._client("history")
         self._audit = self._client("audit")
+        self._notes: Notes
         self._agents: dict[str, Client] = {}
         self._keys: dict[str, tuple[float, Key | None]] = {}
         self._runner: web.AppRunner | None = None
@@ -88,6 +90,8 @@ class HeadActor:
     async def start(self) -> None:
         for client in (self._scheduler, self._history, self._audit):
             await client.start()
+        self._notes = Notes(self._scheduler)
+        self._notes.start()
         self._runner = make_runner(build_app(self, self._config))
         await self._runner.setup()
         await web.TCPSite(self._runner, self._config.host, self._config.port, backlog=1024).start()
@@ -101,6 +105,7 @@ class HeadActor:
     async def shutdown(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
+            await self._notes.close()
         for client in (self._scheduler, self._history, self._audit, *self._agents.values()):
             await client.close()
 
@@ -306,7 +311,7 @@ class HeadActor:
         return key
 
     def note(self, fact: Fact) -> None:
-        self._scheduler.post("note", asdict(fact))
+        self._notes.note(fact)
 
     async def ready(self) -> dict[Literal["scheduler", "history", "audit", "worker"], bool]:
         return {

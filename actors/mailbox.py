@@ -90,6 +90,11 @@ def _fact(body: Body, at_us: int, ticket: int) -> list[Event]:
     return [FactNoted(Fact(**{**body, "at_us": body.get("at_us") or at_us}), ticket)]
 
 
+def _facts(body: Body, at_us: int, ticket: int) -> list[Event]:
+    facts = body["facts"]
+    return [event for fact in facts for event in _fact(fact, at_us, ticket if fact is facts[-1] else 0)]
+
+
 def _hello(body: Body, at_us: int, ticket: int) -> list[Event]:
     attempts = [LiveAttempt(TaskId(a["task_id"]), a["attempt"], a["phase"]) for a in body["attempts"]]
     worker, capacity = WorkerId(body["worker_id"]), capacity_of(body["capacity"])
@@ -137,7 +142,7 @@ EVENTS: Final[dict[str, Callable[[Body, int, int], list[Event]]]] = {
     "reserve": _reserve,
     "unreserve": _unreserve,
     "experiment": _experiment,
-    "note": _fact,
+    "notes": _facts,
     "fact": _fact,
     "hello": _hello,
     "beat": _beat,

@@ -74,7 +74,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
 def build_app(head: Head, config: Config) -> web.Application:
     """The whole API over `head`. Run it with `make_runner`, so that errors below the application have our shape too."""
     mounted: dict[web.AbstractRoute, Operation] = {}
-    app = web.Application(middlewares=[make_guard(head, mounted)], client_max_size=config.body_bytes_max)
+    guard = make_guard(head, mounted)
+    app = web.Application(middlewares=[guard], client_max_size=config.body_bytes_max)
     app[HEAD] = head
     app[CONFIG] = config
     app[INTAKE] = Intake(config)
@@ -83,5 +84,5 @@ def build_app(head: Head, config: Config) -> web.Application:
     for operation in OPERATIONS:
         mounted[app.router.add_route(operation.method, operation.path, operation.handler)] = operation
     app.on_response_prepare.append(add_headers)
-    app.on_shutdown.append(streams.end_all)
+    app.on_shutdown.extend((streams.end_all, guard.close))
     return app

@@ -16,6 +16,7 @@ from aiohttp import web
 from fetchmld.api import access
 from fetchmld.api.answers import SECURITY_HEADERS, refusal, refusal_of, refusal_of_http, trace_id_of
 from fetchmld.api.context import CALLER, TRACE
+from fetchmld.api.failures import Failures
 from fetchmld.api.head import Caller, Head
 from fetchmld.core.errors import FetchmlError, Unauthorized
 from fetchmld.core.messages import Fact
@@ -53,6 +54,10 @@ class Guard:
     def __init__(self, head: Head, operations: Mapping[web.AbstractRoute, Operation]) -> None:
         self._operations = operations
         self._logins = Logins(head)
+
+    async def close(self, _app: web.Application) -> None:
+        """Record what is still to be told of who came (an `on_shutdown` hook)."""
+        self._logins.failures.end_minute()
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         trace_id = request[TRACE] = trace_id_of(request.headers.get("traceparent"))
@@ -102,10 +107,11 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
 
 
 class Logins:
-    """Keys to callers, and the record of who came: each failure, and each key's first success per address and hour."""
+    """Keys to callers, and the record of who came: failures, and each key's first success per address and hour."""
 
     def __init__(self, head: Head) -> None:
         self._head = head
+        self.failures = Failures(head.note)
         self._hour = 0
         self._noted: set[tuple[str, str]] = set()
 
@@ -131,7 +137,7 @@ class Logins:
             "path": request.rel_url.raw_path[:PATH_CHARACTERS_MAX],
             "trace_id": trace_id,
         }
-        self._head.note(
+        self.failures.note(
             Fact(
                 event_type="auth_attempt",
                 action="auth.failure",

@@ -198,6 +198,6 @@ class Head(Protocol):
     async def key(self, sha256: str) -> Key | None: ...
 
     def note(self, fact: Fact) -> None:
-        """Put a fact into the record without waiting for it (logins)."""
+        """Put a fact into the record without waiting for it (logins). Beyond a bound only their count is recorded."""
 
     async def ready(self) -> dict[Literal["scheduler", "history", "audit", "worker"], bool]: ...

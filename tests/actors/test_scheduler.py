@@ -321,6 +321,17 @@ def test_each_task_of_a_request_has_its_own_answer_and_all_share_one_sync(tmp_pa
     run(tmp_path, test)
 
 
+def test_facts_that_were_noted_elsewhere_are_recorded_with_one_answer(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        facts = [{"event_type": "auth_attempt", "action": f"auth.{n}", "resource": "api", "at_us": n} for n in (1, 2)]
+        assert (await cluster.client.request("notes", {"facts": facts})).body == (
+            await cluster.client.request("durable")
+        ).body["seq"]
+
+    run(tmp_path, test)
+    assert actions(tmp_path)[-2:] == ["auth.1", "auth.2"]
+
+
 def test_drain_priority_and_the_question_why_over_the_socket(tmp_path: Path) -> None:
     async def test(cluster: Cluster) -> None:
         ask = cluster.client.request
