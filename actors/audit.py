@@ -1,7 +1,7 @@
 """The audit actor: says whether the record is what was written.
 
 It reads the segments with the verifier, has the history compare the index with them, and compares the chain's end with
-the one that the scheduler knows. It never writes a fact: whoever asked puts the answer on record.
+the one that the scheduler knows; whoever asked puts the answer on record. It keeps the transparency log (`transparency`).
 """
 
 import asyncio
@@ -9,15 +9,19 @@ import contextlib
 import gc
 import logging
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from actors.answers import Answers
 from actors.background import in_background
+from actors.transparency import Transparency
 from fetchmld.channel import Client, Server, serve
 from fetchmld.config import Config
 from fetchmld.core.errors import BadRequest, Unavailable
-from fetchmld.verify import SegmentResult, verify_segments
+from fetchmld.core.messages import Fact
+from fetchmld.verify import SegmentResult
+from fetchmld.verify_checkpoints import read_log, verify_against
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +34,9 @@ class AuditActor:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._run_dir = Path(settings["run_dir"])
-        self._ledger_dir = Config.from_dump(settings).paths.ledger_dir
+        config = Config.from_dump(settings)
+        self._ledger_dir = config.paths.ledger_dir
+        self._transparency = Transparency(self._ledger_dir, self._durable, self._put, config.audit_sinks)
         self._socket = self._run_dir / "audit.sock"
         self._scheduler = self._client("scheduler")
         self._history = self._client("history")
@@ -52,6 +58,7 @@ class AuditActor:
     async def start(self) -> None:
         await self._scheduler.start()
         await self._history.start()
+        await self._transparency.start()
         self._server = await serve(self._socket, self._answers.on_messages)
         gc.collect()
         gc.freeze()  # what start-up made lives as long as we do
@@ -74,6 +81,7 @@ class AuditActor:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Unavailable):
                     await task
+        await self._transparency.close()
         await self._scheduler.close()
         await self._history.close()
 
@@ -85,11 +93,26 @@ class AuditActor:
                 return await self._verify()
             case "root":
                 return await self._root()
+            case "status":
+                return self._transparency.status()
+            case "checkpoint":
+                return await self._transparency.checkpoint()
+            case "prove":
+                return await self._transparency.prove(body["seq"], body["size"])
+            case "consistency":
+                return await self._transparency.prove_consistency(body["old"], body["new"])
+            case "rotate":
+                return await self._transparency.rotate(Fact(**body))
         raise BadRequest(f"the audit knows no request {kind!r}")
 
     async def _root(self) -> dict[str, Any]:
         durable = await self._durable()
         return {"root_hash": durable["root_hash"], "at_us": durable["at_us"], "total_events": durable["seq"] + 1}
+
+    async def _put(self, fact: Fact) -> int:
+        """Record a fact of the transparency log's own (a new signing key); its number."""
+        seq: int = (await self._scheduler.request("fact", asdict(fact))).body
+        return seq
 
     async def _durable(self) -> dict[str, Any]:
         """How far the record reaches, from its writer: everything up to there must be on the disk."""
@@ -116,9 +139,10 @@ class AuditActor:
             self._running = None
 
     async def _verify_now(self) -> dict[str, Any]:
+        checkpoints = read_log(self._ledger_dir)  # before it is asked how far the ledger is: then none lies beyond
         durable = await self._durable()
         chain, index = await asyncio.gather(
-            self._verify_chain(durable), self._check_index(durable["seq"]), return_exceptions=True
+            self._verify_chain(durable, checkpoints), self._check_index(durable["seq"]), return_exceptions=True
         )
         if isinstance(chain, BaseException):
             raise chain
@@ -130,11 +154,16 @@ class AuditActor:
         log.info("verified", extra={name: result[name] for name in ("valid", "total_events", "first_bad", "problem")})
         return result
 
-    async def _verify_chain(self, durable: dict[str, Any]) -> SegmentResult:
+    async def _verify_chain(self, durable: dict[str, Any], checkpoints: bytes | None) -> SegmentResult:
+        outside = self._transparency.file_notes()
         try:
-            chain = await in_background("verify", verify_segments, self._ledger_dir, durable["seq"])
+            chain = await in_background(
+                "verify", verify_against, self._ledger_dir, durable["seq"], checkpoints, outside
+            )
         except OSError as error:
             raise Unavailable(f"the ledger cannot be read: {error}; look at the disk") from error
+        if chain.tiles_wrong:
+            self._transparency.distrust()
         if chain.valid and chain.root_hash.hex() != durable["root_hash"]:
             newest = max(durable["seq"], 0)
             return SegmentResult(newest, newest, "it is not the event that the scheduler wrote", chain.root_hash)

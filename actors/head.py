@@ -16,14 +16,18 @@ from aiohttp import web
 from actors.notes import Notes
 from fetchmld.api.app import build_app
 from fetchmld.api.head import (
+    Anchoring,
     ArtifactEntry,
     Caller,
+    ConsistencyProof,
     Ended,
     EventPage,
     EventQuery,
+    InclusionProof,
     LogChunk,
     ReservationRequest,
     Root,
+    RotatedKey,
     TaskPage,
     TaskQuery,
     Verification,
@@ -286,7 +290,32 @@ class HeadActor:
 
     async def root(self) -> Root:
         durable = (await self._scheduler.request("durable")).body
-        return Root(root_hash=durable["root_hash"], at_us=durable["at_us"], total_events=durable["seq"] + 1)
+        return Root(
+            root_hash=durable["root_hash"],
+            at_us=durable["at_us"],
+            total_events=durable["seq"] + 1,
+            anchoring=await self._anchoring(),
+        )
+
+    async def _anchoring(self) -> Anchoring:
+        try:
+            return cast(Anchoring, (await self._audit.request("status", timeout_s=READY_TIMEOUT_S)).body)
+        except Unavailable as error:
+            return Anchoring(anchored=False, checkpoint_size=0, sinks=[], problem=error.message)
+
+    async def checkpoint(self) -> str:
+        return cast(str, (await self._audit.request("checkpoint")).body)
+
+    async def prove(self, seq: int, size: int | None) -> InclusionProof:
+        return cast(InclusionProof, (await self._audit.request("prove", {"seq": seq, "size": size})).body)
+
+    async def prove_consistency(self, old: int, new: int | None) -> ConsistencyProof:
+        return cast(ConsistencyProof, (await self._audit.request("consistency", {"old": old, "new": new})).body)
+
+    async def rotate_key(self, caller: Caller) -> RotatedKey:
+        fact = Fact("auth_attempt", "key.rotate", "ledger", caller.user_id, True, caller.ip_address)
+        fact.metadata = {"trace_id": caller.trace_id}
+        return cast(RotatedKey, (await self._audit.request("rotate", asdict(fact))).body)
 
     # -- experiments
 

@@ -45,6 +45,7 @@ from fetchmld.core.state import ended
 from fetchmld.store import snapshots
 from fetchmld.store.clock import LogicalClock
 from fetchmld.store.ledger import Ledger, LedgerUnavailable
+from fetchmld.store.notes import new_genesis
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,9 @@ class SchedulerActor:
         paths, begun = self._config.paths, time.monotonic()
         base = snapshots.newest(paths.ledger_dir)
         since = base.mark if base else None
-        self._ledger = Ledger.open(paths.ledger_dir, segment_bytes=self._config.segment_bytes, since=since)
+        genesis = new_genesis(paths.ledger_dir)
+        size = self._config.segment_bytes
+        self._ledger = Ledger.open(paths.ledger_dir, segment_bytes=size, genesis=genesis, since=since)
         self._clock = LogicalClock(paths.data_dir / "clock", self._ledger.last_clock_us)
         self._rebuild(base)
         reached = base.mark.seq if base else 0

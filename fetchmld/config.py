@@ -9,10 +9,11 @@ import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from fetchmld.core.errors import Invalid
 
@@ -92,6 +93,12 @@ class Config(BaseSettings):
     audit_on_failure: Literal["closed", "halt"] = Field(
         default="closed", description="When the record cannot be written: refuse changes until it can, or stop."
     )
+    audit_sinks: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        max_length=16,
+        description="Where signed checkpoints go: file:///PATH on another mount, http(s)://URL, syslog:///dev/log, "
+        "syslog://HOST[:PORT] (UDP).",
+    )
     body_bytes_max: int = Field(default=2**20, ge=1024, le=2**30, description="Largest JSON request body, bytes.")
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level logged.")
 
@@ -104,6 +111,18 @@ class Config(BaseSettings):
     @classmethod
     def _split_roots(cls, value: Any) -> Any:
         return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+
+    @field_validator("audit_sinks", mode="before")
+    @classmethod
+    def _split_sinks(cls, value: Any) -> Any:
+        return tuple(value.split()) if isinstance(value, str) else value
+
+    @field_validator("audit_sinks")
+    @classmethod
+    def _known_sinks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            _check_sink(url)
+        return value
 
     @field_validator("dataset_roots")
     @classmethod
@@ -153,6 +172,23 @@ class Config(BaseSettings):
     def from_dump(cls, dump: dict[str, Any]) -> Self:
         """The settings that `model_dump(mode="json")` wrote in another process of ours; extra keys are ignored."""
         return cls(**{name: value for name, value in dump.items() if name in cls.model_fields})
+
+
+def _check_sink(url: str) -> None:
+    """Raises ValueError where checkpoints cannot be sent to `url`."""
+    parts = urlsplit(url)
+    if parts.username or parts.password:
+        raise ValueError("a sink's URL has no user and password: it is shown to auditors")
+    if parts.scheme in ("http", "https"):
+        right = bool(parts.hostname)
+    elif parts.scheme == "file":
+        right = not parts.netloc and len(parts.path) > 1
+    else:
+        right = parts.scheme == "syslog" and (bool(parts.hostname) or len(parts.path) > 1)
+    if not right:
+        raise ValueError(
+            f"{url!r} is none of file:///PATH, http(s)://HOST/PATH, syslog:///SOCKET, syslog://HOST[:PORT]"
+        )
 
 
 def _read_toml(file: Path | None) -> dict[str, Any]:

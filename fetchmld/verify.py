@@ -11,7 +11,7 @@ from its neighbours; a record rewritten together with its hash breaks its succes
 import fcntl
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +47,7 @@ UNREADABLE: Final = 3
 
 _STEP: Final = struct.Struct(">32sI8sQ32s")  # an event's hash, and what the next entry begins with (segment.ENTRY)
 _STEP_TO_RECORD: Final = HASH_BYTES + SIZE.size
+_ROTATE: Final = b"key.rotate"
 _ROWS_AT_ONCE: Final = 20_000
 _LIVE_TRIES_MAX: Final = 5
 _COLUMNS: Final = (
@@ -76,6 +77,10 @@ class SegmentResult:
     first_bad: int
     problem: str
     root_hash: bytes  # of the last event whose own hash is right
+    checkpoints: int = 0  # so many were found right
+    vouched: int = 0  # so many events, from the first on, a checkpoint from outside vouches for
+    notice: str = ""  # what is no fault, but should be known
+    tiles_wrong: bool = False  # the tree's tiles are not what the events give; they can be made anew
 
     @property
     def valid(self) -> bool:
@@ -119,23 +124,43 @@ def verify_segments(ledger_dir: Path, upto: int | None = None) -> SegmentResult:
     With `upto`, only events up to that one, which must be there: for a ledger that is being written, where `upto` is
     the newest acknowledged. Raises OSError where a file cannot be read.
     """
-    walk = _Walk(ledger_dir, upto)
-    try:
-        walk.run()
-    except _Bad as bad:
-        return SegmentResult(min(walk.next_seq, bad.seq), bad.seq, bad.problem, walk.root_hash)
-    return SegmentResult(walk.next_seq, -1, "", walk.root_hash)
+    return Walk(ledger_dir, upto).result()
 
 
-class _Walk:
-    """One pass over the segments, in order. Everything below `next_seq` was found right."""
+class Walk:
+    """One pass over the segments, in order. Everything below `next_seq` was found right.
 
-    def __init__(self, ledger_dir: Path, upto: int | None) -> None:
+    `take_leaves` is given the hashes of events found right, in order and each once. `rotations` are those events that
+    hand over to another signing key: (sequence number, metadata as JSON).
+    """
+
+    def __init__(
+        self, ledger_dir: Path, upto: int | None = None, take_leaves: Callable[[list[bytes]], None] | None = None
+    ) -> None:
         self._directory = ledger_dir
         self._upto = upto
         self._head: Head | None = None
+        self._take_leaves = take_leaves
+        self._leaves: list[bytes] = []
+        self._leaves_at = 0  # the first one's number
         self.next_seq = 0
         self.root_hash = bytes(HASH_BYTES)
+        self.rotations: list[tuple[int, str]] = []
+
+    def result(self) -> SegmentResult:
+        try:
+            self.run()
+        except _Bad as bad:
+            return SegmentResult(min(self.next_seq, bad.seq), bad.seq, bad.problem, self.root_hash)
+        finally:
+            self._hand_over_leaves()
+        return SegmentResult(self.next_seq, -1, "", self.root_hash)
+
+    def _hand_over_leaves(self) -> None:
+        leaves = self._leaves[: self.next_seq - self._leaves_at]
+        self._leaves, self._leaves_at = [], self.next_seq
+        if leaves and self._take_leaves is not None:
+            self._take_leaves(leaves)
 
     def _done(self) -> bool:
         return self._upto is not None and self.next_seq > self._upto
@@ -148,7 +173,12 @@ class _Walk:
                 return
             if first_seq != self.next_seq:
                 raise _Bad(min(first_seq, self.next_seq), f"due was event {self.next_seq}, but {path.name} follows")
-            self._segment(path.read_bytes(), path.name)
+            buffer = path.read_bytes()
+            try:
+                self._segment(buffer, path.name)
+            finally:
+                self._note_rotations(buffer)
+            self._hand_over_leaves()
         if self._upto is not None and not self._done():
             raise _Bad(self.next_seq, f"the ledger ends before event {self.next_seq}; {self._upto} was its last")
         if self._head is not None and self._upto is None:
@@ -189,9 +219,20 @@ class _Walk:
                 raise _Bad(self.next_seq, f"{name} has a broken or unfinished frame at byte {at}")
             at = self._frame(buffer, at, header, name)
 
+    def _note_rotations(self, buffer: bytes) -> None:
+        """Of the segment's events that were found right. The word stands in hardly any segment."""
+        if _ROTATE not in buffer:
+            return
+        for start, size in _records(buffer):
+            if _ROTATE in buffer[start : start + size]:
+                row = _row(buffer, start, size)
+                if row[0] < self.next_seq and row[4] == _ROTATE.decode():
+                    self.rotations.append((row[0], row[12]))
+
     def _pass_over(self, buffer: bytes, at: int) -> int:
         """Go over frames in which all is right, fast; stop where a second look is needed, or where the end is."""
         seq, root, unpack_from, view = self.next_seq, self.root_hash, HEADER.unpack_from, memoryview(buffer)
+        leaves = self._leaves
         limit = self._upto + 1 if self._upto is not None else 2**64
         if self._head is not None:
             limit = min(limit, self._head.next_seq)
@@ -212,10 +253,11 @@ class _Walk:
             if crc32(view[at : start - 4]) != header_crc or crc32(view[start:stop]) != payload_crc:
                 break
             try:
-                newest = _newest_if_right(buffer, start, stop, seq, last, root)
+                newest = _newest_if_right(buffer, start, stop, seq, last, root, leaves.append)
             except struct.error:
-                break
+                newest = b""
             if not newest:
+                del leaves[seq - self._leaves_at :]
                 break
             seq, root, at = last, newest, stop + len(TRAILER)
         self.next_seq, self.root_hash = seq, root
@@ -253,6 +295,7 @@ class _Walk:
                 if digest != buffer[hash_at:after] or link != prev or number != seq or tag != right_tag:
                     break
                 prev, at, seq = digest, after, seq + 1
+                self._leaves.append(digest)
         self.next_seq, self.root_hash = seq, prev
         if seq < last:
             raise self._blame(buffer, at, seq, prev)
@@ -280,17 +323,20 @@ class _Walk:
 
     def _hash_of(self, seq: int) -> bytes:
         """The hash of an event that was found right, by a second walk."""
-        walk = _Walk(self._directory, seq)
+        walk = Walk(self._directory, seq)
         with suppress(_Bad):
             walk.run()
         return walk.root_hash
 
 
-def _newest_if_right(buffer: bytes, at: int, stop: int, seq: int, last: int, root: bytes) -> bytes:
+def _newest_if_right(
+    buffer: bytes, at: int, stop: int, seq: int, last: int, root: bytes, keep: Callable[[bytes], None]
+) -> bytes:
     """The hash of event `last - 1` if all of the frame's events and its end are right, else nothing.
 
-    The hot loop: each turn reads one record's hash and the next one's length, tag, number and link at once. One hasher
-    for all is a third faster than one for each. Raises struct.error where the file ends before the frame does.
+    Each event's hash is handed to `keep`, also where a later one turns out wrong. The hot loop: each turn reads one
+    record's hash and the next one's length, tag, number and link at once. One hasher for all is a third faster than one
+    for each. Raises struct.error where the file ends before the frame does.
     """
     hasher = blake3()
     update, digest_of, reset = hasher.update, hasher.digest, hasher.reset
@@ -302,6 +348,7 @@ def _newest_if_right(buffer: bytes, at: int, stop: int, seq: int, last: int, roo
         return b""
     update(buffer[record_at:at])
     digest = digest_of()
+    keep(digest)
     for due in range(seq + 1, last):
         reset()
         stored, size, tag, number, link = unpack_from(buffer, at)
@@ -311,6 +358,7 @@ def _newest_if_right(buffer: bytes, at: int, stop: int, seq: int, last: int, roo
         at = record_at + size
         update(buffer[record_at:at])
         digest = digest_of()
+        keep(digest)
     if at + HASH_BYTES != stop or buffer[at : stop + len(TRAILER)] != digest + TRAILER:
         return b""
     return digest
@@ -404,14 +452,21 @@ def _index_rows(db: "duckdb.DuckDBPyConnection") -> Iterator[tuple[Any, ...]]:
 def _rows(ledger_dir: Path) -> Iterator[tuple[Any, ...]]:
     """What the index's rows must be, straight from the bytes. Ends where the segments are no longer readable."""
     for _, path in list_segments(ledger_dir / "segments"):
-        buffer, at = path.read_bytes(), 0
-        while (header := read_header(buffer, at)) is not None and payload_intact(buffer, at, header):
-            entry_at = at + HEADER.size
-            for _ in range(header.events):
-                (size,) = SIZE.unpack_from(buffer, entry_at)
-                yield _row(buffer, entry_at + SIZE.size, size)
-                entry_at += ENTRY_EXTRA_BYTES + size
-            at += header.frame_bytes
+        buffer = path.read_bytes()
+        for start, size in _records(buffer):
+            yield _row(buffer, start, size)
+
+
+def _records(buffer: bytes) -> Iterator[tuple[int, int]]:
+    """(where it is, its bytes) of each record in a segment, as far as its frames are intact."""
+    at = 0
+    while (header := read_header(buffer, at)) is not None and payload_intact(buffer, at, header):
+        entry_at = at + HEADER.size
+        for _ in range(header.events):
+            (size,) = SIZE.unpack_from(buffer, entry_at)
+            yield entry_at + SIZE.size, size
+            entry_at += ENTRY_EXTRA_BYTES + size
+        at += header.frame_bytes
 
 
 def _row(buffer: bytes, start: int, size: int) -> tuple[Any, ...]:
@@ -437,11 +492,14 @@ def _first_line(problem: Exception) -> str:
 # ---- all of it, without a daemon --------------------------------------------------------------------------------------
 
 
-def offline(data_dir: Path) -> OfflineReport:
-    """Verify everything under `data_dir`, as `fetchmld audit verify --data-dir` does. Raises nothing that a disk can."""
+def offline(data_dir: Path, outside: Sequence[str] = ()) -> OfflineReport:
+    """Verify everything under `data_dir`, as `fetchmld audit verify --data-dir` does. Raises nothing that a disk can.
+
+    `outside`: checkpoints that were kept elsewhere, as text. Raises ValueError where one of them is no checkpoint.
+    """
     ledger_dir, index_path = data_dir / "ledger", data_dir / "index.duckdb"
     try:
-        segments = _settled(ledger_dir)
+        segments = _settled(ledger_dir, outside)
     except OSError as problem:
         return OfflineReport(UNREADABLE, (f"UNREADABLE: {problem}",), None, None)
     lines = [_segment_line(segments)]
@@ -453,10 +511,22 @@ def offline(data_dir: Path) -> OfflineReport:
         except OSError as problem:
             unreadable = not _is_written(ledger_dir)  # a running daemon has it open, and compares it when asked
             lines.append(f"index not compared: {problem}")
-    code = main_code(segments, index)
-    if code == VALID_UNVOUCHED:
-        lines.append("Nothing outside this machine vouches for the chain: compare the root with one noted elsewhere.")
+    code = main_code(segments, index, segments.vouched > 0)
+    lines += _vouching(code, segments)
     return OfflineReport(UNREADABLE if unreadable else code, tuple(lines), segments, index)
+
+
+def _vouching(code: int, segments: SegmentResult) -> list[str]:
+    said = [segments.notice] if segments.notice else []
+    if code == VALID:
+        later = segments.total_events - segments.vouched
+        said.append(f"The checkpoint from outside vouches for events 0 to {segments.vouched - 1}; {later} came later.")
+    elif code == VALID_UNVOUCHED:
+        said.append(
+            "Nothing outside this machine vouches for the chain: name a checkpoint that was kept elsewhere "
+            "(--checkpoint FILE), or compare the root with one noted elsewhere."
+        )
+    return said
 
 
 def main_code(segments: SegmentResult, index: IndexResult | None, vouched: bool = False) -> int:
@@ -466,15 +536,17 @@ def main_code(segments: SegmentResult, index: IndexResult | None, vouched: bool 
     return VALID if vouched else VALID_UNVOUCHED
 
 
-def _settled(ledger_dir: Path) -> SegmentResult:
+def _settled(ledger_dir: Path, outside: Sequence[str]) -> SegmentResult:
     """Verify; while a daemon writes, its last frame may be half there, so look again as long as the end moves."""
+    from fetchmld.verify_checkpoints import verify_ledger
+
     if not (ledger_dir / "segments").is_dir():
         raise FileNotFoundError(f"there is no ledger in {ledger_dir}")
-    result = verify_segments(ledger_dir)
+    result = verify_ledger(ledger_dir, outside=outside)
     for _ in range(_LIVE_TRIES_MAX):
         if result.valid or not _is_written(ledger_dir):
             return result
-        before, result = result, verify_segments(ledger_dir)
+        before, result = result, verify_ledger(ledger_dir, outside=outside)
         if result.first_bad == before.first_bad:
             return result
     return result
@@ -504,7 +576,8 @@ def _derived(db: Any, ledger_dir: Path) -> tuple[int, str]:
 
 def _segment_line(result: SegmentResult) -> str:
     if result.valid:
-        return f"valid: {result.total_events} events, root {result.root_hash.hex()}"
+        signed = f", {result.checkpoints} signed checkpoints agree" if result.checkpoints else ""
+        return f"valid: {result.total_events} events, root {result.root_hash.hex()}{signed}"
     return f"INVALID: first bad sequence number {result.first_bad}: {result.problem}"
 
 

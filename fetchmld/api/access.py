@@ -44,7 +44,16 @@ _WORK: Final = frozenset(
     }
 )
 _RUN_WORKERS: Final = frozenset({"drainWorker", "undrainWorker"})
-_AUDIT: Final = frozenset({"listAuditEvents", "verifyAuditChain", "getAuditChainRoot"})
+_AUDIT: Final = frozenset(
+    {
+        "listAuditEvents",
+        "verifyAuditChain",
+        "getAuditChainRoot",
+        "getAuditCheckpoint",
+        "proveAuditEvent",
+        "proveAuditConsistency",
+    }
+)
 
 MAY: Final[dict[str, frozenset[str]]] = {
     "viewer": _READ | _READ_OUTPUT,

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
 from fetchmld.core.errors import FetchmlError
 from fetchmld.core.messages import EventType, Fact
@@ -109,10 +109,67 @@ class Verification(TypedDict):
     verified_at: float
 
 
+class SinkStatus(TypedDict):
+    """A receiver of checkpoints; `vouches`: is what it takes out of this machine's reach, as far as can be known?"""
+
+    sink: str
+    vouches: bool
+    problem: str
+    accepted_size: NotRequired[int]
+    accepted_at: NotRequired[float]
+
+
+class Anchoring(TypedDict):
+    """`anchored`: somebody outside has taken the newest checkpoint, and it is near the record's end."""
+
+    anchored: bool
+    checkpoint_size: int
+    sinks: list[SinkStatus]
+    problem: str
+    anchored_at: NotRequired[float]
+
+
 class Root(TypedDict):
     root_hash: str
     at_us: int
     total_events: int
+    anchoring: Anchoring
+
+
+class InclusionProof(TypedDict):
+    """That event `seq` is in the tree of `size` events. Bytes in hex; `note` is empty where no checkpoint is kept."""
+
+    seq: int
+    record: str
+    event_hash: str
+    size: int
+    root: str
+    proof: list[str]
+    note: str
+    origin: str
+    verifier_key: str
+
+
+class ConsistencyProof(TypedDict):
+    """That the tree of `new` events begins with that of `old`."""
+
+    old: int
+    new: int
+    old_root: str
+    new_root: str
+    proof: list[str]
+    old_note: str
+    new_note: str
+    origin: str
+    verifier_key: str
+
+
+class RotatedKey(TypedDict):
+    """`seq` is the fact that handed over, `note` the first checkpoint by the new key."""
+
+    seq: int
+    verifier_key: str
+    note: str
 
 
 class Ended(TypedDict):
@@ -190,6 +247,18 @@ class Head(Protocol):
     async def verify(self, caller: Caller) -> Verification: ...
 
     async def root(self) -> Root: ...
+
+    async def checkpoint(self) -> str:
+        """The newest signed checkpoint, as a note. Unavailable while there is none."""
+
+    async def prove(self, seq: int, size: int | None) -> InclusionProof:
+        """Against the tree of `size` events, or the newest checkpoint's. NotFound for an event that is not there."""
+
+    async def prove_consistency(self, old: int, new: int | None) -> ConsistencyProof:
+        """`new` where None: the newest checkpoint's size. NotFound beyond the record's end."""
+
+    async def rotate_key(self, caller: Caller) -> RotatedKey:
+        """A new key signs from here on."""
 
     async def experiments(self) -> list[Experiment]: ...
 

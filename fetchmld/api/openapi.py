@@ -13,6 +13,7 @@ from typing import Any, Final
 from fetchmld.api.guard import Operation
 from fetchmld.api.schemas import (
     BOOLEAN,
+    CHAIN_ROOT,
     EVENT_TYPES,
     INSTANT,
     INTEGER,
@@ -113,7 +114,14 @@ _READ_LOGS: Final = (
     parameter("follow", {**BOOLEAN, "default": False}, "Go on until the attempt ends."),
     parameter("attempt", {"type": "integer", "minimum": 1}, "The newest where absent."),
 )
-_CHAIN_ROOT: Final = record({"root_hash": STRING, "timestamp": INSTANT, "total_events": INTEGER})
+_PROVE: Final = (
+    parameter("seq", {"type": "integer", "minimum": 0}, "The event's number.", required=True),
+    parameter("size", {"type": "integer", "minimum": 1}, "Against the tree of so many events; else the newest one."),
+)
+_CONSISTENCY: Final = (
+    parameter("from", {"type": "integer", "minimum": 0}, "The earlier tree's size.", required=True),
+    parameter("to", {"type": "integer", "minimum": 1}, "The later tree's size; else the newest checkpoint's."),
+)
 _SET_PRIORITY: Final = record({"priority": {"type": "integer", "minimum": 1, "maximum": 10}}, required=["priority"])
 _LATER: Final = (501,)
 _PLUGINS, _SCHEDULER, _AUDIT = ("Plugins",), ("Scheduler",), ("Audit",)
@@ -207,7 +215,21 @@ DOCS: Final[dict[str, Doc]] = {
     "streamJob": Doc("Follow a task.", STRING, media_type=_EVENTS_TYPE, tags=_SCHEDULER, errors=(404, *_LATER)),
     "listAuditEvents": Doc("List audit events, newest first.", ref("AuditEventList"), tags=_AUDIT, query=_LIST_EVENTS),
     "verifyAuditChain": Doc("Check the whole chain and the index.", ref("VerificationResult"), tags=_AUDIT),
-    "getAuditChainRoot": Doc("The newest event's hash.", _CHAIN_ROOT, tags=_AUDIT),
+    "getAuditChainRoot": Doc("The newest event's hash, and who vouches for it.", CHAIN_ROOT, tags=_AUDIT),
+    "getAuditCheckpoint": Doc(
+        "The newest signed checkpoint (C2SP tlog-checkpoint).", STRING, media_type="text/plain", tags=_AUDIT
+    ),
+    "proveAuditEvent": Doc(
+        "Prove that an event is in the record.", ref("InclusionProof"), tags=_AUDIT, query=_PROVE, errors=(404,)
+    ),
+    "proveAuditConsistency": Doc(
+        "Prove that the record continues an earlier one.",
+        ref("ConsistencyProof"),
+        tags=_AUDIT,
+        query=_CONSISTENCY,
+        errors=(404,),
+    ),
+    "rotateAuditKey": Doc("Sign checkpoints with a new key from here on.", ref("RotatedKey"), tags=_AUDIT),
     "listExperiments": Doc("List experiments.", array(ref("Experiment")), tags=_EXPERIMENTS),
     "createExperiment": Doc(
         "Create an experiment.", ref("Experiment"), 201, tags=_EXPERIMENTS, body=ref("CreateExperimentRequest")

@@ -42,6 +42,13 @@ def whole(query: Query, name: str, default: int, least: int, most: int) -> int:
     return int(given)
 
 
+def needed_whole(query: Query, name: str, least: int, most: int) -> int:
+    """As `whole`, for a parameter that must be there."""
+    if name not in query:
+        raise BadRequest(f"{name} is missing: must be a whole number from {least} to {most}")
+    return whole(query, name, least, least, most)
+
+
 def page(query: Query, default: int) -> tuple[int, int]:
     """`limit` and `offset`."""
     return whole(query, "limit", default, 1, PAGE_MAX), whole(query, "offset", 0, 0, OFFSET_MAX)

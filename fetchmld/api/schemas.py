@@ -174,6 +174,29 @@ _WORKER: Final = record(
     }
 )
 
+CHAIN_ROOT: Final = record(
+    {
+        "root_hash": STRING,
+        "timestamp": INSTANT,
+        "total_events": INTEGER,
+        "anchored": said(BOOLEAN, "Has somebody outside taken the newest checkpoint?"),
+        "anchored_at": said(INSTANT, "When a checkpoint was last taken; where anchored."),
+        "checkpoint_size": said(INTEGER, "So many events the newest checkpoint covers."),
+        "sinks": array(
+            record(
+                {
+                    "sink": STRING,
+                    "vouches": said(BOOLEAN, "Does it count for `anchored`?"),
+                    "accepted_at": INSTANT,
+                    "accepted_size": INTEGER,
+                    "problem": STRING,
+                }
+            )
+        ),
+        "problem": said(STRING, "Why no checkpoint is made just now."),
+    }
+)
+
 SCHEMAS: Final[dict[str, Schema]] = {
     "HealthResponse": record(
         {
@@ -394,6 +417,43 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "error": ref("ErrorResponse"),
         },
         required=["status"],
+    ),
+    "InclusionProof": record(
+        {
+            "kind": enum("inclusion"),
+            "sequence_num": INTEGER,
+            "record": said(STRING, "The event's canonical bytes, in hex; their BLAKE3 is event_hash."),
+            "event_hash": STRING,
+            "tree_size": INTEGER,
+            "root": said(STRING, "Of that tree, in hex."),
+            "proof": said(STRINGS, "RFC 6962's audit path, in hex, from the leaf up."),
+            "checkpoint": said(STRING, "The signed note of that tree; absent where none of this size is kept."),
+            "origin": STRING,
+            "verifier_key": said(STRING, "The key in force, as verifiers of notes take it."),
+        },
+        required=["kind", "sequence_num", "record", "event_hash", "tree_size", "root", "proof"],
+    ),
+    "ConsistencyProof": record(
+        {
+            "kind": enum("consistency"),
+            "from": INTEGER,
+            "to": INTEGER,
+            "from_root": STRING,
+            "to_root": STRING,
+            "proof": said(STRINGS, "RFC 6962's consistency proof, in hex."),
+            "from_checkpoint": STRING,
+            "to_checkpoint": STRING,
+            "origin": STRING,
+            "verifier_key": STRING,
+        },
+        required=["kind", "from", "to", "from_root", "to_root", "proof"],
+    ),
+    "RotatedKey": record(
+        {
+            "sequence_num": said(INTEGER, "The event that handed over."),
+            "verifier_key": STRING,
+            "checkpoint": said(STRING, "The first one that the new key signed, and the old one beside it."),
+        }
     ),
     "ErrorResponse": record(
         {

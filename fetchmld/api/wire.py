@@ -8,7 +8,17 @@ from functools import lru_cache
 from typing import Any, Final
 
 from fetchmld.api.access import sees_all
-from fetchmld.api.head import Caller, Ended, EventRow, Root, Verification
+from fetchmld.api.head import (
+    Caller,
+    ConsistencyProof,
+    Ended,
+    EventRow,
+    InclusionProof,
+    Root,
+    RotatedKey,
+    SinkStatus,
+    Verification,
+)
 from fetchmld.core.model import (
     Counts,
     EndReport,
@@ -258,12 +268,66 @@ def verification(found: Verification) -> dict[str, Any]:
 
 
 def chain_root(root: Root) -> dict[str, Any]:
-    """The newest event's hash, when it was recorded, and how many events there are."""
-    return {
+    """The newest event's hash, when it was recorded, how many events there are, and who vouches for them."""
+    anchoring = root["anchoring"]
+    out: dict[str, Any] = {
         "root_hash": root["root_hash"],
         "timestamp": instant_us(root["at_us"]),
         "total_events": root["total_events"],
+        "anchored": anchoring["anchored"],
+        "checkpoint_size": anchoring["checkpoint_size"],
+        "sinks": [_sink(sink) for sink in anchoring["sinks"]],
     }
+    if "anchored_at" in anchoring:
+        out["anchored_at"] = instant(anchoring["anchored_at"])
+    if anchoring["problem"]:
+        out["problem"] = anchoring["problem"]
+    return out
+
+
+def _sink(status: SinkStatus) -> dict[str, Any]:
+    out: dict[str, Any] = {"sink": status["sink"], "vouches": status["vouches"]}
+    if "accepted_at" in status:
+        out |= {"accepted_at": instant(status["accepted_at"]), "accepted_size": status["accepted_size"]}
+    if status["problem"]:
+        out["problem"] = status["problem"]
+    return out
+
+
+def inclusion(found: InclusionProof) -> dict[str, Any]:
+    """An InclusionProof, as `fetchmld audit check` reads it."""
+    return {
+        "kind": "inclusion",
+        "sequence_num": found["seq"],
+        "record": found["record"],
+        "event_hash": found["event_hash"],
+        "tree_size": found["size"],
+        "root": found["root"],
+        "proof": found["proof"],
+        **({"checkpoint": found["note"]} if found["note"] else {}),
+        "origin": found["origin"],
+        "verifier_key": found["verifier_key"],
+    }
+
+
+def consistency(found: ConsistencyProof) -> dict[str, Any]:
+    """A ConsistencyProof."""
+    notes = {"from_checkpoint": found["old_note"], "to_checkpoint": found["new_note"]}
+    return {
+        "kind": "consistency",
+        "from": found["old"],
+        "to": found["new"],
+        "from_root": found["old_root"],
+        "to_root": found["new_root"],
+        "proof": found["proof"],
+        **{name: note for name, note in notes.items() if note},
+        "origin": found["origin"],
+        "verifier_key": found["verifier_key"],
+    }
+
+
+def rotated_key(found: RotatedKey) -> dict[str, Any]:
+    return {"sequence_num": found["seq"], "verifier_key": found["verifier_key"], "checkpoint": found["note"]}
 
 
 def experiment(found: Experiment) -> dict[str, Any]:

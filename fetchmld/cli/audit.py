@@ -1,12 +1,14 @@
 """`audit verify`, `audit ls` and `audit root`: the record of what was done, and the proof that nobody changed it."""
 
-from typing import Any
+import json
+from pathlib import Path
+from typing import Any, Final
 
 import click
 
 from fetchmld.cli import session as sessions
 from fetchmld.cli import show as layout
-from fetchmld.cli.exits import AUDIT_INVALID
+from fetchmld.cli.exits import AUDIT_INVALID, INVALID, Failure
 from fetchmld.cli.session import Session, client_command
 
 EVENT_TYPES = [
@@ -21,6 +23,9 @@ EVENT_TYPES = [
 ]
 
 
+_NOTE: Final = click.Path(dir_okay=False, path_type=Path)
+
+
 @click.group()
 def audit() -> None:
     """Verify and read the record of what was done."""
@@ -28,15 +33,19 @@ def audit() -> None:
 
 @audit.command()
 @click.option("--data-dir", "given_dir", metavar="DIR", help="Read DIR's files, without a daemon.")
+@click.option("--checkpoint", "files", metavar="FILE", multiple=True, type=_NOTE, help="One that was kept elsewhere.")
 @client_command
-def verify(session: Session, given_dir: str | None) -> int:
+def verify(session: Session, given_dir: str | None, files: tuple[Path, ...]) -> int:
     """Check the whole hash chain. Exits 10 where it does not hold.
 
     Asks the daemon. With --data-dir it reads the files itself, and needs no daemon and trusts none; it then exits 0 for
-    valid, 1 for tampered, 2 for valid with nothing outside that vouches for it, 3 for unreadable.
+    valid, 1 for tampered, 2 for valid with nothing outside that vouches for it, 3 for unreadable. A checkpoint from
+    elsewhere shows a tail that was cut, a rollback, and a ledger that was rewritten with all its hashes.
     """
     if given_dir is not None:
-        return _verify_files(given_dir)
+        return _verify_files(given_dir, files)
+    if files:
+        raise click.UsageError("--checkpoint goes with --data-dir: the daemon compares with its sinks by itself")
     result = session.client.audit_verify()
     if session.json_output:
         session.show_json(result)
@@ -46,10 +55,14 @@ def verify(session: Session, given_dir: str | None) -> int:
     return 0 if result.get("valid") else AUDIT_INVALID
 
 
-def _verify_files(given_dir: str) -> int:
-    from fetchmld.verify import offline
+def _verify_files(given_dir: str, files: tuple[Path, ...]) -> int:
+    from fetchmld.verify import UNREADABLE, offline
 
-    report = offline(sessions.data_dir(given_dir))
+    try:
+        report = offline(sessions.data_dir(given_dir), [path.read_text() for path in files])
+    except (OSError, ValueError) as problem:
+        click.echo(f"UNREADABLE: the checkpoint: {problem}")
+        return UNREADABLE
     for line in report.lines:
         click.echo(line)
     return int(report.code)
@@ -115,3 +128,104 @@ def root(session: Session) -> None:
         session.show_json(found)
     else:
         click.echo(f"{found['root_hash']} after {found.get('total_events', 0)} events")
+        click.echo(_anchored(found))
+
+
+def _anchored(found: dict[str, Any]) -> str:
+    """Who vouches for the record."""
+    failing = [f"{sink['sink']}: {sink['problem']}" for sink in found.get("sinks", []) if "problem" in sink]
+    if found.get("problem"):
+        failing.insert(0, f"no checkpoint is made: {found['problem']}")
+    if found.get("anchored"):
+        said = (
+            f"anchored: {found['checkpoint_size']} events are vouched for outside, {layout.local(found['anchored_at'])}"
+        )
+    else:
+        said = "not anchored: nobody outside vouches for it (setting audit_sinks)"
+    return "; ".join([said, *failing])
+
+
+@audit.command()
+@client_command
+def checkpoint(session: Session) -> None:
+    """The newest signed checkpoint: keep it elsewhere, for `audit verify` and `audit check`."""
+    click.echo(session.client.audit_checkpoint(), nl=False)
+
+
+@audit.command()
+@click.option("--seq", type=click.IntRange(0), help="Prove that this event is in the record.")
+@click.option(
+    "--from", "from_size", type=click.IntRange(0), help="Prove that the record continues one of so many events."
+)
+@click.option("--to", "to_size", type=click.IntRange(1), help="As it was with so many events; default: as it is.")
+@click.option("--checkpoint", "file", metavar="FILE", type=_NOTE, help="Against this one, which was kept elsewhere.")
+@click.option("-o", "--output", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Write it there.")
+@client_command
+def prove(
+    session: Session,
+    seq: int | None,
+    from_size: int | None,
+    to_size: int | None,
+    file: Path | None,
+    output: Path | None,
+) -> None:
+    """Get a proof that `audit check` accepts without a daemon: of one event (--seq), or of the record's growth (--from).
+
+    With --checkpoint it is made for that checkpoint: the event is in its tree, or the record continues it.
+    """
+    size = None if file is None else _size_of(file)
+    start = size if from_size is None else from_size
+    if seq is not None and from_size is None:
+        found = session.client.audit_proof(seq, to_size if size is None else size)
+    elif seq is None and start is not None:
+        found = session.client.audit_consistency(start, to_size)
+    else:
+        raise click.UsageError("give --seq N, or --from SIZE, or --checkpoint FILE")
+    text = json.dumps(found, indent=1)
+    if output is None:
+        click.echo(text)
+    else:
+        output.write_text(text + "\n")
+        click.echo(f"{output}: check it with `fetchmld audit check {output} --checkpoint FILE`")
+
+
+def _size_of(file: Path) -> int:
+    from fetchmld.verify_merkle import read_signed
+
+    try:
+        return read_signed(file.read_text()).size
+    except (OSError, ValueError) as problem:
+        raise Failure(f"{file} holds no checkpoint: {problem}", INVALID) from None
+
+
+@audit.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--checkpoint", "files", metavar="FILE", multiple=True, type=_NOTE, help="One that was kept elsewhere.")
+@click.option("--key", metavar="KEY", default="", help="The verifier key, as it was kept elsewhere.")
+def check(file: Path, files: tuple[Path, ...], key: str) -> int:
+    """Check a proof from `audit prove`, without a daemon.
+
+    Exits 0 for valid, 1 for tampered, 2 for valid with nothing from elsewhere that vouches for it, 3 for unreadable.
+    """
+    from fetchmld.verify import UNREADABLE
+    from fetchmld.verify_proof import check_proof
+
+    try:
+        report = check_proof(file.read_text(), [path.read_text() for path in files], key)
+    except (OSError, ValueError) as problem:
+        click.echo(f"unreadable: {problem}")
+        return UNREADABLE
+    for line in report.lines:
+        click.echo(line)
+    return report.code
+
+
+@audit.command("rotate-key")
+@client_command
+def rotate_key(session: Session) -> None:
+    """Sign checkpoints with a new key from here on; the old one signs the first of them too, and is then removed."""
+    found = session.client.rotate_audit_key()
+    if session.json_output:
+        session.show_json(found)
+    else:
+        click.echo(f"{found['verifier_key']} since event {found['sequence_num']}")

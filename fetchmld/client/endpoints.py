@@ -146,6 +146,27 @@ def audit_root() -> Call[Json]:
     return Call("GET", "/v1/audit/chain-root", read_json)
 
 
+def audit_checkpoint() -> Call[bytes]:
+    """The newest signed checkpoint, a note."""
+    return Call("GET", "/v1/audit/checkpoint", read_bytes, wait_s=10.0)
+
+
+def prove_event(seq: int, size: int | None = None) -> Call[Json]:
+    """An InclusionProof, against the tree of `size` events or the newest checkpoint's."""
+    return Call("GET", "/v1/audit/proof", read_json, query={"seq": seq, "size": size}, wait_s=10.0)
+
+
+def prove_consistency(from_size: int, to_size: int | None = None) -> Call[Json]:
+    """A ConsistencyProof."""
+    query = {"from": from_size, "to": to_size}
+    return Call("GET", "/v1/audit/consistency", read_json, query=query, wait_s=10.0)
+
+
+def rotate_audit_key() -> Call[Json]:
+    """A RotatedKey: the new one signs from here on."""
+    return Call("POST", "/v1/audit/rotate-key", read_json, wait_s=30.0)
+
+
 def list_experiments() -> Call[list[Json]]:
     """Every Experiment."""
     return Call("GET", "/v1/experiments", read_json)
@@ -183,5 +204,9 @@ class Endpoints:
     audit_events = endpoint(list_events)
     audit_verify = endpoint(verify_audit)
     audit_root = endpoint(audit_root)
+    audit_checkpoint = endpoint(audit_checkpoint)
+    audit_proof = endpoint(prove_event)
+    audit_consistency = endpoint(prove_consistency)
+    rotate_audit_key = endpoint(rotate_audit_key)
     experiments = endpoint(list_experiments)
     create_experiment = endpoint(create_experiment)

@@ -59,7 +59,7 @@ def read_genesis(directory: Path) -> Genesis:
 
 
 def write_genesis(directory: Path, genesis: Genesis) -> None:
-    _replace(directory / GENESIS_NAME, genesis_text(genesis))
+    replace_file(directory / GENESIS_NAME, genesis_text(genesis))
 
 
 def head_text(head: Head) -> str:
@@ -81,7 +81,7 @@ def read_head(directory: Path) -> Head:
 
 def write_head(directory: Path, head: Head) -> None:
     """Durable before it returns. Raises OSError, and then the old file stands."""
-    _replace(directory / HEAD_NAME, head_text(head))
+    replace_file(directory / HEAD_NAME, head_text(head))
 
 
 def _text(fields: dict[str, Any]) -> str:
@@ -102,7 +102,8 @@ def _fields(text: str, kinds: dict[str, type]) -> dict[str, Any]:
     return fields
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
+    """`path` holds `text`, durably, or what it held before. Raises OSError."""
     fresh = path.with_name(path.name + ".new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:

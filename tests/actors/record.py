@@ -7,20 +7,24 @@ from typing import Any
 
 from fetchmld.channel import Client, Message, Peer, Server, serve
 from fetchmld.config import Config
+from fetchmld.core.chain import Genesis
 from fetchmld.core.messages import Fact
 from fetchmld.store.ledger import Ledger
+from fetchmld.store.notes import new_genesis
 
 BOUND_S = 20.0
 
 
 class Record:
-    """Appends facts, and answers `durable` on RUN/scheduler.sock."""
+    """Appends facts, also such as are sent, and answers `durable` on RUN/scheduler.sock."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, sinks: tuple[str, ...] = (), genesis: Genesis | None = None) -> None:
         self.directory = directory
-        self.paths = Config(data_dir=directory).paths
-        self.settings = {**Config(data_dir=directory).model_dump(mode="json"), "run_dir": str(directory)}
-        self.ledger = Ledger.open(self.paths.ledger_dir, segment_bytes=2**18)
+        config = Config(data_dir=directory, audit_sinks=sinks)
+        self.paths = config.paths
+        self.settings = {**config.model_dump(mode="json"), "run_dir": str(directory)}
+        grown_from = genesis or new_genesis(self.paths.ledger_dir)
+        self.ledger = Ledger.open(self.paths.ledger_dir, segment_bytes=2**18, genesis=grown_from)
         self._server: Server | None = None
 
     async def open(self) -> None:
@@ -45,8 +49,11 @@ class Record:
 
     def _on_messages(self, _peer: Peer, messages: list[Message]) -> None:
         for message in messages:
-            assert message.kind == "durable"
-            message.reply(self.durable())
+            if message.kind == "fact":
+                message.reply(self.append(Fact(**message.body)))
+            else:
+                assert message.kind == "durable"
+                message.reply(self.durable())
 
     async def client(self, name: str) -> Client:
         """Connected, in the background, to RUN/<name>.sock."""

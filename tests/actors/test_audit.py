@@ -15,7 +15,8 @@ from actors.history import HistoryActor
 from fetchmld.channel import Client
 from fetchmld.core.errors import BadRequest, Unavailable
 from fetchmld.core.messages import Fact
-from fetchmld.verify import SegmentResult, verify_segments
+from fetchmld.verify import SegmentResult
+from fetchmld.verify_checkpoints import verify_against
 from tests.actors.record import Record, until
 from tests.store import task_facts as facts
 
@@ -151,11 +152,11 @@ def test_a_chain_that_the_scheduler_did_not_write_is_not_valid(tmp_path: Path, m
 def test_all_who_ask_during_a_verification_share_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
 
-    def counting(ledger_dir: Path, upto: int) -> SegmentResult:
+    def counting(ledger_dir: Path, upto: int, *rest: Any) -> SegmentResult:
         begun.append(upto)
-        return verify_segments(ledger_dir, upto)
+        return verify_against(ledger_dir, upto, *rest)
 
-    monkeypatch.setattr(actors.audit, "verify_segments", counting)
+    monkeypatch.setattr(actors.audit, "verify_against", counting)
 
     async def story(room: Room) -> None:
         room.record.append(facts.login("ann"))
@@ -177,7 +178,7 @@ def test_a_failed_verification_does_not_block_the_next(tmp_path: Path, monkeypat
     async def story(room: Room) -> None:
         room.record.append(facts.login("ann"))
         with monkeypatch.context() as patch:
-            patch.setattr(actors.audit, "verify_segments", refuse)
+            patch.setattr(actors.audit, "verify_against", refuse)
             with pytest.raises(Unavailable, match="cannot be read"):
                 await room.ask("verify")
         assert (await room.ask("verify"))["valid"]

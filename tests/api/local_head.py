@@ -10,15 +10,19 @@ from dataclasses import asdict, replace
 from typing import Any, Literal, cast
 
 from fetchmld.api.head import (
+    Anchoring,
     ArtifactEntry,
     Caller,
+    ConsistencyProof,
     Ended,
     EventPage,
     EventQuery,
     EventRow,
+    InclusionProof,
     LogChunk,
     ReservationRequest,
     Root,
+    RotatedKey,
     TaskPage,
     TaskQuery,
     Verification,
@@ -64,8 +68,10 @@ from fetchmld.core.model import (
     WorkerView,
 )
 from fetchmld.core.scheduler import Policy, Scheduler
+from tests.memory_log import MemoryLog
 
 WORKER = WorkerId("w1")
+
 Part = Literal["scheduler", "history", "audit", "worker"]
 
 
@@ -80,6 +86,8 @@ class LocalHead:
         self.core = Scheduler(Policy())
         self.facts: list[Fact] = []
         self.callers: list[Caller] = []
+        self.key_seed = bytes(32)
+        self.anchoring = Anchoring(anchored=False, checkpoint_size=0, sinks=[], problem="")
         self.parts: dict[Part, bool] = {"scheduler": True, "history": True, "audit": True, "worker": True}
         self.broken: Exception | None = None  # raised by whatever is asked next
         self.index_first_bad = -1
@@ -213,7 +221,50 @@ class LocalHead:
 
     async def root(self) -> Root:
         self._trip()
-        return Root(root_hash="ab" * 32, at_us=self._at_us(), total_events=len(self.facts))
+        return Root(root_hash="ab" * 32, at_us=self._at_us(), total_events=len(self.facts), anchoring=self.anchoring)
+
+    async def checkpoint(self) -> str:
+        self._trip()
+        return self._log().note(len(self.facts))
+
+    async def prove(self, seq: int, size: int | None) -> InclusionProof:
+        self._trip()
+        if seq >= len(self.facts):
+            raise NotFound(f"there is no event {seq}")
+        log, wanted = self._log(), size or len(self.facts)
+        return InclusionProof(
+            seq=seq,
+            record=log.records[seq].hex(),
+            event_hash=log.hashes[seq].hex(),
+            size=wanted,
+            root=log.root(wanted).hex(),
+            proof=[node.hex() for node in log.inclusion(seq, wanted)],
+            note=log.note(wanted),
+            origin=log.signer.origin,
+            verifier_key=log.verifier_key,
+        )
+
+    async def prove_consistency(self, old: int, new: int | None) -> ConsistencyProof:
+        self._trip()
+        log, wanted = self._log(), new or len(self.facts)
+        return ConsistencyProof(
+            old=old,
+            new=wanted,
+            old_root=log.root(old).hex(),
+            new_root=log.root(wanted).hex(),
+            proof=[node.hex() for node in log.consistency(old, wanted)],
+            old_note="",
+            new_note=log.note(wanted),
+            origin=log.signer.origin,
+            verifier_key=log.verifier_key,
+        )
+
+    async def rotate_key(self, caller: Caller) -> RotatedKey:
+        self._trip()
+        self.key_seed = digest(self.key_seed.hex()).encode()[:32]
+        self.note(Fact("auth_attempt", "key.rotate", "ledger", caller.user_id, ip_address=caller.ip_address))
+        log = self._log()
+        return RotatedKey(seq=len(self.facts) - 1, verifier_key=log.verifier_key, note=log.note(len(self.facts)))
 
     async def experiments(self) -> list[Experiment]:
         self._trip()
@@ -233,6 +284,9 @@ class LocalHead:
     async def ready(self) -> dict[Part, bool]:
         self._trip()
         return self.parts
+
+    def _log(self) -> MemoryLog:
+        return MemoryLog(self.facts, self.key_seed)
 
     # -- the test's side
 

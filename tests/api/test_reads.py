@@ -1,5 +1,6 @@
 """Everything else that is read: health, queue, workers, audit, experiments, artifacts, the document."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,11 @@ import pytest
 from aiohttp import ClientPayloadError
 
 from fetchmld import __version__
+from fetchmld.api.head import Anchoring, SinkStatus
 from fetchmld.core.errors import Unavailable
+from fetchmld.verify import TAMPERED, VALID, VALID_UNVOUCHED
+from fetchmld.verify_merkle import read_signed
+from fetchmld.verify_proof import check_proof
 from tests.api.served import KEYS, Api, with_api
 
 ADMIN, AUDITOR, OTHER = KEYS["admin"], KEYS["auditor"], KEYS["other"]
@@ -126,7 +131,66 @@ def test_verify_and_root(tmp_path: Path) -> None:
         assert (found["valid"], found["index_valid"], found["index_first_bad"]) == (False, False, 3)
         assert found["first_tampered"] == 3
         _, root = await api.call("GET", "/v1/audit/chain-root", key=AUDITOR)
-        assert set(root) == {"root_hash", "timestamp", "total_events"}
+        assert set(root) == {"root_hash", "timestamp", "total_events", "anchored", "checkpoint_size", "sinks"}
+        sink = SinkStatus(sink="https://w", vouches=True, problem="", accepted_size=3, accepted_at=1e9)
+        api.head.anchoring = Anchoring(anchored=True, checkpoint_size=3, sinks=[sink], problem="", anchored_at=1e9)
+        _, root = await api.call("GET", "/v1/audit/chain-root", key=AUDITOR)
+        assert (root["anchored"], root["anchored_at"]) == (True, "2001-09-09T01:46:40.000000Z")
+        assert root["sinks"] == [
+            {"sink": "https://w", "vouches": True, "accepted_size": 3, "accepted_at": "2001-09-09T01:46:40.000000Z"}
+        ]
+
+    with_api(tmp_path, test)
+
+
+def test_a_proof_from_the_api_is_accepted_offline(tmp_path: Path) -> None:
+    async def test(api: Api) -> None:
+        await api.submit()
+        status, raw = await api.call("GET", "/v1/audit/checkpoint", key=AUDITOR)
+        assert status == 200
+        note = raw.decode()
+        kept = read_signed(note)
+        _, proof = await api.call("GET", "/v1/audit/proof?seq=0", key=AUDITOR)
+        assert check_proof(json.dumps(proof)).code == VALID_UNVOUCHED
+        await api.submit()
+        _, proof = await api.call("GET", f"/v1/audit/proof?seq=1&size={kept.size}", key=AUDITOR)
+        assert check_proof(json.dumps(proof), [note]).code == VALID
+        _, grown = await api.call("GET", f"/v1/audit/consistency?from={kept.size}", key=AUDITOR)
+        assert grown["to"] > kept.size
+        assert check_proof(json.dumps(grown), [note]).code == VALID
+        assert check_proof(json.dumps({**grown, "from_root": "00" * 32}), [note]).code == TAMPERED
+
+    with_api(tmp_path, test)
+
+
+def test_a_new_key_is_for_the_administrator(tmp_path: Path) -> None:
+    async def test(api: Api) -> None:
+        assert (await api.call("POST", "/v1/audit/rotate-key", key=AUDITOR))[0] == 403
+        _, before = await api.call("GET", "/v1/audit/proof?seq=0", key=ADMIN)
+        status, made = await api.call("POST", "/v1/audit/rotate-key", key=ADMIN)
+        assert status == 200
+        assert made["verifier_key"] != before["verifier_key"]
+        assert api.head.facts_of("key.rotate")[0].user_id == "admin"
+
+    with_api(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("proof", 400),
+        ("proof?seq=x", 400),
+        ("proof?seq=-1", 400),
+        ("proof?seq=0&size=0", 400),
+        ("proof?seq=999999", 404),
+        ("consistency?to=3", 400),
+        ("consistency?from=3&to=2", 400),
+    ],
+)
+def test_proofs_that_nobody_can_give(tmp_path: Path, path: str, status: int) -> None:
+    async def test(api: Api) -> None:
+        assert (await api.call("GET", f"/v1/audit/{path}", key=AUDITOR))[0] == status
+        assert (await api.call("GET", f"/v1/audit/{path}", key=OTHER))[0] == 403
 
     with_api(tmp_path, test)
 

@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 
 from fetchmld.cli import show
+from fetchmld.core.messages import Fact
 from tests.cli.conftest import Run
 from tests.client.stub import Stub, answer
+from tests.memory_log import MemoryLog
 
 
 def test_workers(client: Run, stub: Stub) -> None:
@@ -98,7 +100,58 @@ def test_events_and_root(client: Run, stub: Stub) -> None:
     assert "task.submit" in client("audit", "ls", "--type", "job_queued", "--from", "2026-01-01T00:00:00Z").out
     assert "from=2026-01-01T00%3A00%3A00Z" in stub.asked[0].target
     stub.handlers["GET /v1/audit/chain-root"] = answer(200, {"root_hash": "ff", "total_events": 5})
-    assert client("audit", "root").out == "ff after 5 events\n"
+    assert client("audit", "root").out.splitlines()[0] == "ff after 5 events"
+    assert "not anchored" in client("audit", "root").out
+    anchored = {"anchored": True, "anchored_at": "2026-01-31T12:00:00Z", "checkpoint_size": 5, "sinks": []}
+    stub.handlers["GET /v1/audit/chain-root"] = answer(200, {"root_hash": "ff", "total_events": 5, **anchored})
+    assert "anchored: 5 events are vouched for" in client("audit", "root").out
+
+
+def test_a_proof_is_written_and_checked_without_a_daemon(client: Run, run: Run, stub: Stub, tmp_path: Path) -> None:
+    log = MemoryLog([Fact("auth_attempt", "auth.success", "key:1") for _ in range(9)])
+    (tmp_path / "note").write_text(log.note(7))
+    stub.handlers["GET /v1/audit/checkpoint"] = answer(200, log.note(7).encode())
+    assert client("audit", "checkpoint").out == log.note(7)
+    proof = {
+        "kind": "inclusion",
+        "sequence_num": 3,
+        "record": log.records[3].hex(),
+        "event_hash": log.hashes[3].hex(),
+        "tree_size": 7,
+        "root": log.root(7).hex(),
+        "proof": [node.hex() for node in log.inclusion(3, 7)],
+        "checkpoint": log.note(7),
+        "verifier_key": log.verifier_key,
+    }
+    stub.handlers["GET /v1/audit/proof"] = answer(200, proof)
+    file, note = str(tmp_path / "proof"), str(tmp_path / "note")
+    assert client("audit", "prove", "--seq", "3", "--checkpoint", note, "-o", file).code == 0
+    assert "seq=3&size=7" in stub.asked[-1].target
+    assert run("audit", "check", file).code == 2
+    assert run("audit", "check", file, "--checkpoint", note).code == 0
+    assert run("audit", "check", file, "--key", log.verifier_key).code == 0
+    assert run("audit", "check", file, "--key", MemoryLog([], b"o" * 32).verifier_key).code == 1
+    Path(note).write_text(log.note(8))
+    assert run("audit", "check", file, "--checkpoint", note).code == 3
+    Path(note).write_text(MemoryLog([Fact("auth_attempt", "x", "y") for _ in range(9)]).note(7))
+    assert run("audit", "check", file, "--checkpoint", note).code == 1
+    Path(file).write_text(json.dumps({**proof, "sequence_num": 4}))
+    assert run("audit", "check", file).code == 1
+    Path(file).write_text("{}")
+    assert run("audit", "check", file).code == 3
+    assert run("audit", "check", str(tmp_path / "none")).code == 3
+
+
+def test_prove_needs_something_to_prove(client: Run, stub: Stub, tmp_path: Path) -> None:
+    assert client("audit", "prove").code == 2
+    assert client("audit", "prove", "--seq", "1", "--from", "2").code == 2
+    (tmp_path / "x").write_text("no note")
+    assert client("audit", "prove", "--seq", "1", "--checkpoint", str(tmp_path / "x")).code == 5
+    stub.handlers["GET /v1/audit/consistency"] = answer(200, {"kind": "consistency"})
+    assert client("audit", "prove", "--from", "4").code == 0
+    assert stub.asked[-1].target.endswith("?from=4")
+    stub.handlers["POST /v1/audit/rotate-key"] = answer(200, {"verifier_key": "k", "sequence_num": 8})
+    assert client("audit", "rotate-key").out == "k since event 8\n"
 
 
 def test_settings_say_where_they_come_from(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,11 @@ from fetchmld.api import query, wire
 from fetchmld.api.answers import reply
 from fetchmld.api.context import CALLER, HEAD
 from fetchmld.api.head import EventQuery
+from fetchmld.core.errors import BadRequest
 from fetchmld.core.messages import EventType
 
 LIST_DEFAULT: Final = 100
+SEQ_MAX: Final = 10**15
 _EVENT_TYPES: Final = cast(tuple[EventType, ...], get_args(EventType))
 
 
@@ -39,3 +41,29 @@ async def verify(request: web.Request) -> web.Response:
 async def chain_root(request: web.Request) -> web.Response:
     """GET /v1/audit/chain-root."""
     return reply(wire.chain_root(await request.app[HEAD].root()))
+
+
+async def checkpoint(request: web.Request) -> web.Response:
+    """GET /v1/audit/checkpoint: the newest one, a signed note."""
+    return web.Response(text=await request.app[HEAD].checkpoint(), content_type="text/plain", charset="utf-8")
+
+
+async def prove(request: web.Request) -> web.Response:
+    """GET /v1/audit/proof: that an event is in the tree of which a checkpoint was signed."""
+    seq = query.needed_whole(request.query, "seq", 0, SEQ_MAX)
+    size = query.whole(request.query, "size", 0, 1, SEQ_MAX) or None
+    return reply(wire.inclusion(await request.app[HEAD].prove(seq, size)))
+
+
+async def consistency(request: web.Request) -> web.Response:
+    """GET /v1/audit/consistency: that a tree continues an earlier one."""
+    old = query.needed_whole(request.query, "from", 0, SEQ_MAX)
+    new = query.whole(request.query, "to", 0, 1, SEQ_MAX) or None
+    if new is not None and new < old:
+        raise BadRequest(f"from={old}: must be at most to={new}")
+    return reply(wire.consistency(await request.app[HEAD].prove_consistency(old, new)))
+
+
+async def rotate_key(request: web.Request) -> web.Response:
+    """POST /v1/audit/rotate-key: a new key signs checkpoints from here on."""
+    return reply(wire.rotated_key(await request.app[HEAD].rotate_key(request[CALLER])))

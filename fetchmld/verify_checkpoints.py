@@ -1,0 +1,227 @@
+"""The ledger against its signed checkpoints, its own and such as were kept elsewhere.
+
+The chain shows what does not follow from what was before; a checkpoint shows what follows and yet is not what was
+recorded: a rewritten tail, a cut one, a rollback, another ledger altogether. Where the tree's lowest tiles still give
+the root that was signed, they say which event differs first; else it lies after the last checkpoint that agrees.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from fetchmld.store.landmarks import read_genesis
+from fetchmld.verify import SegmentResult, Walk
+from fetchmld.verify_merkle import Roots, Signed, handed_over, kept_leaves, leaf, read_signed, root_of_leaves
+
+LOG_NAME: Final = "checkpoints.log"
+TILES_NAME: Final = "tiles"
+
+
+def verify_ledger(ledger_dir: Path, upto: int | None = None, outside: Sequence[str] = ()) -> SegmentResult:
+    """As `verify_segments`, and each checkpoint's signature and root, and the tree's tiles.
+
+    `outside` are checkpoints that were kept elsewhere, as text. Raises OSError where a file cannot be read, ValueError
+    where one of `outside` is no checkpoint.
+    """
+    return verify_against(ledger_dir, upto, read_log(ledger_dir), outside)
+
+
+def verify_against(ledger_dir: Path, upto: int | None, log: bytes | None, outside: Sequence[str]) -> SegmentResult:
+    """As `verify_ledger`, with a log of checkpoints that was read earlier: no later than `upto` was asked for."""
+    kept, problem = _taken_apart(log)
+    given = [read_signed(note) for note in outside]
+    tree = _Marked(ledger_dir / TILES_NAME, sorted({signed.size for signed in (*kept, *given)}))
+    walk = Walk(ledger_dir, upto, tree.take)
+    chain = walk.result()
+    judge = _Judge(ledger_dir, walk, chain, tree)
+    if log is None and any((ledger_dir / TILES_NAME).rglob("*")):
+        problem = f"{LOG_NAME} is gone"
+    if problem:
+        judge.fault(walk.next_seq, problem)
+    judge.weigh(kept, given)
+    return judge.verdict()
+
+
+def read_log(ledger_dir: Path) -> bytes | None:
+    try:
+        return (ledger_dir / LOG_NAME).read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _taken_apart(log: bytes | None) -> tuple[list[Signed], str]:
+    """The log's checkpoints, and what is wrong with it."""
+    kept: list[Signed] = []
+    if not log:
+        return kept, ""
+    parts = log.split(b"\n\n")
+    if len(parts) % 2 == 0 or parts[-1]:
+        return kept, f"{LOG_NAME} ends in the middle of a checkpoint"
+    for at in range(0, len(parts) - 1, 2):
+        try:
+            kept.append(read_signed(f"{parts[at].decode()}\n\n{parts[at + 1].decode()}\n"))
+        except ValueError as problem:
+            return kept, f"{LOG_NAME}: its checkpoint {at // 2 + 1} cannot be read: {problem}"
+        if len(kept) > 1 and kept[-2].size >= kept[-1].size:
+            return kept, f"{LOG_NAME}: its checkpoint {at // 2 + 1} does not come after the one before it"
+    return kept, ""
+
+
+class _Marked:
+    """A tree that is read through, and its roots at the sizes asked for."""
+
+    def __init__(self, tiles: Path, sizes: list[int]) -> None:
+        self.tree = Roots(tiles if tiles.is_dir() else None)
+        self.roots: dict[int, bytes] = {}
+        self._sizes = sizes[::-1]  # the next one last
+        self._mark()
+
+    def take(self, leaves: list[bytes]) -> None:
+        at = 0
+        while at < len(leaves):
+            room = self._sizes[-1] - self.tree.size if self._sizes else len(leaves)
+            part = leaves[at : at + room]
+            self.tree.add(part)
+            at += len(part)
+            self._mark()
+
+    def _mark(self) -> None:
+        if self._sizes and self._sizes[-1] == self.tree.size:
+            self.roots[self._sizes.pop()] = self.tree.root()
+
+
+class _Judge:
+    """Collects what is wrong; the lowest sequence number is what counts."""
+
+    def __init__(self, ledger_dir: Path, walk: Walk, chain: SegmentResult, tree: _Marked) -> None:
+        self._directory = ledger_dir
+        self._walk = walk
+        self._chain = chain
+        self._roots = tree.roots
+        self._wrong_tile = tree.tree.wrong_tile
+        self._faults: list[tuple[int, str]] = [] if chain.valid else [(chain.first_bad, chain.problem)]
+        self._agreed = 0  # the size of the largest checkpoint with which the ledger agrees
+        self._disagreeing: list[Signed] = []
+        self._checkpoints = 0
+        self._vouched = 0
+        self._notice = ""
+        self._origin, self._keys = self._read_keys()
+
+    def _read_keys(self) -> tuple[str, list[tuple[int, bytes]]]:
+        """The log's name, and (first tree size, public key) of each key that was in force, in order."""
+        try:
+            genesis = read_genesis(self._directory)
+        except (FileNotFoundError, ValueError):
+            return "", []
+        origin, keys = f"fetchml/{genesis.installation}", [(0, genesis.public_key)]
+        for seq, metadata in self._walk.rotations:
+            fresh = handed_over(str(json.loads(metadata).get("note", "")), origin, keys[-1][1])
+            if fresh:
+                keys.append((seq + 1, fresh))
+        return origin, keys
+
+    def _key_at(self, size: int) -> bytes:
+        return next((key for first, key in reversed(self._keys) if first <= size), b"")
+
+    def fault(self, seq: int, problem: str) -> None:
+        self._faults.append((seq, problem))
+
+    def weigh(self, kept: list[Signed], given: list[Signed]) -> None:
+        before = b""  # the key of the checkpoint before
+        for signed in kept:
+            key = self._key_at(signed.size)
+            if signed.size <= self._walk.next_seq and not self._is_ours(signed, key, before):
+                why = f"{LOG_NAME}: the checkpoint of {signed.size} events is not signed by the key in force"
+                self.fault(self._walk.next_seq, why)
+                continue
+            before = key
+            self._checkpoints += self._agrees(signed)
+        for signed in given:
+            self._weigh_outside(signed)
+        if self._disagreeing:
+            self._blame(sorted(self._disagreeing, key=lambda signed: signed.size))
+
+    def _is_ours(self, signed: Signed, key: bytes, before: bytes) -> bool:
+        """The first checkpoint after a rotation is signed by both keys, so that whoever knew the old one can follow."""
+        if signed.origin != self._origin or not key or not signed.note.signed_by(self._origin, key):
+            return False
+        return before in (b"", key) or signed.note.signed_by(self._origin, before)
+
+    def _weigh_outside(self, signed: Signed) -> None:
+        if signed.origin != self._origin:
+            self.fault(0, f"the checkpoint from outside is of {signed.origin}, and this ledger is {self._origin}")
+        elif self._agrees(signed):
+            if self._is_ours(signed, self._key_at(signed.size), b""):
+                self._vouched = max(self._vouched, signed.size)
+            else:
+                self._notice = "The checkpoint from outside is not signed by this ledger's key: it vouches for nothing."
+
+    def _agrees(self, signed: Signed) -> bool:
+        """Whether the ledger holds the events of which this checkpoint was signed."""
+        if self._roots.get(signed.size) == signed.root:
+            self._agreed = max(self._agreed, signed.size)
+            return True
+        missing = self._walk.next_seq
+        if signed.size > missing and self._chain.valid:
+            self.fault(
+                missing, f"the ledger ends before event {missing}; a checkpoint was signed of {signed.size} events"
+            )
+        self._disagreeing.append(signed)
+        return False
+
+    def _blame(self, disagreeing: list[Signed]) -> None:
+        """Find the first event that is not the one of which a checkpoint was signed.
+
+        The newest and the oldest of those that disagree are tried: the tiles up to one of them may have been left.
+        """
+        for signed in (disagreeing[-1], disagreeing[0]):
+            leaves = kept_leaves(self._directory / TILES_NAME, signed.size)
+            if leaves is not None and root_of_leaves(leaves) == signed.root:
+                differs = _Differs(leaves)
+                if self._walk.next_seq:
+                    Walk(self._directory, self._walk.next_seq - 1, differs.take).result()
+                if differs.first >= 0:
+                    self.fault(differs.first, "it was rewritten: a checkpoint was signed of another event there")
+                return
+        first = disagreeing[0].size
+        if first <= self._walk.next_seq:
+            where = f"from here to {first - 1}, and the tree's tiles cannot say in which"
+            self.fault(self._agreed, f"the ledger was rewritten: a signed checkpoint disagrees, in an event {where}")
+
+    def verdict(self) -> SegmentResult:
+        chain, tiles_wrong = self._chain, self._wrong_tile >= 0
+        if tiles_wrong and not self._faults:
+            self.fault(
+                self._wrong_tile,
+                "the tree's tile with its hash was changed, the event itself is right; "
+                f"remove {TILES_NAME}/ and it is made anew",
+            )
+        first_bad, problem = min(self._faults, key=lambda fault: fault[0], default=(-1, ""))
+        total = chain.total_events if first_bad < 0 else min(chain.total_events, first_bad)
+        return replace(
+            chain,
+            total_events=total,
+            first_bad=first_bad,
+            problem=problem,
+            checkpoints=self._checkpoints,
+            vouched=self._vouched,
+            notice=self._notice,
+            tiles_wrong=tiles_wrong,
+        )
+
+
+class _Differs:
+    """The first event whose leaf is not the one that the tiles have."""
+
+    def __init__(self, leaves: list[bytes]) -> None:
+        self._leaves = leaves
+        self._at = 0
+        self.first = -1
+
+    def take(self, data: list[bytes]) -> None:
+        for item in data:
+            if self.first < 0 and self._at < len(self._leaves) and leaf(item) != self._leaves[self._at]:
+                self.first = self._at
+            self._at += 1
