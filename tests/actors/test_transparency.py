@@ -314,24 +314,23 @@ def test_a_file_with_another_logs_checkpoint_is_left_alone(tmp_path: Path) -> No
 
 
 def test_a_sink_that_falls_behind_anchors_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr(sinks_module.time, "monotonic", lambda: now)
+    now = [100.0]
+    monkeypatch.setattr("actors.sinks.time.monotonic", lambda: now[0])
     log, taken = MemoryLog([facts.login("u")] * 3), list[str]()
     sink = Sink("test", taken.append, True)
 
-    async def deliver() -> None:
-        assert await sink._deliver_newest()
+    def anchors_after(seconds: float, *, delivered: bool = False) -> bool:
+        now[0] += seconds
+        if delivered:
+            assert asyncio.run(sink._deliver_newest())
+        return sink.anchors
 
-    assert not sink.anchors
+    assert not anchors_after(0)
     sink.offer(log.note(1))
-    asyncio.run(deliver())
-    assert sink.anchors
+    assert anchors_after(0, delivered=True)
     sink.offer(log.note(2))
-    assert sink.anchors
-    now += 11
-    assert not sink.anchors
-    asyncio.run(deliver())
-    assert sink.anchors
-    now += 200  # nothing was heard of it for longer than two heartbeats
-    assert not sink.anchors
+    assert anchors_after(1)
+    assert not anchors_after(11)
+    assert anchors_after(0, delivered=True)
+    assert not anchors_after(200)  # nothing was heard of it for longer than two heartbeats
     assert taken == [log.note(1), log.note(2)]
