@@ -1,11 +1,12 @@
 """The head actor: serves the REST API and brings its wishes to whoever can meet them. Owns nothing durable."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -13,6 +14,7 @@ from typing import Any, Final, Literal, cast
 import orjson
 from aiohttp import web
 
+from actors import feed
 from actors.notes import Notes
 from fetchmld.api.app import build_app
 from fetchmld.api.head import (
@@ -39,9 +41,11 @@ from fetchmld.core.errors import FetchmlError, NotFound, Unavailable, from_name
 from fetchmld.core.lifecycle import ENDED
 from fetchmld.core.messages import Fact
 from fetchmld.core.model import (
+    Change,
     Counts,
     Experiment,
     Explanation,
+    Feed,
     Key,
     ReservationView,
     TaskId,
@@ -56,6 +60,7 @@ log = logging.getLogger(__name__)
 
 ID_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"
 KEY_CACHE_S: Final = 1.0  # a revoked key is refused within this
+CHANGES_MAX: Final = 1_000  # that one who comes back is told one by one
 VERIFY_TIMEOUT_S: Final = 600.0
 READY_TIMEOUT_S: Final = 2.0
 
@@ -325,6 +330,36 @@ class HeadActor:
     async def create_experiment(self, caller: Caller, name: str, description: str) -> Experiment:
         body = {"id": new_id(), "name": name, "description": description, "user_id": caller.user_id}
         return cast(Experiment, (await self._scheduler.request("experiment", body)).body)
+
+    # -- changes
+
+    async def newest(self) -> int:
+        return await self._durable_seq()
+
+    async def changes(self) -> AsyncGenerator[Feed]:
+        try:
+            async with contextlib.aclosing(feed.watch(self._run_dir / "scheduler.sock")) as feeds:
+                async for news in feeds:
+                    yield news
+        except OSError as error:
+            raise Unavailable(f"cannot reach the scheduler: {error}; try again") from error
+
+    async def changes_since(self, seq: int) -> list[Change] | None:
+        found = await self._ask_history("changes", {"after": seq, "limit": CHANGES_MAX + 1})
+        if len(found) > CHANGES_MAX:
+            return None
+        views = await self._views(list(dict.fromkeys(TaskId(task_id) for _, _, task_id in found)))
+        return [
+            Change(seq=number, action=action, task=views[task_id])
+            for number, action, task_id in found
+            if task_id in views
+        ]
+
+    async def _views(self, task_ids: list[TaskId]) -> dict[TaskId, TaskView]:
+        """The tasks that are still known, as they are now."""
+        live = (await self._scheduler.request("views", {"task_ids": task_ids})).body
+        found = {task_id: view or await self._ended_task(task_id) for task_id, view in zip(task_ids, live, strict=True)}
+        return {task_id: view for task_id, view in found.items() if view is not None}
 
     # -- keys and facts
 

@@ -218,6 +218,8 @@ class HistoryActor:
                 return await self._read(min_seq, kind, body["query"])
             case "ended":
                 return await self._read(min_seq, "ended", time.time_ns() // 1000)
+            case "changes":
+                return await self._read(min_seq, "changes", body["after"], body["limit"])
             case "experiments":
                 return await self._read(min_seq, "experiments")
             case "check":

@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from actors.feed import Watchers
 from actors.mailbox import EVENTS
 from actors.snapshot_keeper import SnapshotKeeper
 from fetchmld.channel import Message, Peer, Server, serve
@@ -84,6 +85,7 @@ class SchedulerActor:
         self._last_ticket = 0
         self._waiters: dict[TaskId, list[tuple[float, Message]]] = {}  # with the time when they stop waiting
         self._agents: dict[WorkerId, tuple[Peer, Line]] = {}  # the newest line of each
+        self._watchers = Watchers()
         self._broken_since = 0.0  # monotonic; 0 = the ledger can be written
         self._retry_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
@@ -183,6 +185,7 @@ class SchedulerActor:
         self._wake.set()
 
     def _on_close(self, peer: Peer) -> None:
+        self._watchers.discard(peer)
         self._keep_waiters(lambda _until, message: message.peer is not peer)
 
     def _keep_waiters(self, stays: Callable[[float, Message], bool]) -> None:
@@ -224,6 +227,7 @@ class SchedulerActor:
         for item in batch:
             effects += self._take(item)
         facts = [effect.fact for effect in effects if isinstance(effect, Persist)]
+        first_seq = self._ledger.next_seq
         if facts:
             try:
                 await self._in_thread(self._ledger.append, facts)
@@ -235,6 +239,8 @@ class SchedulerActor:
                 await self._fall_back(batch, f"the record cannot be written: {error}")
                 return
         self._perform(effects)
+        ticked = any(isinstance(item, TimePassed) for item in batch)
+        self._watchers.tell(self._core, effects, first_seq, ticked=ticked)
 
     def _take(self, item: Message | Event) -> list[Effect]:
         """Let the core decide on one message. Nothing is said yet."""
@@ -304,6 +310,9 @@ class SchedulerActor:
             case "key":
                 key = core.state.keys.get(body["sha256"])
                 value = asdict(key) if key else None
+            case "watch":
+                self._watchers.add(message.peer)
+                value = {"seq": self._ledger.next_seq - 1}
             case "durable":
                 value = {
                     "seq": self._ledger.next_seq - 1,

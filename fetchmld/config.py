@@ -100,6 +100,12 @@ class Config(BaseSettings):
         "syslog://HOST[:PORT] (UDP).",
     )
     body_bytes_max: int = Field(default=2**20, ge=1024, le=2**30, description="Largest JSON request body, bytes.")
+    stream_max_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=86400,
+        description="How long a stream of events lasts, seconds; 0: until the client leaves.",
+    )
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level logged.")
 
     @field_validator("data_dir")

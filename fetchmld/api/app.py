@@ -8,9 +8,21 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-from fetchmld.api.context import CONFIG, DOCUMENT, HEAD, INTAKE, STREAMS
+from fetchmld.api.context import CONFIG, DOCUMENT, HEAD, HUB, INTAKE, STREAMS
+from fetchmld.api.feed import Hub
 from fetchmld.api.guard import Operation, add_headers, make_guard
-from fetchmld.api.handlers import artifacts, audit, experiments, health, later, logs, reservations, scheduler, tasks
+from fetchmld.api.handlers import (
+    artifacts,
+    audit,
+    experiments,
+    health,
+    later,
+    logs,
+    reservations,
+    scheduler,
+    streams,
+    tasks,
+)
 from fetchmld.api.head import Head
 from fetchmld.api.intake import Intake
 from fetchmld.api.openapi import build_document
@@ -41,14 +53,14 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("disablePlugin", "DELETE", f"{_PLUGIN}/config", later.not_built),
     Operation("getPluginHealth", "GET", f"{_PLUGIN}/health", later.not_built),
     Operation("getSchedulerStatus", "GET", "/v1/scheduler/status", scheduler.status),
-    Operation("streamSchedulerStatus", "GET", "/v1/scheduler/status/stream", later.not_built),
+    Operation("streamSchedulerStatus", "GET", "/v1/scheduler/status/stream", streams.scheduler_status),
     Operation("listWorkers", "GET", "/v1/scheduler/workers", scheduler.list_workers),
     Operation("getWorker", "GET", _WORKER, scheduler.read_worker),
     Operation("drainWorker", "DELETE", _WORKER, scheduler.drain),
     Operation("listReservations", "GET", _RESERVATIONS, reservations.list_),
     Operation("createReservation", "POST", _RESERVATIONS, reservations.create),
     Operation("updateJobPriority", "PATCH", f"{_JOB}/priority", tasks.set_priority),
-    Operation("streamJob", "GET", f"{_JOB}/stream", later.not_built),
+    Operation("streamJob", "GET", f"{_JOB}/stream", streams.job),
     Operation("listAuditEvents", "GET", "/v1/audit/events", audit.events),
     Operation("verifyAuditChain", "POST", "/v1/audit/verify", audit.verify),
     Operation("getAuditChainRoot", "GET", "/v1/audit/chain-root", audit.chain_root),
@@ -57,7 +69,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("listJupyterServices", "GET", "/v1/jupyter/services", later.not_built),
     Operation("startJupyterService", "POST", "/v1/jupyter/services", later.not_built),
     Operation("stopJupyterService", "DELETE", "/v1/jupyter/services/{serviceId}", later.not_built),
-    Operation("openWebSocket", "GET", "/ws", later.websocket),
+    Operation("openWebSocket", "GET", "/ws", streams.websocket),
     # Beside the contract's.
     Operation("getLiveness", "GET", "/livez", health.livez, is_open=True),
     Operation("getReadiness", "GET", "/readyz", health.readyz, is_open=True),
@@ -84,9 +96,10 @@ def build_app(head: Head, config: Config) -> web.Application:
     app[CONFIG] = config
     app[INTAKE] = Intake(config)
     app[DOCUMENT] = orjson.dumps(build_document(OPERATIONS))
-    streams = app[STREAMS] = Streams()
+    app[HUB] = Hub(head)
+    long_answers = app[STREAMS] = Streams()
     for operation in OPERATIONS:
         mounted[app.router.add_route(operation.method, operation.path, operation.handler)] = operation
     app.on_response_prepare.append(add_headers)
-    app.on_shutdown.extend((streams.end_all, guard.close))
+    app.on_shutdown.extend((long_answers.end_all, guard.close))
     return app

@@ -11,12 +11,14 @@ from fetchmld.api.head import Caller, Head
 from fetchmld.config import Config
 
 if TYPE_CHECKING:
+    from fetchmld.api.feed import Hub
     from fetchmld.api.intake import Intake
     from fetchmld.api.streams import Streams
 
 HEAD: Final[web.AppKey[Head]] = web.AppKey("head")
 CONFIG: Final = web.AppKey("config", Config)
 INTAKE: Final[web.AppKey["Intake"]] = web.AppKey("intake")
+HUB: Final[web.AppKey["Hub"]] = web.AppKey("hub")
 STREAMS: Final[web.AppKey["Streams"]] = web.AppKey("streams")
 DOCUMENT: Final = web.AppKey("document", bytes)
 

@@ -4,6 +4,8 @@ A route is closed unless its operation says that it is open, so a route that nob
 not exist, need a key too. `except Exception` stands here and nowhere else in the API.
 """
 
+import base64
+import contextlib
 import hashlib
 import logging
 import time
@@ -24,6 +26,7 @@ from fetchmld.core.model import Key
 
 LOGINS_REMEMBERED_MAX: Final = 10_000
 PATH_CHARACTERS_MAX: Final = 256
+_KEY_PROTOCOL: Final = "fetchml.key."
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -106,6 +109,18 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
             headers.setdefault(name, value)
 
 
+def _key_among_protocols(request: web.Request) -> str:
+    """The key that a browser's WebSocket brings, which cannot set headers: `fetchml.key.<base64url of the key>`."""
+    if request.headers.get("Upgrade", "").lower() != "websocket":
+        return ""
+    for name in request.headers.get("Sec-WebSocket-Protocol", "")[:1024].split(","):
+        if (name := name.strip()).startswith(_KEY_PROTOCOL):
+            encoded = name.removeprefix(_KEY_PROTOCOL)
+            with contextlib.suppress(ValueError):
+                return base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode("ascii")
+    return ""
+
+
 class Logins:
     """Keys to callers, and the record of who came: failures, and each key's first success per address and hour."""
 
@@ -118,7 +133,7 @@ class Logins:
     async def caller(self, request: web.Request, trace_id: str) -> Caller:
         """Who is asking. Raises Unauthorized where no valid key came with the request."""
         address = request.remote or ""
-        given = request.headers.get("X-API-Key")
+        given = request.headers.get("X-API-Key") or _key_among_protocols(request)
         if not given:
             raise self._failed(request, address, trace_id, "no API key; send it in the X-API-Key header")
         digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).hexdigest()

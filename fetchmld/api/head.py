@@ -1,15 +1,17 @@
 """What the API needs from the rest of us. The head actor implements it over the cluster, the tests without one."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
 from fetchmld.core.errors import FetchmlError
 from fetchmld.core.messages import EventType, Fact
 from fetchmld.core.model import (
+    Change,
     Counts,
     Experiment,
     Explanation,
+    Feed,
     Key,
     ReservationView,
     TaskId,
@@ -263,6 +265,15 @@ class Head(Protocol):
     async def experiments(self) -> list[Experiment]: ...
 
     async def create_experiment(self, caller: Caller, name: str, description: str) -> Experiment: ...
+
+    async def newest(self) -> int:
+        """The sequence number of the newest durable fact."""
+
+    def changes(self) -> AsyncGenerator[Feed]:
+        """First an empty one that says where it begins, then everything that changes, until the scheduler is away."""
+
+    async def changes_since(self, seq: int) -> list[Change] | None:
+        """The recorded changes of tasks after fact `seq`, oldest first; None where they are too many to tell."""
 
     async def key(self, sha256: str) -> Key | None: ...
 

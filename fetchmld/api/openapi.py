@@ -64,6 +64,7 @@ class Doc:
     body: Schema | None = None
     errors: tuple[int, ...] = ()
     more_types: dict[str, Schema] = field(default_factory=dict)
+    empty: str = ""  # when it answers 204 instead
 
 
 def parameter(name: str, schema: Schema, description: str = "", **keywords: Any) -> Schema:
@@ -121,6 +122,11 @@ _PROVE: Final = (
 _CONSISTENCY: Final = (
     parameter("from", {"type": "integer", "minimum": 0}, "The earlier tree's size.", required=True),
     parameter("to", {"type": "integer", "minimum": 1}, "The later tree's size; else the newest checkpoint's."),
+)
+_FOLLOW: Final = (
+    parameter(
+        "after", {"type": "integer", "minimum": 0}, "Resume after this event's number; where absent, from now on."
+    ),
 )
 _SET_PRIORITY: Final = record({"priority": {"type": "integer", "minimum": 1, "maximum": 10}}, required=["priority"])
 _LATER: Final = (501,)
@@ -185,7 +191,10 @@ DOCS: Final[dict[str, Doc]] = {
     "getPluginHealth": Doc("A plugin's health.", ref("HealthResponse"), tags=_PLUGINS, errors=(404, *_LATER)),
     "getSchedulerStatus": Doc("Queue depths and workers.", ref("SchedulerStatus"), tags=_SCHEDULER),
     "streamSchedulerStatus": Doc(
-        "Follow the scheduler's state.", STRING, media_type=_EVENTS_TYPE, tags=_SCHEDULER, errors=_LATER
+        "Follow the scheduler: a snapshot, then every change of queue, workers and tasks.",
+        STRING,
+        media_type=_EVENTS_TYPE,
+        tags=_SCHEDULER,
     ),
     "listWorkers": Doc("List workers.", array(ref("Worker")), tags=_SCHEDULER),
     "getWorker": Doc("Read a worker.", ref("Worker"), tags=_SCHEDULER, errors=(404,)),
@@ -212,7 +221,14 @@ DOCS: Final[dict[str, Doc]] = {
     "updateJobPriority": Doc(
         "Change a task's priority.", ref("Task"), tags=_SCHEDULER, body=_SET_PRIORITY, errors=(404, 409)
     ),
-    "streamJob": Doc("Follow a task.", STRING, media_type=_EVENTS_TYPE, tags=_SCHEDULER, errors=(404, *_LATER)),
+    "streamJob": Doc(
+        "Follow a task to its end: a snapshot, then every change.",
+        STRING,
+        media_type=_EVENTS_TYPE,
+        tags=_SCHEDULER,
+        errors=(404,),
+        empty="The task has ended, and the client has seen that: nothing follows.",
+    ),
     "listAuditEvents": Doc("List audit events, newest first.", ref("AuditEventList"), tags=_AUDIT, query=_LIST_EVENTS),
     "verifyAuditChain": Doc("Check the whole chain and the index.", ref("VerificationResult"), tags=_AUDIT),
     "getAuditChainRoot": Doc("The newest event's hash, and who vouches for it.", CHAIN_ROOT, tags=_AUDIT),
@@ -244,7 +260,9 @@ DOCS: Final[dict[str, Doc]] = {
         errors=_LATER,
     ),
     "stopJupyterService": Doc("Stop a Jupyter service.", None, 204, tags=_JUPYTER, errors=(404, *_LATER)),
-    "openWebSocket": Doc("Follow tasks over a WebSocket.", None, 101, tags=_SERVER, errors=(426, *_LATER)),
+    "openWebSocket": Doc(
+        "Follow the caller's tasks over a WebSocket.", None, 101, tags=_SERVER, query=_FOLLOW, errors=(426,)
+    ),
 }
 
 
@@ -281,6 +299,8 @@ def _operation(operation: Operation, path: str) -> dict[str, Any]:
     doc = DOCS[operation.id]
     statuses = {*_ALWAYS, *doc.errors, *(() if operation.is_open else _CLOSED), *(_BODY if doc.body else ())}
     responses: dict[str, Any] = {str(doc.status): _success(doc)}
+    if doc.empty:
+        responses["204"] = {"description": doc.empty}
     for status in sorted(statuses):
         responses[str(status)] = {"$ref": f"#/components/responses/{_ERRORS[status][0]}"}
     out: dict[str, Any] = {"operationId": operation.id, "summary": doc.summary, "tags": list(doc.tags)}

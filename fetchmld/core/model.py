@@ -346,6 +346,25 @@ class Counts(TypedDict):
     reservations_active: int
 
 
+class Change(TypedDict):
+    """A task changed. `seq` is the number of the fact that says so, 0 for a phase, which is not recorded; `task` is the
+    task as it is when this is told."""
+
+    seq: int
+    action: str  # the fact's, such as task.start; empty for a phase
+    task: TaskView
+
+
+class Feed(TypedDict):
+    """What one batch of events changed: all facts after `since` up to `seq`."""
+
+    since: int
+    seq: int
+    tasks: list[Change]
+    workers: list[WorkerView]  # those that came, went, or changed their status
+    counts: Counts | None  # once a second at most, where they are not what they were
+
+
 class Experiment(TypedDict):
     """A named group of tasks."""
 

@@ -175,6 +175,11 @@ class History:
         with doubting(self._path):
             return history_pages.ended_counts(self.file.db, now_us)
 
+    def changes(self, after: int, limit: int) -> list[tuple[int, str, str]]:
+        """The facts about tasks that follow fact `after`, oldest first: number, action, task."""
+        with doubting(self._path):
+            return history_pages.task_changes(self.file.db, after, limit)
+
     def experiments(self) -> list[dict[str, Any]]:
         """Every experiment, newest first."""
         with doubting(self._path):

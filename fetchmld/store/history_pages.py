@@ -63,6 +63,14 @@ def ended_counts(db: Connection, now_us: int) -> dict[str, int]:
     return {"completed_today": completed, "failed_today": failed, "completed_24h": completed_24h}
 
 
+def task_changes(db: Connection, after: int, limit: int) -> list[tuple[int, str, str]]:
+    """Number, action and task of the facts about tasks after `after`, oldest first."""
+    return db.execute(
+        "SELECT seq, action, resource FROM events WHERE seq > ? AND starts_with(action, 'task.') ORDER BY seq LIMIT ?",
+        [after, limit],
+    ).fetchall()
+
+
 def all_experiments(db: Connection) -> list[dict[str, Any]]:
     """Every experiment as the core's `Experiment`, newest first."""
     rows = db.execute(

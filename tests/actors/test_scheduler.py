@@ -1,6 +1,7 @@
 """The scheduler actor as a plain class: a real ledger, real sockets, an agent that this test plays."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from actors.feed import watch
 from actors.scheduler import SchedulerActor
 from fetchmld.channel import Client, Message, Peer
 from fetchmld.config import Config
@@ -352,3 +354,23 @@ def test_drain_priority_and_the_question_why_over_the_socket(tmp_path: Path) -> 
             await ask("unreserve", {**who, "reservation_id": "r", "any_user": True})
 
     run(tmp_path, test)
+
+
+def test_watchers_are_told_what_became_durable(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.submit("t0")
+        async with contextlib.aclosing(watch(cluster.socket)) as feeds:
+            begin = await anext(feeds)
+            assert begin["since"] == begin["seq"] == (await cluster.client.request("durable")).body["seq"]
+            await cluster.submit("t1")
+            cluster.agent.post("phase", {"worker_id": "w1", "task_id": "t1", "attempt": 1, "phase": "running"})
+            told, seq = [], begin["seq"]
+            async for feed in feeds:
+                assert feed["since"] == seq, "no gap"
+                seq = feed["seq"]
+                told += [(c["seq"] - begin["seq"] if c["seq"] else 0, c["action"]) for c in feed["tasks"]]
+                if told[-1:] == [(0, "")] and feed["tasks"][-1]["task"]["status"] == "running":
+                    break
+            assert [change for change in told if change[0]] == [(1, "task.submit"), (2, "task.start")]
+
+    run(tmp_path, scenario)

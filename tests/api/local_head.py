@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import asdict, replace
 from typing import Any, Literal, cast
 
@@ -45,16 +45,19 @@ from fetchmld.core.messages import (
     Reply,
     ReservationAsked,
     ReservationReleased,
+    TaskChanged,
     TaskSubmitted,
     WorkerJoined,
 )
 from fetchmld.core.model import (
     ArtifactSet,
     Capacity,
+    Change,
     Counts,
     EndReport,
     Experiment,
     Explanation,
+    Feed,
     Gpu,
     Key,
     ReservationView,
@@ -97,6 +100,9 @@ class LocalHead:
         self._files: dict[str, bytes] = {}
         self._manifests: dict[str, list[ArtifactEntry]] = {}
         self._changed = asyncio.Condition()
+        self.changes_max = 1000
+        self.cut = False  # the connection that tells of changes breaks after the next
+        self._listeners: set[asyncio.Queue[Feed]] = set()
         self._numbers = itertools.count(1)
         capacity = Capacity(cpu=cpu, memory_gb=16, batch_slots=cpu, service_slots=1)
         self._handle(WorkerJoined(WORKER, "boot", "host", capacity, [], time.time_ns() // 1000))
@@ -275,6 +281,27 @@ class LocalHead:
         event = ExperimentCreated(self._id("e"), name, description, caller.user_id, self._at_us(), ticket=1)
         return cast(Experiment, self._ask(event))
 
+    async def newest(self) -> int:
+        return len(self.facts) - 1
+
+    async def changes(self) -> AsyncGenerator[Feed]:
+        listener: asyncio.Queue[Feed] = asyncio.Queue()
+        self._listeners.add(listener)
+        try:
+            yield Feed(since=len(self.facts) - 1, seq=len(self.facts) - 1, tasks=[], workers=[], counts=None)
+            while True:
+                yield await listener.get()
+                if self.cut:
+                    self.cut = False
+                    return
+        finally:
+            self._listeners.discard(listener)
+
+    async def changes_since(self, seq: int) -> list[Change] | None:
+        if len(self.facts) - seq > self.changes_max:
+            return None
+        return self._changes(seq + 1, self.facts[seq + 1 :], [])
+
     async def key(self, sha256: str) -> Key | None:
         return self.core.state.keys.get(sha256)
 
@@ -362,8 +389,29 @@ class LocalHead:
 
     def _handle(self, event: Event) -> list[Effect]:
         effects = list(self.core.handle(event, time.monotonic()))
-        self.facts += [replace(effect.fact) for effect in effects if isinstance(effect, Persist)]
+        first, facts = len(self.facts), [replace(effect.fact) for effect in effects if isinstance(effect, Persist)]
+        self.facts += facts
+        self._publish(first, facts, [effect.task_id for effect in effects if isinstance(effect, TaskChanged)])
         return effects
+
+    def _publish(self, first: int, facts: list[Fact], changed: list[TaskId]) -> None:
+        recorded = {fact.resource for fact in facts}
+        views = [view for view in self.core.worker_views() if view["id"] in recorded]
+        feed = Feed(
+            since=first - 1,
+            seq=first + len(facts) - 1,
+            tasks=self._changes(first, facts, [task_id for task_id in changed if task_id not in recorded]),
+            workers=views,
+            counts=self.core.counts(),
+        )
+        for listener in self._listeners:
+            listener.put_nowait(feed)
+
+    def _changes(self, first: int, facts: list[Fact], phases: list[TaskId]) -> list[Change]:
+        found = [(seq, fact.action, TaskId(fact.resource)) for seq, fact in enumerate(facts, first)]
+        found += [(0, "", task_id) for task_id in phases]
+        views = [(seq, action, self.core.view(task_id)) for seq, action, task_id in found]
+        return [Change(seq=seq, action=action, task=view) for seq, action, view in views if view is not None]
 
     async def _tell(self) -> None:
         async with self._changed:

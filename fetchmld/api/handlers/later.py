@@ -8,10 +8,3 @@ from fetchmld.core.errors import NotBuilt
 async def not_built(request: web.Request) -> web.StreamResponse:
     """501 for every operation of the contract that a later version will serve."""
     raise NotBuilt(f"{request.method} {request.rel_url.raw_path[:256]} is not served by this version yet")
-
-
-async def websocket(request: web.Request) -> web.StreamResponse:
-    """GET /ws: 426 for a plain GET; 501 for a handshake until streams are there."""
-    if request.headers.get("Upgrade", "").lower() != "websocket":
-        raise web.HTTPUpgradeRequired(headers={"Upgrade": "websocket"})
-    return await not_built(request)

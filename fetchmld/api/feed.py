@@ -1,0 +1,219 @@
+"""Changes of tasks and workers on their way to those who follow them: one source, any number of followers.
+
+The hub listens to the head's changes for as long as somebody follows. Each change is encoded once per kind of reader and
+handed to every follower of its scope as one piece per turn, so a thousand followers cost a thousand appends and not a
+thousand encodings. A follower holds a bounded number of bytes; one that cannot keep up is told so (`resync`) and left.
+
+Recorded changes carry their fact's sequence number, which a follower may come back with; phases in between (`preparing`,
+`running`, `collecting`) are not recorded and have no number of their own.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import orjson
+
+from fetchmld.api import wire
+from fetchmld.api.head import Head
+from fetchmld.core.errors import FetchmlError
+from fetchmld.core.lifecycle import ENDED
+from fetchmld.core.model import Change, Feed, TaskView
+
+PENDING_BYTES_MAX: Final = 2**20  # per follower, before it counts as one that cannot keep up
+RETRY_S: Final = 0.2
+
+log = logging.getLogger(__name__)
+
+Framing = Literal["sse", "ws"]
+
+
+@dataclass(slots=True, frozen=True)
+class Scope:
+    """What a follower may know of and wants: one task or all, one user's or everybody's, and whether without secrets."""
+
+    task_id: str = ""  # "" = every task
+    user_id: str = ""  # "" = every user
+    redacted: bool = False
+    with_workers: bool = False  # and the workers and the queue
+
+    def has(self, task: TaskView) -> bool:
+        return self.task_id in ("", task["id"]) and self.user_id in ("", task["user_id"])
+
+
+@dataclass(slots=True, eq=False)
+class Follower:
+    """One stream's end of the hub: pieces that wait to be sent, each with the newest number in it."""
+
+    scope: Scope
+    framing: Framing
+    after: int  # recorded changes up to this number are not wanted
+    pending: list[tuple[int, bytes]] = field(default_factory=list)
+    pending_bytes: int = 0
+    is_over: bool = False  # nothing follows what is pending
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def give(self, pieces: list[tuple[int, bytes]], size: int, now_seq: int) -> None:
+        """More to send; too much is a reason to send `resync` instead and end."""
+        if self.is_over:
+            return
+        self.pending_bytes += size
+        if self.pending_bytes > PENDING_BYTES_MAX:
+            self.end(now_seq)
+            return
+        self.pending += pieces
+        self.wake.set()
+
+    def skip_to(self, seq: int) -> None:
+        """What is told up to number `seq` is known otherwise."""
+        self.after = max(self.after, seq)
+        self.pending = [(number, piece) for number, piece in self.pending if not number or number > self.after]
+
+    def end(self, now_seq: int) -> None:
+        """Send `resync` instead of what waits, and nothing after it: the client begins anew from `now_seq`."""
+        self.pending, self.is_over = [(0, frame(self.framing, "resync", {}, now_seq))], True
+        self.wake.set()
+
+    async def take(self, patience_s: float) -> list[bytes]:
+        """What is to be sent next; nothing when nothing came for so long, or the stream is over."""
+        if not self.pending and not self.is_over:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await self.wake.wait()
+        self.wake.clear()
+        pieces, self.pending, self.pending_bytes = self.pending, [], 0
+        return [piece for _, piece in pieces]
+
+
+def frame(framing: Framing, kind: str, data: dict[str, Any], seq: int = 0) -> bytes:
+    """One event as bytes: an SSE block, or a WebSocket message's text. `seq` 0: one without a number."""
+    body = orjson.dumps({"type": kind, **({"seq": seq} if seq else {}), **data})
+    if framing == "ws":
+        return body
+    number = b"id: %d\n" % seq if seq else b""
+    return b"%sevent: %s\ndata: %s\n\n" % (number, kind.encode(), body)
+
+
+def change_frame(framing: Framing, change: Change, redacted: bool) -> bytes:
+    """A task's change. `task_complete` is its end; everything else about it is a `task_update`."""
+    task = change["task"]
+    is_end = change["action"] in ("task.completed", "task.failed", "task.cancelled")
+    kind = "task_complete" if is_end and task["status"] in ENDED else "task_update"
+    action = {"action": change["action"]} if change["action"] else {}
+    return frame(framing, kind, {**action, "task": wire.task(task, redacted=redacted)}, change["seq"])
+
+
+class Hub:
+    """All followers of one head. Listens to the head only while there are some."""
+
+    def __init__(self, head: Head) -> None:
+        self._head = head
+        self._followers: dict[tuple[Scope, Framing], set[Follower]] = {}
+        self._seq = -1  # everything up to here has been handed on, or was before anybody followed
+        self._listening: asyncio.Task[None] | None = None
+
+    @contextlib.asynccontextmanager
+    async def follow(self, scope: Scope, framing: Framing) -> AsyncIterator[Follower]:
+        """A follower that gets every change after `follower.after`, from now on."""
+        if self._listening is None:
+            self._seq = await self._head.newest()
+            if self._listening is None:  # another may have come first while we asked
+                self._listening = asyncio.create_task(self._listen())
+        follower = Follower(scope, framing, self._seq)
+        self._followers.setdefault((scope, framing), set()).add(follower)
+        try:
+            yield follower
+        finally:
+            self._leave(follower)
+
+    def _leave(self, follower: Follower) -> None:
+        place = (follower.scope, follower.framing)
+        self._followers[place].discard(follower)
+        if not self._followers[place]:
+            del self._followers[place]
+        if not self._followers and self._listening is not None:
+            self._listening.cancel()
+            self._listening = None
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with contextlib.aclosing(self._head.changes()) as feeds:
+                    async for feed in feeds:
+                        await self._hand_on(feed)
+            except FetchmlError as error:
+                log.warning("feed.interrupted error=%s", error)
+            except Exception:
+                log.exception("feed.failed")
+            await asyncio.sleep(RETRY_S)
+
+    async def _hand_on(self, feed: Feed) -> None:
+        """Give everybody their part; what was missed while the connection was away comes from the record first."""
+        if feed["since"] > self._seq:
+            missed = await self._head.changes_since(self._seq)
+            if missed is None:
+                self._resync()
+            else:
+                self._spread([change for change in missed if change["seq"] <= feed["since"]], feed, with_state=False)
+        fresh = [change for change in feed["tasks"] if not change["seq"] or change["seq"] > self._seq]
+        self._seq = max(self._seq, feed["seq"])
+        self._spread(fresh, feed, with_state=True)
+
+    def _spread(self, changes: list[Change], feed: Feed, *, with_state: bool) -> None:
+        encoded: dict[tuple[int, Framing, bool], bytes] = {}
+        for (scope, framing), followers in self._followers.items():
+            pieces = list(_encode(changes, scope, framing, encoded))
+            if with_state and scope.with_workers:
+                pieces += [(0, piece) for piece in _state_frames(feed, framing)]
+            _give(followers, pieces, framing, self._seq)
+
+    def _resync(self) -> None:
+        """Tell every follower to begin anew: nobody knows what they missed."""
+        for followers in self._followers.values():
+            for follower in followers:
+                follower.end(self._seq)
+
+
+def _encode(
+    changes: list[Change], scope: Scope, framing: Framing, encoded: dict[tuple[int, Framing, bool], bytes]
+) -> Iterator[tuple[int, bytes]]:
+    """The scope's changes as (number, bytes). `encoded` keeps what other scopes need as well."""
+    for place, change in enumerate(changes):
+        if not scope.has(change["task"]):
+            continue
+        key = (place, framing, scope.redacted)
+        piece = encoded.get(key)
+        if piece is None:
+            piece = encoded[key] = change_frame(framing, change, scope.redacted)
+        yield change["seq"], piece
+
+
+def _state_frames(feed: Feed, framing: Framing) -> Iterator[bytes]:
+    for view in feed["workers"]:
+        # Without the names of its tasks: they may be another user's.
+        yield frame(framing, "worker_update", {"worker": wire.worker(view, [])})
+    if feed["counts"] is not None:
+        yield frame(framing, "queue_update", {"queue": dict(feed["counts"])})
+
+
+def _give(followers: Iterable[Follower], pieces: list[tuple[int, bytes]], framing: Framing, now_seq: int) -> None:
+    """Each follower's part of `pieces`: all, but for one that knows some of them."""
+    if not pieces:
+        return
+    numbers = [number for number, _ in pieces if number]
+    whole = _together(pieces) if framing == "sse" else pieces
+    size = sum(len(piece) for _, piece in whole)
+    for follower in followers:
+        if numbers and follower.after >= numbers[0]:
+            rest = [(number, piece) for number, piece in pieces if not number or number > follower.after]
+            follower.give(rest, sum(len(piece) for _, piece in rest), now_seq)
+        else:
+            follower.give(whole, size, now_seq)
+
+
+def _together(pieces: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """One piece, so that it is one write whatever the number of events."""
+    return [(max(number for number, _ in pieces), b"".join(piece for _, piece in pieces))]
