@@ -216,7 +216,7 @@ class HeadActor:
             "limit": limit_bytes,
             "wait_s": wait_s,
         }
-        agent = await self._agent(task["assignments"][0]["worker_id"])
+        agent = await self._agent(place["worker_id"] if place else task["assignments"][0]["worker_id"])
         answer = await agent.request("log.read", body, timeout_s=wait_s + 10.0)
         return LogChunk(answer.blob, answer.body["offset"], answer.body["size"], answer.body["ended"])
 

@@ -1,6 +1,6 @@
 """How an attempt's end becomes the task's: on record as completed, failed or cancelled, or back into the queue."""
 
-from typing import Final
+from typing import Any, Final
 
 from fetchmld.core.desk import Desk
 from fetchmld.core.gangs import Gangs
@@ -59,7 +59,7 @@ class Ends:
         elif task.cancel_by:
             self._desk.finish(task, "task.cancelled", f"CANCELLED: by {task.cancel_by}", report, at_us)
         elif _may_retry(task, infrastructure, report.get("word", "")):
-            self._requeue(task, error, worker_id if infrastructure else None, seed, at_us)
+            self._requeue(task, error, report, worker_id if infrastructure else None, seed, at_us)
         else:
             self._desk.finish(task, "task.failed", error, report, at_us)
         self._desk.placement.release(task)
@@ -67,11 +67,13 @@ class Ends:
         if len(nodes) > 1:
             self._desk.effects += [AcknowledgeEnd(node, task.id, attempt) for node in nodes]
 
-    def _requeue(self, task: Task, error: str, lost_with: WorkerId | None, seed: int, at_us: int) -> None:
+    def _requeue(
+        self, task: Task, error: str, report: EndReport, lost_with: WorkerId | None, seed: int, at_us: int
+    ) -> None:
         word, _, detail = error.partition(": ")
         failures = task.own_failures if lost_with is None else task.infra_failures
         ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0**failures)
-        metadata = {
+        metadata: dict[str, Any] = {
             "attempt": task.attempt,
             "cause": word,
             "detail": detail,
@@ -80,6 +82,8 @@ class Ends:
         }
         if lost_with is not None:
             metadata["avoid"] = lost_with
+        if "log" in report:
+            metadata["log"] = report["log"]
         fact = Fact("job_queued", "task.requeue", task.id, task.user_id, metadata=metadata, at_us=at_us)
         self._desk.persist(fact)
         self._desk.changed(task.id)

@@ -88,6 +88,13 @@ class LogPlace(TypedDict):
     length: int
 
 
+class EarlierAttempt(TypedDict):
+    """An attempt that was followed by another, and where its output lies."""
+
+    attempt: int
+    log: LogPlace
+
+
 class Usage(TypedDict):
     """What an attempt used, from the kernel's own account: seconds of processor, peak resident bytes."""
 
@@ -183,6 +190,7 @@ class Task:
     error: str = ""
     reason: str = ""  # "cancelled" or "" on an ended task
     report: EndReport | None = None
+    earlier: list[EarlierAttempt] = field(default_factory=list)  # oldest first; there are no more than retries
     last_seq: int = 0  # sequence number of the newest fact about it
 
 
@@ -308,6 +316,7 @@ class TaskView(TypedDict):
     reason: str
     wait_reason: str  # why it is queued, in plain words; "" once it is not
     report: EndReport | None
+    earlier: NotRequired[list[EarlierAttempt]]  # absent where there is none
     last_seq: int
 
 

@@ -147,6 +147,8 @@ def _requeued(state: State, fact: Fact) -> None:
     now_t = fact.clock_us / 1e6
     task.hold_until_t = now_t + meta["hold_s"]
     task.avoid = meta.get("avoid", "")
+    if "log" in meta:
+        task.earlier.append({"attempt": meta["attempt"], "log": meta["log"]})
     if meta["infrastructure"]:
         task.infra_failures += 1
         task.submit_t += meta["hold_s"]

@@ -7,7 +7,7 @@ from fetchmld.core.state import State
 
 
 def task_view(desk: Desk, task: Task) -> TaskView:
-    return TaskView(
+    view = TaskView(
         id=task.id,
         user_id=task.user_id,
         request=task.request,
@@ -26,6 +26,9 @@ def task_view(desk: Desk, task: Task) -> TaskView:
         report=task.report,
         last_seq=task.last_seq,
     )
+    if task.earlier:
+        view["earlier"] = task.earlier
+    return view
 
 
 def worker_view(worker: Worker) -> WorkerView:

@@ -11,7 +11,7 @@ import orjson
 import pyarrow as pa
 
 from fetchmld.core.messages import Fact
-from fetchmld.core.model import PRIORITY_DEFAULT, TaskView
+from fetchmld.core.model import PRIORITY_DEFAULT, EarlierAttempt, TaskView
 
 ENDED: Final = frozenset({"completed", "failed"})
 
@@ -169,6 +169,9 @@ def _requeued(row: TaskRow, fact: Fact) -> TaskRow:
     view = row.view.copy()
     view["status"] = "queued"
     view["retry_count"] += 1
+    if "log" in fact.metadata:
+        earlier = EarlierAttempt(attempt=fact.metadata.get("attempt", view["attempt"]), log=fact.metadata["log"])
+        view["earlier"] = [*view.get("earlier", ()), earlier]
     return row._replace(view=view)
 
 

@@ -60,6 +60,7 @@ from fetchmld.core.model import (
     Feed,
     Gpu,
     Key,
+    LogPlace,
     ReservationView,
     Role,
     TaskId,
@@ -342,6 +343,7 @@ class LocalHead:
     async def end(self, task_id: str, exit_code: int = 0, files: dict[str, bytes] | None = None) -> None:
         """The current attempt ended, leaving `files`."""
         report = EndReport(exit_code=exit_code, usage=Usage(user_s=0.5, system_s=0.1, rss_max_bytes=1 << 20))
+        report["log"] = LogPlace(worker_id=WORKER, file="some", offset=0, length=0)
         if files:
             report["artifacts"] = self._keep(task_id, files)
         attempt = self.core.state.tasks[TaskId(task_id)].attempt

@@ -121,6 +121,25 @@ def test_attempts(tmp_path: Path) -> None:
     with_api(tmp_path, test)
 
 
+def test_an_earlier_attempt_keeps_its_log(tmp_path: Path) -> None:
+    async def test(api: Api) -> None:
+        task = await api.submit(max_retries=1)
+        path = f"/v1/tasks/{task['id']}"
+        await api.head.write(task["id"], b"first")
+        await api.head.end(task["id"], 1)
+        await api.head.write(task["id"], b"second", attempt=2)
+        assert (await api.call("GET", f"{path}/logs"))[1] == b"second"
+        for query in ("attempt=1", "attempt=1&follow=1"):
+            assert (await api.call("GET", f"{path}/logs?{query}"))[1] == b"first"
+        assert (await api.call("GET", f"{path}/logs?attempt=1&offset=3"))[1] == b"st"
+        await api.head.end(task["id"], 1)
+        assert (await api.call("GET", f"{path}/logs?attempt=1"))[1] == b"first"
+        assert (await api.call("GET", f"{path}/logs?attempt=2"))[1] == b"second"
+        assert (await api.call("GET", f"{path}/logs?attempt=3"))[0] == 404
+
+    with_api(tmp_path, test)
+
+
 @pytest.mark.parametrize("bad", ["offset=-1", "offset=x", "follow=maybe", "attempt=x"])
 def test_bad_parameters(tmp_path: Path, bad: str) -> None:
     async def test(api: Api) -> None:

@@ -35,6 +35,15 @@ def test_a_whole_life_ends_completed() -> None:
     assert (row.view["attempt"], row.view["priority_aged"], row.view["last_seq"]) == (1, 5.25, 2)
 
 
+def test_a_requeue_keeps_where_the_output_lies() -> None:
+    failed = facts.requeue("t1")
+    place = {"worker_id": "w1", "file": "segment", "offset": 3, "length": 4}
+    failed.metadata["log"] = place
+    row = folded(facts.submit("t1"), facts.start("t1"), failed, facts.start("t1", attempt=2), facts.requeue("t1"))
+    assert row is not None
+    assert row.view["earlier"] == [{"attempt": 1, "log": place}]
+
+
 def test_a_requeue_counts_as_a_retry_and_is_queued_again() -> None:
     row = folded(facts.submit("t1"), facts.start("t1"), facts.requeue("t1"), facts.start("t1", attempt=2))
     assert (row.view["status"], row.view["retry_count"], row.view["attempt"]) == ("running", 1, 2)

@@ -9,11 +9,12 @@ import orjson
 from aiohttp import web
 
 from fetchmld.api import query
+from fetchmld.api.attempts import of_attempt
 from fetchmld.api.context import HEAD, STREAMS
 from fetchmld.api.handlers.tasks import visible
 from fetchmld.api.head import LogChunk
 from fetchmld.api.streams import KEEP_ALIVE_S, is_gone
-from fetchmld.core.errors import BadRequest, NotFound
+from fetchmld.core.errors import BadRequest
 from fetchmld.core.model import TaskId, TaskView
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -28,20 +29,13 @@ async def read(request: web.Request) -> web.StreamResponse:
     attempt = query.whole(request.query, "attempt", 0, 1, _ATTEMPT_MAX)
     as_events = EVENTS_TYPE in request.headers.get("Accept", "")
     follow = query.flag(request.query, "follow", as_events)
-    view = _of_attempt(await visible(request), attempt)
+    view = await visible(request)
+    if attempt or not follow:  # following, one waits for the next attempt
+        view = of_attempt(view, attempt)
     with request.app[STREAMS].one_more():
         if as_events:
             return await _as_events(request, view, _resumed(request, offset), follow)
         return await _as_bytes(request, view, offset, follow)
-
-
-def _of_attempt(view: TaskView, attempt: int) -> TaskView:
-    """The view, if `attempt` is its newest (0 = whichever that is). Raises NotFound for any other."""
-    if attempt in {0, view["attempt"]}:
-        return view
-    if attempt > view["attempt"]:
-        raise NotFound(f"task {view['id']} has no attempt {attempt}; its newest is {view['attempt']}")
-    raise NotFound(f"the log of attempt {attempt} is not kept; attempt {view['attempt']} is the newest and has one")
 
 
 def _resumed(request: web.Request, offset: int) -> int:

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from fetchmld.api import access, query, wire
 from fetchmld.api.answers import error_body, reply
+from fetchmld.api.attempts import of_attempt
 from fetchmld.api.body import as_object, read_list, read_object
 from fetchmld.api.context import CALLER, CONFIG, HEAD, INTAKE, STREAMS, TRACE
 from fetchmld.api.head import Head, TaskQuery
@@ -116,7 +117,7 @@ async def read(request: web.Request) -> web.Response:
     redacted = access.is_redacted(request[CALLER])
     out = wire.task(view, redacted=redacted)
     if with_output and not redacted and view["attempt"] > 0:
-        await _add_output(out, request.app[HEAD], view)
+        await _add_output(out, request.app[HEAD], of_attempt(view))
     return reply(out)
 
 
