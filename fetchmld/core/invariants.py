@@ -1,25 +1,37 @@
 """What must hold after every event. Asserted in tests and in the simulator; too slow for a live scheduler."""
 
+from collections.abc import Collection
+
 from fetchmld.core.desk import Desk
 from fetchmld.core.lifecycle import STARTED
-from fetchmld.core.model import Task, Worker
+from fetchmld.core.model import Task, TaskId, Worker
 from fetchmld.core.plan import make_plan
 from fetchmld.core.waiting import Waiting
 
 
-def check(desk: Desk, waiting: Waiting) -> None:
-    """Assert every invariant of the state."""
+def check(desk: Desk, waiting: Waiting, about: Collection[str] | None = None) -> None:
+    """Assert every invariant of the state; where `about` names tasks and workers, those of them and those of the whole."""
     state = desk.state
     for worker in state.workers.values():
-        _check_worker(desk, worker)
-        _check_holds(desk, worker)
-    for task in state.tasks.values():
-        _check_task(desk, task)
-    queued = [task for task in state.tasks.values() if task.status == "queued"]
-    ready = [task for task in queued if not task.waits_for and not task.doomed and task.id not in waiting.held]
-    due = {task_id for task_id in desk.due if task_id in state.tasks}
-    assert len(desk.placement) == sum(task.id not in due for task in ready), "the queue is not the state"
+        if about is None or worker.id in about:
+            _check_worker(desk, worker)
+        if state.reservations:
+            _check_holds(desk, worker)
+    for task_id in state.tasks if about is None else about:
+        task = state.tasks.get(TaskId(task_id))
+        if task is not None:
+            _check_task(desk, task)
+    _check_queue(desk, waiting)
     _check_plan(desk)
+
+
+def _check_queue(desk: Desk, waiting: Waiting) -> None:
+    """Who is queued is in the ready queue, or held, or waits for others, or is about to be told."""
+    queued = [task for task in desk.state.tasks.values() if task.status == "queued"]
+    held, due = waiting.held, set(desk.due)
+    ready = sum(not (t.waits_for or t.doomed or t.id in held or t.id in due) for t in queued)
+    assert len(desk.placement) == ready, "the queue is not the state"
+    assert held <= {task.id for task in queued}, f"{held} are held, and not all of them are queued"
 
 
 def _check_plan(desk: Desk) -> None:

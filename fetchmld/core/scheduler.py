@@ -6,7 +6,7 @@ replay) and by asking for deeds. The caller makes the facts of a batch durable b
 no I/O here. Who is eligible is decided in `waiting`, who starts where in `placement`, what an end means in `ends`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
 from fetchmld.core import invariants, views
@@ -604,9 +604,9 @@ class Scheduler:
         """Planned tasks that started after the first time they were promised."""
         return self._placement.late_starts
 
-    def check(self) -> None:
-        """Assert every invariant of the state. Called after each event in tests."""
-        invariants.check(self._desk, self._waiting)
+    def check(self, about: Collection[str] | None = None) -> None:
+        """Assert every invariant of the state, or those about these tasks and workers. Called after each event in tests."""
+        invariants.check(self._desk, self._waiting, about)
 
 
 _HANDLERS: Final[dict[type[Any], Callable[[Scheduler, Any], None]]] = {

@@ -22,7 +22,7 @@ from fetchmld.sim.workload import Kept, Program, Work
 
 LEASE_MARGIN_S: Final = 30.0  # as the agent's
 CLIENT_RETRY_S: Final = 5.0
-LOOK_S: Final = 60.0  # between two looks whether all is quiet
+LOOK_S: Final = 10.0  # between two looks whether all is quiet
 
 
 POLICY: Final = Policy(ageing_tau_s=60.0, suspect_after_s=12.0, offline_after_s=30.0, requeue_after_s=120.0)
@@ -175,7 +175,8 @@ class Cluster:
         left = ["everything"]
         while left and self.timeline.now < end:
             self.timeline.run_until(self.timeline.now + LOOK_S)
-            left = self.rules.settled(self.head.core) if self.head.idle and not self._unquiet else ["client requests"]
+            left = self.rules.unended(self.head.core) if self.head.idle and not self._unquiet else ["client requests"]
+        self.rules.check_all(self.head.core)
         assert not left, f"{len(left)} tasks never end: {left[:3]}"
         running = [process.key for node in self.nodes for process in node.runner.live.values()]
         assert not running, f"nobody knows of {running}, which run"

@@ -163,9 +163,13 @@ class Head:
         self._wake()
 
     def _wake(self) -> None:
-        if not self._scheduled and not self._busy:
+        if self._scheduled or self._busy:
+            return
+        if self._timeline.now < self._paused_until:
             self._scheduled = True
             self._timeline.at(self._paused_until, self._work, self.incarnation)
+        else:
+            self._work(self.incarnation)
 
     def _work(self, incarnation: int) -> None:
         if incarnation != self.incarnation or not self.up:
@@ -177,8 +181,11 @@ class Head:
         batch, self._mailbox = self._mailbox, []
         try:
             self._perhaps_crash()
-            effects = [effect for mail in batch for effect in self._take(*mail)]
-            self._commit(batch, effects)
+            effects: list[Effect] = []
+            for mail in batch:
+                effects += self._take(*mail)
+            if effects:
+                self._commit(batch, effects)
         except Crashed:
             self.crash()
 

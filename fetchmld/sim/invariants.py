@@ -5,12 +5,13 @@ tell. A failure is an AssertionError that names the rule.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any, Final
 
 from fetchmld.core.lifecycle import STARTED
 from fetchmld.core.messages import Effect, Event, Fact, HeartbeatReceived, Launch, Persist, TimePassed
-from fetchmld.core.model import Resources, Task, TaskId, Worker, WorkerId
+from fetchmld.core.model import Capacity, Dependency, Resources, Task, TaskId, TaskRequest, Worker, WorkerId
 from fetchmld.core.scheduler import Policy, Scheduler
 from fetchmld.core.state import State
 from fetchmld.sim.head import Watcher
@@ -22,6 +23,7 @@ ENDS: Final = frozenset({"task.completed", "task.failed", "task.cancelled"})
 PRIORITY_MAX: Final = 10
 HOLD_SLACK_US: Final = 2  # facts round times down
 FULL_EVERY: Final = 256  # commits between two looks at the whole durable state
+CORE_EVERY: Final = 16  # events that changed something between two looks at all of the core
 
 
 class Rules(Watcher):
@@ -34,12 +36,15 @@ class Rules(Watcher):
         self.events = self.starts = self.commits = 0
         self._tau_s = policy.ageing_tau_s
         self._keeps_all = policy.unsatisfiable == "queue"
-        self._submitted: set[str] = set()
+        self._submitted: dict[str, TaskRequest] = {}
         self._held_until_us: dict[str, int] = {}
-        self._ended: set[str] = set()
+        self._ended: dict[str, bool] = {}  # whether it completed
         self._over: set[str] = set()  # reservations
         self._started: set[tuple[str, int, int]] = set()
         self._attempts: Counter[str] = Counter()
+        self._places: dict[str, list[str]] = {}  # the workers of each task's last start
+        self._able: dict[tuple[Resources, int], tuple[Capacity, bool]] = {}
+        self._changes = 0
         self._seen_seq = -1
         self._ticked_t = 0.0  # holds that ended by then are over: only a tick ends them
 
@@ -47,18 +52,36 @@ class Rules(Watcher):
 
     def decided(self, core: Scheduler, event: Event, effects: list[Effect]) -> None:
         self.events += 1
-        if isinstance(event, TimePassed):
+        kind = type(event)
+        if kind is TimePassed:
             self._ticked_t = core_now(core)
-        if not effects and isinstance(event, HeartbeatReceived | TimePassed) and core.state.seq == self._seen_seq:
+        if not effects and (kind is HeartbeatReceived or kind is TimePassed) and core.state.seq == self._seen_seq:
             return  # nothing has changed
         self._seen_seq = core.state.seq
-        core.check()
-        for fact in [effect.fact for effect in effects if isinstance(effect, Persist)]:
+        facts = [effect.fact for effect in effects if isinstance(effect, Persist)]
+        self._check_core(core, event, facts)
+        for fact in facts:
             if fact.action == "task.start":
                 self._check_start(core, core.state.tasks.get(TaskId(fact.resource)))
             elif fact.error.startswith("UNSATISFIABLE"):
                 self._check_never(core, core.state.recent[TaskId(fact.resource)])
         self._check_head_of_queue(core)
+
+    def _check_core(self, core: Scheduler, event: Event, facts: list[Fact]) -> None:
+        """Whatever the event was about, after each; everything after each that ends something, and now and then."""
+        self._changes += 1
+        about = {getattr(event, "worker_id", ""), getattr(event, "task_id", "")}
+        whole = self._changes % CORE_EVERY == 0
+        for fact in facts:
+            about.add(fact.resource)
+            if fact.action == "task.start":
+                places = self._places[fact.resource] = [node["worker_id"] for node in fact.metadata["assignments"]]
+                about.update(places)
+            elif fact.action in ENDS:
+                whole = True  # others may have depended on it
+            else:
+                about.update(self._places.get(fact.resource, ()))
+        core.check(None if whole else about)
 
     def _check_start(self, core: Scheduler, task: Task | None) -> None:
         if task is None:
@@ -99,14 +122,22 @@ class Rules(Watcher):
             return  # some of what is free is kept
         workers = [worker for worker in core.state.workers.values() if worker.status == "active"]
         waiting = [t for t in core.state.tasks.values() if t.status == "queued" and self._is_ready(t)]
-        for task in sorted(waiting, key=lambda t: (t.submit_t / self._tau_s - t.priority, t.submit_seq)):
+        waiting.sort(key=lambda t: (t.submit_t / self._tau_s - t.priority, t.submit_seq))
+        for task in waiting:
             wanted, count = task.resources, task.resources.node_count
-            able = [worker for worker in workers if fits_empty(wanted, worker.capacity)]
+            able = [worker for worker in workers if self._fits_empty(wanted, worker.capacity)]
             others = [worker for worker in able if worker.id != task.avoid]
             usable = others if len(others) >= count else able
             assert sum(_fits_now(wanted, worker) for worker in usable) < count, f"{task.id} waits though it fits"
             if len(able) >= count:
                 return
+
+    def _fits_empty(self, wanted: Resources, capacity: Capacity) -> bool:
+        """`fits_empty`, remembered; by identity, which is quicker than to hash a capacity."""
+        found = self._able.get((wanted, id(capacity)))
+        if found is None or found[0] is not capacity:
+            found = self._able[wanted, id(capacity)] = capacity, fits_empty(wanted, capacity)
+        return found[1]
 
     def _is_ready(self, task: Task) -> bool:
         return task.hold_until_t <= self._ticked_t and not task.waits_for and not task.doomed
@@ -134,11 +165,13 @@ class Rules(Watcher):
         unknown = "EXIT_UNKNOWN" in (fact.error[:12], fact.metadata.get("cause"))
         assert self.runners_die or not unknown, f"{fact.resource}: {fact.action} EXIT_UNKNOWN, and no runner was killed"
         if fact.action == "task.submit":
-            self._submitted.add(fact.resource)
+            self._submitted[fact.resource] = fact.metadata["request"]
         if fact.action == "task.start":
             assert fact.metadata["attempt"] == self._attempts[fact.resource] + 1, f"{fact.resource}: attempts only grow"
             assert fact.resource not in self._ended, f"{fact.resource} starts after its end"
             self._attempts[fact.resource] += 1
+            for needed in self._submitted[fact.resource].get("depends_on", ()):
+                self._check_needed(fact.resource, needed)
             held_us = self._held_until_us.get(fact.resource, 0) - fact.clock_us
             assert held_us <= HOLD_SLACK_US, f"{fact.resource} starts while it is held, {held_us / 1e6:.3f} s early"
         elif fact.action == "reservation.claim":
@@ -148,11 +181,17 @@ class Rules(Watcher):
             self._over.add(fact.resource)
         elif fact.action in ENDS:
             assert fact.resource not in self._ended, f"{fact.resource} ends twice"
-            self._ended.add(fact.resource)
+            self._ended[fact.resource] = fact.action == "task.completed"
             self._check_dead(fact)
         elif fact.action == "task.requeue":
             self._held_until_us[fact.resource] = fact.clock_us + int(fact.metadata["hold_s"] * 1e6)
             self._check_dead(fact)
+
+    def _check_needed(self, task_id: str, needed: Dependency) -> None:
+        """What the started task depends on has ended, and as it asked."""
+        completed = self._ended.get(needed["task_id"])
+        met = completed is not None and needed["condition"] in ("any", "ok" if completed else "failed")
+        assert met, f"{task_id} starts, and {needed} is not so"
 
     def _check_dead(self, fact: Fact) -> None:
         """What is put on record as over is over: nothing of it runs anywhere."""
@@ -165,17 +204,23 @@ class Rules(Watcher):
         for name in touched:
             for live, kept in ((core.state.tasks, self.shadow.tasks), (core.state.recent, self.shadow.recent)):
                 ours, theirs = live.get(TaskId(name)), kept.get(TaskId(name))
-                assert _facts_of(ours) == _facts_of(theirs), f"{name}: the record says {theirs}, the state {ours}"
+                same = ours is theirs or (ours and theirs and _of_task(ours) == _of_task(theirs))
+                assert same, f"{name}: the record says {theirs}, the state {ours}"
             ours_w, theirs_w = core.state.workers.get(WorkerId(name)), self.shadow.workers.get(WorkerId(name))
-            assert _facts_of(ours_w) == _facts_of(theirs_w), f"{name}: the record says {theirs_w}, the state {ours_w}"
+            alike = ours_w is theirs_w or (ours_w and theirs_w and _of_worker(ours_w) == _of_worker(theirs_w))
+            assert alike, f"{name}: the record says {theirs_w}, the state {ours_w}"
 
     def _compare_all(self, core: Scheduler) -> None:
         assert core.state.durable() == self.shadow.durable(), "the state is not what its record says"
 
-    def rebuilt(self, core: Scheduler, now: float) -> None:
-        self._seen_seq, self._ticked_t = -1, now
+    def check_all(self, core: Scheduler) -> None:
+        """Everything there is to check, whatever changed last."""
         self._compare_all(core)
         core.check()
+
+    def rebuilt(self, core: Scheduler, now: float) -> None:
+        self._seen_seq, self._ticked_t = -1, now
+        self.check_all(core)
 
     # -- the head speaks
 
@@ -224,9 +269,8 @@ class Rules(Watcher):
 
     # -- the end
 
-    def settled(self, core: Scheduler) -> list[str]:
+    def unended(self, core: Scheduler) -> list[str]:
         """The startable tasks that have not ended; empty when all is done."""
-        self._compare_all(core)
         capacities = [worker.capacity for worker in core.state.workers.values() if worker.status == "active"]
         left = []
         for task in core.state.tasks.values():
@@ -259,7 +303,7 @@ def _fits_now(wanted: Resources, worker: Worker) -> bool:
     return not wanted.gpu or any(n >= wanted.gpu and _is_of({name}, wanted) for name, n in types.items())
 
 
-def fits_empty(wanted: Resources, capacity: Any) -> bool:
+def fits_empty(wanted: Resources, capacity: Capacity) -> bool:
     """Whether one node of the request fits on a worker of that capacity with nothing else on it."""
     slots = capacity.service_slots if wanted.kind == "service" else capacity.batch_slots
     if slots < 1 or capacity.cpu < wanted.cpu or capacity.memory_gb < wanted.memory_gb:
@@ -271,8 +315,9 @@ def fits_empty(wanted: Resources, capacity: Any) -> bool:
 _FRESH: Final = frozenset({"status", "heartbeat_at", "heartbeat_t", "detail"})
 
 
-def _facts_of(thing: Task | Worker | None) -> dict[str, Any] | None:
-    """What the record must know of it."""
-    if thing is None:
-        return None
-    return {name: getattr(thing, name) for name in thing.__slots__ if name not in _FRESH}
+def _durable_fields(kind: type[Task] | type[Worker]) -> Callable[[Any], tuple[Any, ...]]:
+    """What the record must know of a thing of this kind."""
+    return attrgetter(*(name for name in kind.__slots__ if name not in _FRESH))
+
+
+_of_task, _of_worker = _durable_fields(Task), _durable_fields(Worker)

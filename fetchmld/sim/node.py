@@ -245,7 +245,7 @@ class Node:
             self._timeline.after(self._heartbeat_s, self._beat, connection)
 
     def _renew(self, sent_t: float) -> None:
-        self.runner.send(self.runner.lease, sent_t + self._lease_s)
+        self.runner.renew(sent_t + self._lease_s)
 
     def _tell(self, kind: str, key: RunKey, **fields: Any) -> None:
         body = {"worker_id": self.name, "task_id": key.task_id, "attempt": key.attempt, **fields}

@@ -157,7 +157,10 @@ class Runner:
         if entry is not None and entry.report is not None and entry.shown:
             del self.journal[key]
 
-    def lease(self, until: float) -> None:
+    def renew(self, until: float) -> None:
+        """A new lease; at once, as nothing depends on the moment and there are many."""
+        if not self.up or self._tell is None:
+            return
         first = self.lease_until == 0.0
         self.lease_until = max(self.lease_until, until)
         if first:

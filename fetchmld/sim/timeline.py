@@ -19,7 +19,8 @@ class Timeline:
         heapq.heappush(self._heap, (when if when > self.now else self.now, self._count, call, arguments))
 
     def after(self, delay_s: float, call: Callable[..., Any], *arguments: Any) -> None:
-        self.at(self.now + delay_s, call, *arguments)
+        self._count += 1
+        heapq.heappush(self._heap, (self.now + delay_s, self._count, call, arguments))
 
     def run_until(self, end: float) -> None:
         """Let everything happen that happens before `end`."""

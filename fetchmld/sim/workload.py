@@ -135,6 +135,7 @@ REQUESTS: Final[dict[str, tuple[float, Change]]] = {
 }
 
 
+RUN_MAX_S: Final = 500.0
 DEPENDENT_SHARE: Final = 0.12  # tasks that wait for one or two before them
 RESERVED_SHARE: Final = 0.4  # of their owner's tasks, while a reservation lasts
 
@@ -206,7 +207,7 @@ def _work(rng: Random, at: float, task_id: str) -> Work:
 
 
 def _program(rng: Random, request: dict[str, Any]) -> Program:
-    run_s = min(1000.0, rng.lognormvariate(3.4, 1.2))
+    run_s = min(RUN_MAX_S, rng.lognormvariate(3.4, 1.2))
     odd = rng.random()
     if odd < 0.06:
         run_s = 0.0  # ends at once

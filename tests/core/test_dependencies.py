@@ -40,7 +40,7 @@ def test_the_failure_runs_down_the_chain() -> None:
     tasks = [driver.submit()]
     for _ in range(2000):
         tasks.append(driver.submit(depends_on=after(tasks[-1])))
-        driver.core.check = lambda: None  # type: ignore[method-assign]
+        driver.core.check = lambda about=None: None  # type: ignore[method-assign]
     driver.cancel(tasks[0])
     assert driver.view(tasks[1])["error"] == (
         f"DEPENDENCY_FAILED: task {tasks[0]} ended failed, and completed was required"

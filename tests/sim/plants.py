@@ -170,6 +170,11 @@ def _youngest_first(priority: int, submit_t: float, ageing_tau_s: float) -> floa
     return priority + submit_t / ageing_tau_s
 
 
+def _any_end_will_do(found: Any, task: Task, _now_t: float) -> None:
+    for dependent in found.dependents.pop(task.id, ()):
+        found.tasks[dependent].waits_for.pop(task.id)
+
+
 def _impossible(*_arguments: Any) -> str:
     return "nobody could"
 
@@ -277,5 +282,6 @@ PLANTS: list[Plant] = [
     ),
     Plant("blame the program for a reboot", Runner, "_not_seen", _lost_unknown, "no runner was killed", REBOOTING),
     Plant("refuse what could run", Scheduler, "_never", _impossible, "is refused", Setting(unsatisfiable_share=1.0)),
+    Plant("forget what was asked of a dependency", state, "_tell_dependents", _any_end_will_do, "is not so"),
     Plant("never let a reservation end", Scheduler, "_expire", _nothing, "never end|over time"),
 ]
