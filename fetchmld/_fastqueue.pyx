@@ -296,11 +296,12 @@ cdef class FastQueue:
     ):
         cdef Free free
         cdef Site* site
+        cdef size_t i
         if worker < 0:
             raise ValueError(f"a worker has a number from 0 on, not {worker}")
         read_free(&free, cpu, memory_gb, batch, service, gpus)
-        for one in free.gpus:
-            see_type(&self.index, one.bit)
+        for i in range(free.types):
+            see_type(&self.index, gpus_in(&free)[i].bit)
         site = site_for(&self.index, pool, worker)
         site.free = free
         refile(&self.index, pool_of(&self.index, pool), worker, site)
@@ -477,7 +478,8 @@ cdef class FastQueue:
         """The first worker of the first tier: all that most tasks need."""
         cdef Tier* tier = pool.tiers[next_bit(&pool.fitting[request], 0)]
         cdef int best = -1
-        cdef int first, gpu_type
+        cdef int gpu_type = NO_GPU
+        cdef int first
         cdef size_t i
         for i in range(tier.groups.size()):
             if group_fits(&tier.groups[i], request):
@@ -532,7 +534,7 @@ cdef class FastQueue:
                     break
                 if shape.near and self._is_preferred(worker):
                     continue
-                if self._usable(pool.sites[worker], worker, shape, bound, &gpu_type):
+                if self._usable(&pool.sites[worker], worker, shape, bound, &gpu_type):
                     self.found.push_back(Seat(worker, gpu_type))
         if self.found.size() > 1:
             sort(self.found.begin(), self.found.end())
@@ -554,7 +556,7 @@ cdef class FastQueue:
         cdef size_t i
         self._note_start(head, bound)
         for i in range(self.nodes.size()):
-            site = pool.sites[self.nodes[i].first]
+            site = &pool.sites[self.nodes[i].first]
             take(&site.free, wanted, self.nodes[i].second, 1)
             refile(&self.index, pool, self.nodes[i].first, site)
         drop_live(&self.live, -head.entry.second)

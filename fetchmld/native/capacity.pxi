@@ -3,6 +3,9 @@
 cdef int NO_GPU = -1
 cdef int GPU_TYPES_MAX = 64
 
+cdef enum:
+    FEW = 2  # GPU types that a worker's record has room for; those of one with more lie apart
+
 
 cdef struct Request:
     int64_t cpu
@@ -25,7 +28,37 @@ cdef cppclass Free:
     int64_t batch
     int64_t service
     int64_t gpus_total
-    vector[TypeCount] gpus  # by bit
+    size_t types
+    TypeCount few[FEW]  # by bit, where there are no more
+    vector[TypeCount] many  # else
+
+
+cdef inline TypeCount* gpus_in(Free* free) noexcept:
+    """The GPUs of each type, by bit."""
+    return &free.few[0] if free.types <= FEW else free.many.data()
+
+
+cdef TypeCount* add_type(Free* free, int bit) noexcept:
+    """The count of that type, 0 if it had none."""
+    cdef TypeCount one
+    cdef size_t at = 0
+    cdef size_t i
+    cdef TypeCount* gpus = gpus_in(free)
+    while at < free.types and gpus[at].bit < bit:
+        at += 1
+    if at < free.types and gpus[at].bit == bit:
+        return &gpus[at]
+    one.bit, one.count = bit, 0
+    if free.types == FEW:
+        free.many.assign(gpus, gpus + FEW)
+    free.types += 1
+    if free.types > FEW:
+        free.many.insert(free.many.begin() + at, one)
+        return &free.many[at]
+    for i in range(free.types - 1, at, -1):
+        free.few[i] = free.few[i - 1]
+    free.few[at] = one
+    return &free.few[at]
 
 
 cdef int check_gpu_type(bit) except -1:
@@ -35,20 +68,23 @@ cdef int check_gpu_type(bit) except -1:
 
 
 cdef void read_free(Free* free, int64_t cpu, int64_t memory_gb, int64_t batch, int64_t service, gpus) except *:
-    cdef TypeCount one
-    free.cpu, free.memory_gb, free.batch, free.service, free.gpus_total = cpu, memory_gb, batch, service, 0
-    free.gpus.clear()
-    for bit, count in sorted(dict(gpus).items()):
+    cdef TypeCount* one
+    free.cpu, free.memory_gb, free.batch, free.service = cpu, memory_gb, batch, service
+    free.gpus_total, free.types = 0, 0
+    free.many.clear()
+    for bit, count in dict(gpus).items():
         check_gpu_type(bit)
-        one.bit, one.count = bit, count
-        free.gpus.push_back(one)
+        one = add_type(free, bit)
+        one.count = count
         free.gpus_total += one.count
 
 
 cdef int64_t gpus_of(Free* free, int bit) noexcept:
-    for one in free.gpus:
-        if one.bit == bit:
-            return one.count
+    cdef TypeCount* gpus = gpus_in(free)
+    cdef size_t i
+    for i in range(free.types):
+        if gpus[i].bit == bit:
+            return gpus[i].count
     return 0
 
 
@@ -64,13 +100,14 @@ cdef bint type_for(Free* free, Free* spare, Request* wanted, int* chosen) noexce
     cdef int64_t least = -1
     cdef size_t i
     cdef TypeCount* one
+    cdef TypeCount* gpus = gpus_in(free)
     if not has_rest(free, wanted) or (spare != NULL and not has_rest(spare, wanted)):
         return False
     chosen[0] = NO_GPU
     if wanted.gpu == 0:
         return True
-    for i in range(free.gpus.size()):
-        one = &free.gpus[i]
+    for i in range(free.types):
+        one = &gpus[i]
         if not wanted.gpu_types >> one.bit & 1 or one.count < wanted.gpu or (least >= 0 and one.count >= least):
             continue
         if spare == NULL or gpus_of(spare, one.bit) >= wanted.gpu:
@@ -78,22 +115,14 @@ cdef bint type_for(Free* free, Free* spare, Request* wanted, int* chosen) noexce
     return least >= 0
 
 
-cdef void take(Free* free, Request* wanted, int gpu_type, int sign) noexcept:
+cdef inline void take(Free* free, Request* wanted, int gpu_type, int sign) noexcept:
     """Claim (`sign` 1) or give back (-1) what one node holds."""
-    cdef size_t i = 0
-    cdef TypeCount none
     free.cpu -= sign * wanted.cpu
     free.memory_gb -= sign * wanted.memory_gb
     if wanted.service:
         free.service -= sign
     else:
         free.batch -= sign
-    if gpu_type == NO_GPU:
-        return
-    while i < free.gpus.size() and free.gpus[i].bit < gpu_type:
-        i += 1
-    if i == free.gpus.size() or free.gpus[i].bit != gpu_type:
-        none.bit, none.count = gpu_type, 0
-        free.gpus.insert(free.gpus.begin() + i, none)
-    free.gpus[i].count -= sign * wanted.gpu
-    free.gpus_total -= sign * wanted.gpu
+    if gpu_type != NO_GPU:
+        add_type(free, gpu_type).count -= sign * wanted.gpu
+        free.gpus_total -= sign * wanted.gpu

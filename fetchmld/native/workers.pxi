@@ -36,10 +36,11 @@ cdef cppclass Site:  # a worker in a pool
     Tier* tier
     Group* group  # NULL: nothing fits here
     Free free
+    bint here
 
 
 cdef cppclass Pool:
-    vector[Site*] sites  # by worker; NULL: not in this pool
+    vector[Site] sites  # by worker
     size_t count
     vector[Left] lefts  # of the tiers, ascending
     vector[Tier*] tiers
@@ -84,7 +85,7 @@ cdef inline Site* site_of(Index* index, int number, int worker) noexcept:
     cdef Pool* pool = pool_of(index, number)
     if pool == NULL or worker < 0 or <size_t>worker >= pool.sites.size():
         return NULL
-    return pool.sites[worker]
+    return &pool.sites[worker] if pool.sites[worker].here else NULL
 
 
 cdef Site* site_for(Index* index, int number, int worker):
@@ -96,12 +97,13 @@ cdef Site* site_for(Index* index, int number, int worker):
         size_pool(index, pool, number)
         index.common = find_pool(index, 0)
     if pool.sites.size() <= <size_t>worker:
-        pool.sites.resize(worker + 1, NULL)
-    if pool.sites[worker] == NULL:
-        pool.sites[worker] = new Site()
-        pool.sites[worker].group = NULL
+        pool.sites.resize(worker + 1)
+    cdef Site* site = &pool.sites[worker]
+    if not site.here:
+        site.here = True
+        site.group = NULL
         pool.count += 1
-    return pool.sites[worker]
+    return site
 
 
 cdef void drop_site(Index* index, int number, int worker) noexcept:
@@ -110,9 +112,8 @@ cdef void drop_site(Index* index, int number, int worker) noexcept:
     if site == NULL:
         return
     unfile(index, pool, worker, site)
-    pool.sites[worker] = NULL
+    site.here = False
     pool.count -= 1
-    del site
     if pool.count == 0:
         forget_tiers(pool)
         del pool
@@ -127,11 +128,8 @@ cdef void see_type(Index* index, int bit) noexcept:
 
 
 cdef void forget_all(Index* index) noexcept:
-    cdef Site* site
     for item in index.pools:
         forget_tiers(item.second)
-        for site in item.second.sites:
-            del site
         del item.second
     for group in index.unused:
         del group
@@ -148,9 +146,10 @@ cdef void find_fits(Index* index, Pool* pool, Free* free) noexcept:
     cdef uint64_t batch = <uint64_t>-(free.batch > 0)
     cdef uint64_t service = <uint64_t>-(free.service > 0)
     cdef size_t word, i
+    cdef TypeCount* counts = gpus_in(free)
     index.fits = index.without_gpu
-    for i in range(free.gpus.size()):
-        gpus = look_up(&index.gpu_ladders[free.gpus[i].bit], free.gpus[i].count, &index.nothing)
+    for i in range(free.types):
+        gpus = look_up(&index.gpu_ladders[counts[i].bit], counts[i].count, &index.nothing)
         for word in range(index.fits.size()):
             index.fits[word] |= gpus[0][word]
     for word in range(index.fits.size()):
@@ -279,9 +278,9 @@ cdef void reindex(Index* index) noexcept:
         forget_tiers(pool)
         size_pool(index, pool, item.first)
         for worker in range(<int>pool.sites.size()):
-            if pool.sites[worker] != NULL:
+            if pool.sites[worker].here:
                 pool.sites[worker].group = NULL
-                refile(index, pool, worker, pool.sites[worker])
+                refile(index, pool, worker, &pool.sites[worker])
 
 
 cdef void forget_tiers(Pool* pool) noexcept:
