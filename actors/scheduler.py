@@ -122,6 +122,8 @@ class SchedulerActor:
         took = {"events": self._ledger.next_seq, "from_snapshot": reached, "took_s": round(time.monotonic() - begun, 3)}
         log.info("ledger_recovered", extra=took)
         recovery = self._ledger.recovery
+        for repair in recovery.repairs:
+            log.warning("ledger_repaired", extra={"what": repair})
         if recovery.torn_bytes:
             gap = {"cause": "torn tail", "bytes": recovery.torn_bytes, "first_seq": recovery.torn_seq}
             self._mailbox.append(FactNoted(Fact("audit_verified", "audit.gap", "ledger", success=False, metadata=gap)))

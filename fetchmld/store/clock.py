@@ -6,12 +6,17 @@ the record's newest time. Jumps of the wall clock change nothing.
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+from blake3 import blake3
+
 from fetchmld.runner.loop import boottime
 from fetchmld.runner.proctree import boot_id
+
+log = logging.getLogger(__name__)
 
 
 class LogicalClock:
@@ -34,14 +39,25 @@ class LogicalClock:
 
 
 def _remembered(file: Path, boot: str) -> float | None:
+    """Nothing at a first start, and where the file is not what was written: the record's time is enough."""
     try:
         kept = json.loads(file.read_text())
-        return float(kept["offset"]) if kept["boot_id"] == boot else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # first start, or a file that says nothing: the record's time is enough
+        offset = float(kept["offset"])
+        if kept["check"] != _check(kept["boot_id"], offset):
+            raise ValueError("its check does not fit")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        log.warning("clock_file_passed_over", extra={"path": str(file), "why": str(problem)})
+        return None
+    return offset if kept["boot_id"] == boot else None
 
 
 def _remember(file: Path, boot: str, offset: float) -> None:
     fresh = file.with_suffix(".new")
-    fresh.write_text(json.dumps({"boot_id": boot, "offset": offset}))
+    fresh.write_text(json.dumps({"boot_id": boot, "offset": offset, "check": _check(boot, offset)}))
     os.replace(fresh, file)
+
+
+def _check(boot: str, offset: float) -> str:
+    return blake3(f"{boot} {offset!r}".encode()).hexdigest()

@@ -23,6 +23,7 @@ from typing import Final
 from fetchmld.core.chain import Chain, Event, Genesis, genesis_hash
 from fetchmld.core.errors import Unavailable
 from fetchmld.core.messages import Fact
+from fetchmld.store import snapshots
 from fetchmld.store.landmarks import Head, Mark, read_genesis, read_head, write_genesis, write_head
 from fetchmld.store.recovery import End, find_end
 from fetchmld.store.segment import (
@@ -283,9 +284,15 @@ def _never_used(directory: Path) -> bool:
 def _recover(directory: Path, genesis: Genesis, segment_bytes: int, since: Mark | None) -> tuple[End, Recovery]:
     """Find the end, cut a torn tail, and bring the files back into the form that the writer needs."""
     repairs: list[str] = []
-    end = find_end(directory / SEGMENTS, genesis_hash(genesis), _head(directory, repairs), since)
+    head = _head(directory, repairs)
+    acknowledged = [(mark.seq, mark.event_hash) for mark in snapshots.marks(directory)]
+    if head is not None:
+        acknowledged.append((head.next_seq, head.event_hash))
+    end = find_end(directory / SEGMENTS, genesis_hash(genesis), acknowledged, since, segment_bytes)
     if end.path is None:
         raise LedgerDamaged(0, "every segment is gone")
+    if end.file_bytes < segment_bytes:
+        repairs.append(f"{end.path.name} had {end.file_bytes} bytes and gets its {segment_bytes} back")
     if end.torn_bytes or end.file_bytes < segment_bytes:
         _refill(end, segment_bytes)
     if repairs:

@@ -5,18 +5,20 @@ Reads only. Raises LedgerDamaged for everything that is neither intact nor a tor
 A tail is torn where a part of it never reached the disk. The file was zeros before, so such a part shows as zeros: a
 frame without its end, or a whole sector's share of the frame that is zero. A frame that is all there and wrong was
 written whole and changed later: that is damage, also in the last frame, and is never cut. So is everything that is
-followed by something else (it was acknowledged before the next was written) or that `head` vouches for.
+followed by something else (it was acknowledged before the next was written) or that `head` or a state snapshot names.
 """
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from fetchmld.core.chain import HASH_BYTES, Malformed, event_hash, unpack
-from fetchmld.store.landmarks import Head, Mark
+from fetchmld.store.landmarks import Mark
 from fetchmld.store.segment import (
     ENTRY_EXTRA_BYTES,
+    FRAME_EXTRA_BYTES,
     HEADER,
     MAGIC,
     SIZE,
@@ -48,10 +50,21 @@ class End:
     last_clock_us: int = 0
 
 
-def find_end(segments: Path, genesis_hash: bytes, head: Head | None, since: Mark | None = None) -> End:
-    """Walk every frame of every segment, or those from `since` on. Raises LedgerDamaged, OSError."""
+def find_end(
+    segments: Path,
+    genesis_hash: bytes,
+    acknowledged: Iterable[tuple[int, bytes]] = (),
+    since: Mark | None = None,
+    prepared_bytes: int = 0,
+) -> End:
+    """Walk every frame of every segment, or those from `since` on. Raises LedgerDamaged, OSError.
+
+    `acknowledged`: places that the chain must lead to, as (next number, hash of the event before it).
+    `prepared_bytes`: what a segment has before anything is written to it; one that ends earlier, and in or right behind
+    a frame, was cut off there.
+    """
     end = End(0, genesis_hash) if since is None else _end_at(since)
-    vouched = _Vouched(head if head is None or head.next_seq >= end.next_seq else None, end.next_seq, end.head_hash)
+    vouched = _Vouched(acknowledged, end.next_seq, end.head_hash)
     files = [(first, path) for first, path in list_segments(segments) if since is None or first >= since.segment]
     for index, (first_seq, path) in enumerate(files):
         begun = since is not None and index == 0
@@ -61,15 +74,16 @@ def find_end(segments: Path, genesis_hash: bytes, head: Head | None, since: Mark
         end.segment = first_seq
         if end.torn_bytes and index + 1 < len(files):
             raise LedgerDamaged(end.next_seq, f"{path.name} ends in an unfinished frame, yet another segment follows")
-    if head is not None and head.next_seq > end.next_seq:
-        raise LedgerDamaged(end.next_seq, f"events up to {head.next_seq - 1} were acknowledged and are gone")
+    vouched.reached(end.next_seq)
+    if end.file_bytes < prepared_bytes and (end.torn_bytes or end.offset == end.file_bytes):
+        raise LedgerDamaged(end.next_seq, f"the newest segment has been cut off at its byte {end.file_bytes}")
     return end
 
 
 def check_before(segments: Path, genesis_hash: bytes, mark: Mark) -> None:
     """Walk every frame before `mark`, which a start from there leaves out. Raises LedgerDamaged, OSError."""
     end = End(0, genesis_hash)
-    vouched = _Vouched(None, 0, genesis_hash)
+    vouched = _Vouched((), 0, genesis_hash)
     for first_seq, path in list_segments(segments):
         if first_seq > mark.segment:
             break
@@ -141,6 +155,7 @@ def _torn_bytes(buffer: bytes, offset: int, end: End) -> int:
     header = read_header(buffer, offset)
     if header is not None and last > offset + header.frame_bytes:
         raise LedgerDamaged(_first_bad(buffer, offset, header), "its frame is broken, yet others follow it")
+    _check_not_cut(buffer, offset, header, end)
     until = last if header is None else offset + header.frame_bytes
     cut_in_header = last - offset < HEADER.size and MAGIC.startswith(buffer[offset:last][: len(MAGIC)])
     cut_later = buffer[until - 1 : until] in (b"", b"\0")
@@ -148,6 +163,14 @@ def _torn_bytes(buffer: bytes, offset: int, end: End) -> int:
         bad = end.next_seq if header is None else _first_bad(buffer, offset, header)
         raise LedgerDamaged(bad, "its frame was written whole and has been changed since")
     return last - offset
+
+
+def _check_not_cut(buffer: bytes, offset: int, header: FrameHeader | None, end: End) -> None:
+    """A file is prepared in its full size, and a frame goes there only where it fits, unless it is the file's first:
+    one that reaches beyond the file's end was cut off."""
+    least = FRAME_EXTRA_BYTES + 1 if header is None else header.frame_bytes
+    if offset and offset + least > len(buffer):
+        raise LedgerDamaged(end.next_seq, "the file was cut off within its frame")
 
 
 def _has_unwritten_sector(buffer: bytes, start: int, end: int) -> bool:
@@ -172,16 +195,19 @@ def _first_bad(buffer: bytes, offset: int, header: FrameHeader) -> int:
 
 
 class _Vouched:
-    """Compares the chain, as it is walked, with what the head file says."""
+    """Compares the chain, as it is walked, with what is known to have been acknowledged: (next number, hash before it)."""
 
-    def __init__(self, head: Head | None, next_seq: int, head_hash: bytes) -> None:
-        self._head = head
+    def __init__(self, places: Iterable[tuple[int, bytes]], next_seq: int, head_hash: bytes) -> None:
+        self._left = sorted({place for place in places if place[0] >= next_seq})
         self.passed(next_seq, head_hash)
 
     def passed(self, next_seq: int, head_hash: bytes) -> None:
-        head = self._head
-        if head is None or next_seq < head.next_seq:
-            return
-        if next_seq != head.next_seq or head_hash != head.event_hash:
-            raise LedgerDamaged(max(0, head.next_seq - 1), "it is not the event that the head file vouches for")
-        self._head = None
+        while self._left and next_seq >= self._left[0][0]:
+            due, digest = self._left.pop(0)
+            if next_seq != due or head_hash != digest:
+                raise LedgerDamaged(max(0, due - 1), "it is not the event that was acknowledged under this number")
+
+    def reached(self, next_seq: int) -> None:
+        """The chain ends here."""
+        if self._left:
+            raise LedgerDamaged(next_seq, f"events up to {self._left[-1][0] - 1} were acknowledged and are gone")

@@ -30,6 +30,7 @@ SNAPSHOTS: Final = "snapshots"
 KEPT: Final = 2
 FORMAT: Final = 1
 _NAME: Final = re.compile(r"\d{20}\.state")
+_LINE_BYTES_MAX: Final = 16 * 1024 * 1024
 _STEP_BYTES: Final = 4 * 1024 * 1024  # synced in steps, so that the writer's own syncs never wait behind all of it
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,15 @@ def read(ledger_dir: Path, path: Path) -> Snapshot:
         raise NoSnapshot("another version of FetchML wrote it")
     _check_place(ledger_dir / "segments", mark, earlier)
     return Snapshot(mark, path, earlier, body)
+
+
+def marks(ledger_dir: Path) -> list[Mark]:
+    """Where the snapshots stand. They were made of acknowledged events only: a chain that misses one has lost events."""
+    found = []
+    for _, path in listed(ledger_dir):
+        with suppress(NoSnapshot, OSError), path.open("rb") as file:
+            found.append(_parsed(file.readline(_LINE_BYTES_MAX))[0])
+    return found
 
 
 def listed(ledger_dir: Path) -> list[tuple[int, Path]]:

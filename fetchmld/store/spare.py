@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from fetchmld.store.segment import sync_directory, write_zeros
+from fetchmld.store.segment import is_zero, sync_directory, write_zeros
 
 SPARE_NAME: Final = "spare"
 RETRY_AFTER_S: Final = 5.0
@@ -74,11 +74,19 @@ class Spare:
         self.problem = ""
 
     def _left_over(self) -> bool:
-        """Whether one from an earlier run is there; it got its name only when it was complete."""
+        """Whether one from an earlier run is there. Looked at, as anything but zeros in it would be damage later."""
         try:
-            return self._path.stat().st_size == self._size_bytes
+            if self._path.stat().st_size != self._size_bytes:
+                log.warning("ledger_spare_of_another_size", extra={"path": str(self._path)})
+                return False
+            with self._path.open("rb") as file:
+                while part := file.read(_STEP_BYTES):
+                    if not is_zero(part, 0, len(part)):
+                        log.warning("ledger_spare_not_zero", extra={"path": str(self._path)})
+                        return False
         except FileNotFoundError:
             return False
+        return True
 
 
 def fill(path: Path, size_bytes: int, stop: threading.Event | None = None) -> None:

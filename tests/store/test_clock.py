@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from fetchmld.runner.loop import boottime
 from fetchmld.runner.proctree import boot_id
 from fetchmld.store.clock import LogicalClock
@@ -30,6 +32,13 @@ def test_the_clock_is_never_behind_the_record(tmp_path: Path) -> None:
 def test_a_damaged_file_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "clock").write_text("{not json")
     assert LogicalClock(tmp_path / "clock", 7_000_000, "b1", lambda: 1.0).now() == 7.0
+
+
+def test_a_changed_digit_is_no_jump(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    LogicalClock(tmp_path / "clock", 7_000_000, "b1", lambda: 1.0)
+    (tmp_path / "clock").write_text((tmp_path / "clock").read_text().replace("6.0", "9.0"))
+    assert LogicalClock(tmp_path / "clock", 7_000_000, "b1", lambda: 1.0).now() == 7.0
+    assert "clock_file_passed_over" in caplog.text
 
 
 def test_it_runs_with_the_machine(tmp_path: Path) -> None:

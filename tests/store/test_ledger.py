@@ -159,7 +159,7 @@ def test_a_tail_torn_at_any_byte_is_cut_and_nothing_else(tmp_path: Path, batch: 
     image = torn.path.read_bytes()
     for length in range(torn.end - torn.start):
         overwrite(torn.path, torn.start + length, bytes(torn.end - torn.start - length))
-        end = find_end(whole / "segments", genesis_hash(GENESIS), None)
+        end = find_end(whole / "segments", genesis_hash(GENESIS))
         assert (end.next_seq, end.head_hash, end.offset) == (3, root, torn.start)
         assert 0 < end.torn_bytes <= length or not length
         if length % 64 == 1:

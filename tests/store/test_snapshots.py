@@ -177,6 +177,18 @@ def test_an_event_that_does_not_follow_the_snapshot_is_refused(recorded: Recorde
     assert damage.value.first_bad == found.mark.seq - 1
 
 
+def test_a_snapshot_beyond_the_end_is_a_witness_of_a_loss(recorded: Recorded) -> None:
+    recorded.live(3)
+    image = segment_paths(recorded.directory)[-1].read_bytes()
+    kept = recorded.written
+    snapshot_maker.make(recorded.directory, recorded.live(2))
+    segment_paths(recorded.directory)[-1].write_bytes(image)
+    assert snapshots.newest(recorded.directory) is None
+    with pytest.raises(LedgerDamaged) as damage:
+        open_ledger(recorded.directory)
+    assert damage.value.first_bad == kept
+
+
 def test_a_segment_that_is_gone_is_noticed_at_once(recorded: Recorded) -> None:
     snapshot_maker.make(recorded.directory, recorded.live(60))
     gone = segment_paths(recorded.directory)[1]

@@ -1,0 +1,9 @@
+"""How long the faults last: `FETCHML_CHAOS=1` (`make chaos`) takes the numbers of a release, else those of every change."""
+
+import os
+
+LONG = bool(os.environ.get("FETCHML_CHAOS"))
+
+
+def count(short: int, long: int) -> int:
+    return long if LONG else short

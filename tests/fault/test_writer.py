@@ -1,0 +1,111 @@
+"""The writer as a program of its own, whose system calls fail and which is killed: what it acknowledged is there."""
+
+import random
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fetchmld.store.ledger import Ledger
+from fetchmld.verify import verify_segments
+from tests.fault.conftest import LONG, count
+from tests.store.ledger_samples import SEGMENT_BYTES, facts, open_ledger
+
+BOUND_S = 60.0
+BATCHES = 60
+KILLS = count(25, 1_000)
+CALLS = ("pwrite64", "fdatasync", "fsync", "rename", "openat")
+WHEN = ("1+13", "2+17", "5+29") if not LONG else (*(f"{n}" for n in range(1, 80)), *(f"{n}+19" for n in range(1, 20)))
+
+
+def start(directory: Path, batches: int) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "tests.fault.writer", str(directory), str(batches)]
+    writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "ready\n"
+    return writer
+
+
+def go(writer: "subprocess.Popen[str]") -> None:
+    assert writer.stdin is not None
+    writer.stdin.write("\n")
+    writer.stdin.flush()
+
+
+def finish(writer: "subprocess.Popen[str]") -> list[str]:
+    out, _ = writer.communicate(timeout=BOUND_S)
+    return out.splitlines()
+
+
+def acknowledged(lines: list[str]) -> int:
+    numbers = [int(line.split()[1]) for line in lines if re.fullmatch(r"(acknowledged|opened) \d+", line)]
+    return max(numbers, default=0)
+
+
+def check(directory: Path, at_least: int) -> int:
+    """Everything that was acknowledged is there, as it was, in a chain that holds."""
+    with open_ledger(directory) as ledger:
+        total = ledger.next_seq
+        assert total >= at_least
+        assert [event.fact for event in ledger.read()] == facts(0, total)
+    assert verify_segments(directory).valid
+    return total
+
+
+@contextmanager
+def failing(pid: int, call: str, error: str, when: str) -> Iterator[None]:
+    """From now on this call of the process fails, the times that `when` says (as strace's inject)."""
+    inject = f"inject={call}:error={error}:when={when}"
+    command = ["strace", "-f", "-p", str(pid), "-e", f"trace={call}", "-e", inject, "-o", "/dev/null"]
+    tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert tracer.stderr is not None
+        line = tracer.stderr.readline()
+        if "attached" not in line:
+            pytest.skip(f"strace cannot attach here: {line.strip()}")
+        yield
+    finally:
+        tracer.terminate()
+        tracer.communicate(timeout=BOUND_S)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+@pytest.mark.parametrize("when", WHEN)
+def test_a_call_that_fails_takes_nothing_that_was_acknowledged(
+    tmp_path: Path, call: str, error: str, when: str
+) -> None:
+    writer = start(tmp_path / "ledger", BATCHES)
+    with failing(writer.pid, call, error, when):
+        go(writer)
+        lines = finish(writer)
+    assert lines[-1] == "end"
+    assert acknowledged(lines) == sum(1 + number * 7 % 5 for number in range(BATCHES))
+    if "+" in when:
+        assert any(line.startswith("refused") for line in lines), "the fault was not felt"
+    check(tmp_path / "ledger", acknowledged(lines))
+
+
+def test_a_kill_at_any_moment_takes_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    seed = random.randrange(2**32)
+    dice = random.Random(seed)
+    directory = tmp_path / "ledger"
+    reached = 0
+    for number in range(KILLS):
+        writer = start(directory, 1_000_000)
+        timer = threading.Timer(dice.uniform(0.0, 0.08), writer.kill)
+        go(writer)
+        timer.start()
+        lines = finish(writer)
+        timer.join()
+        reached = max(reached, acknowledged(lines))
+        with Ledger.open(directory, segment_bytes=SEGMENT_BYTES) as ledger:
+            assert ledger.next_seq >= reached, f"seed {seed}, kill {number}"
+    assert check(directory, reached) > KILLS, f"seed {seed}"
