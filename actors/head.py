@@ -48,10 +48,10 @@ from fetchmld.core.model import (
     Feed,
     Key,
     ReservationView,
+    Role,
     TaskId,
     TaskRequest,
     TaskView,
-    UserId,
     WorkerView,
 )
 from fetchmld.store.content import ContentStore
@@ -369,10 +369,30 @@ class HeadActor:
         if cached is not None and now - cached[0] < KEY_CACHE_S:
             return cached[1]
         found = (await self._scheduler.request("key", {"sha256": sha256})).body
-        key = None if found is None else Key(**{**found, "user_id": UserId(found["user_id"])})
+        key = None if found is None else Key(**found)
         if key is not None:  # unknown ones are not kept: guesses must not fill our memory
             self._keys[sha256] = (now, key)
         return key
+
+    async def keys(self) -> list[Key]:
+        return [Key(**found) for found in (await self._scheduler.request("keys")).body]
+
+    async def create_key(self, caller: Caller, user_id: str, role: Role, sha256: str, expires_at: float) -> Key:
+        body = {
+            "key_id": new_id(),
+            "user_id": user_id,
+            "role": role,
+            "sha256": sha256,
+            "expires_at": expires_at,
+            "by": caller.user_id,
+            "ip_address": caller.ip_address,
+        }
+        return Key(**(await self._scheduler.request("create_key", body)).body)
+
+    async def revoke_key(self, caller: Caller, key_id: str) -> None:
+        body = {"key_id": key_id, "by": caller.user_id, "ip_address": caller.ip_address}
+        await self._scheduler.request("revoke_key", body)
+        self._keys.clear()
 
     def note(self, fact: Fact) -> None:
         self._notes.note(fact)

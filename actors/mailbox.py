@@ -18,6 +18,8 @@ from fetchmld.core.messages import (
     Fact,
     FactNoted,
     HeartbeatReceived,
+    KeyCreated,
+    KeyRevoked,
     LiveAttempt,
     PhaseReported,
     PriorityChanged,
@@ -86,6 +88,27 @@ def _experiment(body: Body, at_us: int, ticket: int) -> list[Event]:
     return [ExperimentCreated(body["id"], body["name"], body["description"], body["user_id"], at_us, ticket=ticket)]
 
 
+def _key(body: Body, at_us: int, ticket: int) -> list[Event]:
+    by, ip = UserId(body["by"]), body["ip_address"]
+    return [
+        KeyCreated(
+            body["key_id"],
+            UserId(body["user_id"]),
+            body["role"],
+            body["sha256"],
+            body["expires_at"],
+            by,
+            at_us,
+            ip,
+            ticket,
+        )
+    ]
+
+
+def _revoke(body: Body, at_us: int, ticket: int) -> list[Event]:
+    return [KeyRevoked(body["key_id"], UserId(body["by"]), at_us, body["ip_address"], ticket)]
+
+
 def _fact(body: Body, at_us: int, ticket: int) -> list[Event]:
     return [FactNoted(Fact(**{**body, "at_us": body.get("at_us") or at_us}), ticket)]
 
@@ -142,6 +165,8 @@ EVENTS: Final[dict[str, Callable[[Body, int, int], list[Event]]]] = {
     "reserve": _reserve,
     "unreserve": _unreserve,
     "experiment": _experiment,
+    "create_key": _key,
+    "revoke_key": _revoke,
     "notes": _facts,
     "fact": _fact,
     "hello": _hello,

@@ -312,6 +312,8 @@ class SchedulerActor:
             case "key":
                 key = core.state.keys.get(body["sha256"])
                 value = asdict(key) if key else None
+            case "keys":
+                value = [asdict(key) for key in reversed(core.state.keys.values())]
             case "watch":
                 self._watchers.add(message.peer)
                 value = {"seq": self._ledger.next_seq - 1}

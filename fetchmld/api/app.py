@@ -16,6 +16,7 @@ from fetchmld.api.handlers import (
     audit,
     experiments,
     health,
+    keys,
     later,
     logs,
     reservations,
@@ -81,6 +82,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("explainTask", "GET", f"{_TASK}/explain", tasks.explain),
     Operation("undrainWorker", "POST", f"{_WORKER}/undrain", scheduler.undrain),
     Operation("releaseReservation", "DELETE", f"{_RESERVATIONS}/{{reservationId}}", reservations.release),
+    Operation("listKeys", "GET", "/v1/keys", keys.list_),
+    Operation("createKey", "POST", "/v1/keys", keys.create),
+    Operation("revokeKey", "DELETE", "/v1/keys/{keyId}", keys.revoke),
     Operation("getTaskLogs", "GET", f"{_TASK}/logs", logs.read),
     Operation("listTaskArtifacts", "GET", f"{_TASK}/artifacts", artifacts.list_),
     Operation("getTaskArtifact", "GET", f"{_TASK}/artifacts/{{path:.+}}", artifacts.read),
@@ -97,9 +101,10 @@ def build_app(head: Head, config: Config) -> web.Application:
     app[INTAKE] = Intake(config)
     app[DOCUMENT] = orjson.dumps(build_document(OPERATIONS))
     app[HUB] = Hub(head)
-    long_answers = app[STREAMS] = Streams()
+    long_answers = app[STREAMS] = Streams(head)
     for operation in OPERATIONS:
         mounted[app.router.add_route(operation.method, operation.path, operation.handler)] = operation
     app.on_response_prepare.append(add_headers)
+    app.cleanup_ctx.append(long_answers.watching_keys)
     app.on_shutdown.extend((long_answers.end_all, guard.close))
     return app

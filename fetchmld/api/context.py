@@ -23,4 +23,5 @@ STREAMS: Final[web.AppKey["Streams"]] = web.AppKey("streams")
 DOCUMENT: Final = web.AppKey("document", bytes)
 
 CALLER: Final = web.RequestKey("caller", Caller)
+KEY_HASH: Final = web.RequestKey("key_hash", str)
 TRACE: Final = web.RequestKey("trace", str)

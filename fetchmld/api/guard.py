@@ -17,7 +17,7 @@ from aiohttp import web
 
 from fetchmld.api import access
 from fetchmld.api.answers import SECURITY_HEADERS, refusal, refusal_of, refusal_of_http, trace_id_of
-from fetchmld.api.context import CALLER, TRACE
+from fetchmld.api.context import CALLER, KEY_HASH, TRACE
 from fetchmld.api.failures import Failures
 from fetchmld.api.head import Caller, Head
 from fetchmld.core.errors import FetchmlError, Unauthorized
@@ -141,8 +141,10 @@ class Logins:
         now = time.time()
         if key is None:
             raise self._failed(request, address, trace_id, "the API key is not known")
-        if 0 < key.expires_at <= now:
-            raise self._failed(request, address, trace_id, "the API key has expired")
+        if not key.is_valid(now):
+            gone = "been revoked" if key.revoked_at else "expired"
+            raise self._failed(request, address, trace_id, f"the API key has {gone}")
+        request[KEY_HASH] = digest
         self._succeeded(key, address, now, trace_id)
         return Caller(key.user_id, key.role, key.id, address, trace_id)
 

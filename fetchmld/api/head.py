@@ -14,6 +14,7 @@ from fetchmld.core.model import (
     Feed,
     Key,
     ReservationView,
+    Role,
     TaskId,
     TaskRequest,
     TaskStatus,
@@ -276,6 +277,15 @@ class Head(Protocol):
         """The recorded changes of tasks after fact `seq`, oldest first; None where they are too many to tell."""
 
     async def key(self, sha256: str) -> Key | None: ...
+
+    async def keys(self) -> list[Key]:
+        """Every key that was ever made, newest first."""
+
+    async def create_key(self, caller: Caller, user_id: str, role: Role, sha256: str, expires_at: float) -> Key:
+        """`expires_at` in epoch seconds, 0 for never."""
+
+    async def revoke_key(self, caller: Caller, key_id: str) -> None:
+        """NotFound for an unknown one; Conflict for the last administrator's."""
 
     def note(self, fact: Fact) -> None:
         """Put a fact into the record without waiting for it (logins). Beyond a bound only their count is recorded."""

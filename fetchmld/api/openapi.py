@@ -132,6 +132,7 @@ _SET_PRIORITY: Final = record({"priority": {"type": "integer", "minimum": 1, "ma
 _LATER: Final = (501,)
 _PLUGINS, _SCHEDULER, _AUDIT = ("Plugins",), ("Scheduler",), ("Audit",)
 _TASKS, _EXPERIMENTS, _JUPYTER, _SERVER = ("Tasks",), ("Experiments",), ("Jupyter",), ("Server",)
+_KEYS: Final = ("Keys",)
 _EVENTS_TYPE: Final = "text/event-stream"
 
 DOCS: Final[dict[str, Doc]] = {
@@ -246,6 +247,16 @@ DOCS: Final[dict[str, Doc]] = {
         errors=(404,),
     ),
     "rotateAuditKey": Doc("Sign checkpoints with a new key from here on.", ref("RotatedKey"), tags=_AUDIT),
+    "listKeys": Doc("List API keys, newest first.", array(ref("ApiKey")), tags=_KEYS),
+    "createKey": Doc(
+        "Make an API key; it is shown this once.",
+        ref("ApiKey"),
+        201,
+        tags=_KEYS,
+        body=ref("CreateKeyRequest"),
+        errors=(409,),
+    ),
+    "revokeKey": Doc("Refuse a key from now on.", None, 204, tags=_KEYS, errors=(404, 409)),
     "listExperiments": Doc("List experiments.", array(ref("Experiment")), tags=_EXPERIMENTS),
     "createExperiment": Doc(
         "Create an experiment.", ref("Experiment"), 201, tags=_EXPERIMENTS, body=ref("CreateExperimentRequest")

@@ -246,6 +246,26 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "user_id": STRING,
         }
     ),
+    "ApiKey": record(
+        {
+            "id": STRING,
+            "user_id": STRING,
+            "role": enum("viewer", "user", "operator", "auditor", "admin"),
+            "status": enum("active", "expired", "revoked"),
+            "created_at": INSTANT,
+            "expires_at": INSTANT,
+            "revoked_at": INSTANT,
+            "key": said(STRING, "The key itself: only in the answer that makes it."),
+        }
+    ),
+    "CreateKeyRequest": record(
+        {
+            "user_id": said({"type": "string", "maxLength": 64}, "Letters, digits and . _ @ -"),
+            "role": enum("viewer", "user", "operator", "auditor", "admin"),
+            "expires_at": INSTANT,
+        },
+        required=["user_id", "role"],
+    ),
     "CreateExperimentRequest": record(
         {
             "name": said({"type": "string", "maxLength": 128}, "One line of printable text."),

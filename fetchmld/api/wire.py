@@ -3,6 +3,7 @@
 Owns the spelling of everything that leaves the API; decides nothing and calls nobody.
 """
 
+import time
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
@@ -25,6 +26,7 @@ from fetchmld.core.model import (
     Experiment,
     Explanation,
     Holder,
+    Key,
     ReservationView,
     TaskView,
     WorkerView,
@@ -227,6 +229,24 @@ def scheduler_status(counts: Counts, ended: Ended, now: float) -> dict[str, Any]
         "reservations_active": counts["reservations_active"],
         "timestamp": instant(now),
     }
+
+
+def key(found: Key, now: float | None = None) -> dict[str, Any]:
+    """An ApiKey, which is never the key itself."""
+    at = time.time() if now is None else now
+    status = "revoked" if found.revoked_at else "active" if found.is_valid(at) else "expired"
+    out: dict[str, Any] = {
+        "id": found.id,
+        "user_id": found.user_id,
+        "role": found.role,
+        "status": status,
+        "created_at": instant(found.created_at),
+    }
+    if found.expires_at:
+        out["expires_at"] = instant(found.expires_at)
+    if found.revoked_at:
+        out["revoked_at"] = instant(found.revoked_at)
+    return out
 
 
 def audit_event(row: EventRow) -> dict[str, Any]:

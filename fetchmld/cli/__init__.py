@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "reserve": ("reserve", "Keep GPUs for yourself; list reservations, or give one back."),
     "experiments": ("experiments", "Create and list experiments."),
     "audit": ("audit", "Verify and read the record of what was done."),
+    "keys": ("keys", "Make, list and revoke API keys."),
     "simulate": ("simulate", "Play a recorded workload through the scheduler."),
     "config": ("settings", "Every setting, its value and where it came from."),
 }

@@ -167,6 +167,21 @@ def rotate_audit_key() -> Call[Json]:
     return Call("POST", "/v1/audit/rotate-key", read_json, wait_s=30.0)
 
 
+def list_keys() -> Call[list[Json]]:
+    """Every ApiKey, newest first, without the keys themselves."""
+    return Call("GET", "/v1/keys", read_json)
+
+
+def create_key(request: Json) -> Call[Json]:
+    """The ApiKey of a CreateKeyRequest, with its `key`, this once."""
+    return Call("POST", "/v1/keys", read_json, body=request)
+
+
+def revoke_key(key_id: str) -> Call[None]:
+    """Refuse the key from now on."""
+    return Call("DELETE", path("/v1/keys/{}", key_id), read_nothing)
+
+
 def list_experiments() -> Call[list[Json]]:
     """Every Experiment."""
     return Call("GET", "/v1/experiments", read_json)
@@ -208,5 +223,8 @@ class Endpoints:
     audit_proof = endpoint(prove_event)
     audit_consistency = endpoint(prove_consistency)
     rotate_audit_key = endpoint(rotate_audit_key)
+    keys = endpoint(list_keys)
+    create_key = endpoint(create_key)
+    revoke_key = endpoint(revoke_key)
     experiments = endpoint(list_experiments)
     create_experiment = endpoint(create_experiment)

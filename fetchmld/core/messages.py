@@ -214,6 +214,16 @@ class KeyCreated:
     expires_at: float
     by: UserId
     at_us: int
+    ip_address: str = ""
+    ticket: int = 0
+
+
+@dataclass(slots=True)
+class KeyRevoked:
+    key_id: str
+    by: UserId
+    at_us: int
+    ip_address: str = ""
     ticket: int = 0
 
 
@@ -249,6 +259,7 @@ Event = (
     | AttemptEnded
     | FactNoted
     | KeyCreated
+    | KeyRevoked
     | ExperimentCreated
     | TimePassed
 )

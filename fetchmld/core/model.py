@@ -226,6 +226,12 @@ class Key:
     role: Role
     sha256: str
     expires_at: float = 0.0  # 0 = never
+    created_at: float = 0.0
+    revoked_at: float = 0.0  # 0 = it is not
+
+    def is_valid(self, at: float) -> bool:
+        """Whether it lets its user in at wall time `at`."""
+        return not self.revoked_at and (not self.expires_at or at < self.expires_at)
 
 
 @dataclass(slots=True)

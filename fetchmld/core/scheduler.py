@@ -9,7 +9,7 @@ no I/O here. Who is eligible is decided in `waiting`, who starts where in `place
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
-from fetchmld.core import invariants, views
+from fetchmld.core import invariants, keys, views
 from fetchmld.core.caches import keys_of
 from fetchmld.core.capacity import empty_node
 from fetchmld.core.desk import Desk, Policy
@@ -30,6 +30,7 @@ from fetchmld.core.messages import (
     FactNoted,
     HeartbeatReceived,
     KeyCreated,
+    KeyRevoked,
     Launch,
     LaunchOrder,
     LiveAttempt,
@@ -515,19 +516,6 @@ class Scheduler:
         self._desk.persist(event.fact)
         self._desk.reply(event.ticket, self.state.seq - 1)
 
-    def _on_key_created(self, event: KeyCreated) -> None:
-        if event.sha256 in self.state.keys:
-            self._desk.fail(event.ticket, Conflict(f"key {event.key_id} exists already"))
-            return
-        metadata = {
-            "user_id": event.user_id,
-            "role": event.role,
-            "sha256": event.sha256,
-            "expires_at": event.expires_at,
-        }
-        self._desk.record(event, "auth_attempt", "key.create", event.key_id, event.by, metadata)
-        self._desk.reply(event.ticket)
-
     def _on_experiment_created(self, event: ExperimentCreated) -> None:
         if event.experiment_id in self.state.experiments:
             self._desk.fail(event.ticket, Invalid(f"experiment {event.experiment_id} exists already"))
@@ -622,7 +610,8 @@ _HANDLERS: Final[dict[type[Any], Callable[[Scheduler, Any], None]]] = {
     DatasetAccessed: Scheduler._on_dataset,
     AttemptEnded: Scheduler._on_attempt_ended,
     FactNoted: Scheduler._on_fact,
-    KeyCreated: Scheduler._on_key_created,
+    KeyCreated: lambda scheduler, event: keys.create(scheduler._desk, event),
+    KeyRevoked: lambda scheduler, event: keys.revoke(scheduler._desk, event),
     ExperimentCreated: Scheduler._on_experiment_created,
     TimePassed: Scheduler._on_time_passed,
 }

@@ -7,7 +7,7 @@ the state that was. It decides nothing: a fact is the truth, whatever the state 
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from fetchmld.core.lifecycle import ENDED, STARTED, advance
@@ -267,8 +267,14 @@ def _reservation_over(state: State, fact: Fact) -> None:
 
 def _key_created(state: State, fact: Fact) -> None:
     meta = fact.metadata
-    key = Key(fact.resource, UserId(meta["user_id"]), meta["role"], meta["sha256"], meta["expires_at"])
+    user, made_at = UserId(meta["user_id"]), fact.at_us / 1e6
+    key = Key(fact.resource, user, meta["role"], meta["sha256"], meta["expires_at"], made_at)
     state.keys[key.sha256] = key
+
+
+def _key_revoked(state: State, fact: Fact) -> None:
+    key = state.keys[fact.metadata["sha256"]]
+    state.keys[key.sha256] = replace(key, revoked_at=fact.at_us / 1e6)
 
 
 def _experiment_created(state: State, fact: Fact) -> None:
@@ -301,6 +307,7 @@ _CHANGES: Final[dict[str, Callable[[State, Fact], None]]] = {
     "reservation.expire": _reservation_over,
     "reservation.release": _reservation_over,
     "key.create": _key_created,
+    "key.revoke": _key_revoked,
     "experiment.create": _experiment_created,
 }
 

@@ -39,6 +39,7 @@ from fetchmld.core.messages import (
     Fact,
     FactNoted,
     KeyCreated,
+    KeyRevoked,
     Persist,
     PhaseReported,
     PriorityChanged,
@@ -305,6 +306,18 @@ class LocalHead:
 
     async def key(self, sha256: str) -> Key | None:
         return self.core.state.keys.get(sha256)
+
+    async def keys(self) -> list[Key]:
+        return list(reversed(self.core.state.keys.values()))
+
+    async def create_key(self, caller: Caller, user_id: str, role: Role, sha256: str, expires_at: float) -> Key:
+        event = KeyCreated(
+            self._id("k"), UserId(user_id), role, sha256, expires_at, caller.user_id, self._at_us(), ticket=1
+        )
+        return cast(Key, self._ask(event))
+
+    async def revoke_key(self, caller: Caller, key_id: str) -> None:
+        self._ask(KeyRevoked(key_id, caller.user_id, self._at_us(), ticket=1))
 
     def note(self, fact: Fact) -> None:
         self._handle(FactNoted(fact))

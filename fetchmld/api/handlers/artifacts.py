@@ -29,7 +29,7 @@ async def read(request: web.Request) -> web.StreamResponse:
     chunks = request.app[HEAD].artifact(entry)
     first = await anext(chunks, b"")  # before the status line, so that a missing file is still a clean error
     answer = web.StreamResponse(headers={**_HEADERS, **_describe(entry)})
-    with request.app[STREAMS].one_more():
+    with request.app[STREAMS].one_more(request):
         await answer.prepare(request)
         await answer.write(first)
         sent_bytes = len(first)

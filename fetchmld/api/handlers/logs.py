@@ -32,7 +32,7 @@ async def read(request: web.Request) -> web.StreamResponse:
     view = await visible(request)
     if attempt or not follow:  # following, one waits for the next attempt
         view = of_attempt(view, attempt)
-    with request.app[STREAMS].one_more():
+    with request.app[STREAMS].one_more(request):
         if as_events:
             return await _as_events(request, view, _resumed(request, offset), follow)
         return await _as_bytes(request, view, offset, follow)

@@ -34,7 +34,7 @@ async def scheduler_status(request: web.Request) -> web.StreamResponse:
     """GET /v1/scheduler/status/stream."""
     scope = _scope(request, with_workers=True)
     last = _last_event_id(request)
-    with request.app[STREAMS].one_more():
+    with request.app[STREAMS].one_more(request):
         async with request.app[HUB].follow(scope, "sse") as follower:
             first = await (_snapshot(request, follower) if last is None else _missed(request, follower, last))
             return await _send(request, follower, first)
@@ -46,7 +46,7 @@ async def job(request: web.Request) -> web.StreamResponse:
     last = _last_event_id(request)
     if view["status"] in ENDED and last is not None and last >= view["last_seq"]:
         return web.Response(status=204)
-    with request.app[STREAMS].one_more():
+    with request.app[STREAMS].one_more(request):
         async with request.app[HUB].follow(_scope(request, view["id"]), "sse") as follower:
             if last is None:
                 view = await visible(request, "jobId")
@@ -79,7 +79,7 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     socket = web.WebSocketResponse(
         protocols=(SUBPROTOCOL,), heartbeat=_HEARTBEAT_S, max_msg_size=_MESSAGE_BYTES_MAX, compress=False
     )
-    with request.app[STREAMS].one_more():
+    with request.app[STREAMS].one_more(request):
         async with request.app[HUB].follow(_scope(request), "ws") as follower:
             first = [frame("ws", "resync", {}, follower.after)]
             if after >= 0:

@@ -112,7 +112,7 @@ async def read(request: web.Request) -> web.Response:
     with_output = query.flag(request.query, "output", True)
     view = await visible(request)
     if wait_s > 0 and not view["ended_at"]:
-        with request.app[STREAMS].one_more():
+        with request.app[STREAMS].one_more(request):
             view = access.seen(request[CALLER], view["id"], await request.app[HEAD].wait(TaskId(view["id"]), wait_s))
     redacted = access.is_redacted(request[CALLER])
     out = wire.task(view, redacted=redacted)
