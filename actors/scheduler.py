@@ -78,6 +78,8 @@ class SchedulerActor:
             self._config.reservation_lead_s,
             self._config.user_gpus_max,
             self._config.unsatisfiable,
+            self._config.plans_max,
+            self._config.backfill,
         )
         self._writer = ThreadPoolExecutor(1, "ledger")
         self._mailbox: list[Message | Event] = []

@@ -3,11 +3,11 @@
 """The native ready queue: a line of tasks for each shape, and an index of the workers by what they have free.
 
 `core/ready.py` is the specification; read it first. What is different here is only how. `native/` has the parts: bitmaps,
-capacity, the tasks that wait, the index of workers. Here is who is tried next, the plan, and what Python sees.
+capacity, the tasks that wait, the index of workers. Here is who is tried next, the plans, and what Python sees.
 
 The walk. The heads of those shapes that fit somewhere are looked at, and no others: the index keeps them as a bitmap. One
 that was tried in vain (a gang with too few workers, say) is not tried again until a worker it fits on got capacity back,
-or what is held for the plan changed. Heads that fit nowhere matter only while there is no plan, or before the planned one.
+or what is held for plans changed. Heads that fit nowhere matter only while one more may be planned, or before a planned one.
 """
 
 from cpython.list cimport PyList_GET_SIZE
@@ -27,6 +27,7 @@ include "native/waiting.pxi"
 include "native/workers.pxi"
 
 cdef int EVERY_POOL = -1
+cdef int PLANS_MAX = 16  # bits of `blocked_by` are 64
 
 ctypedef pair[int, int] Seat  # (worker, GPU type), of a task about to start
 ctypedef pair[int, int64_t] Liking  # (worker, by how much the task prefers it)
@@ -47,10 +48,19 @@ cdef struct Head:  # of a shape, apart from it so that the walk reads little mem
     int request
     int pool
     bint waits  # the shape has tasks
-    bint blocked_by_plan  # bound by the plan, that is
     double limit_s
     uint64_t skipped_at  # the generation of workers none of which can ever take it
     uint64_t blocked_at  # the stamp at which it fitted nowhere
+    uint64_t blocked_by  # bound by these plans, that is
+
+
+cdef cppclass Plan:
+    int64_t task
+    int pool
+    Entry entry
+    double at
+    bint everything  # holds all there is, and spares nothing
+    unordered_map[int, Free] spare
 
 
 cdef bint has_lower_worker(const Liking& one, const Liking& other) noexcept:
@@ -76,12 +86,10 @@ cdef class FastQueue:
     cdef uint64_t opened_at  # the last stamp that concerned every shape
     cdef uint64_t workers_at  # counts changes of who the workers are
 
-    cdef int64_t plan_task  # -1: no plan
-    cdef int plan_pool
-    cdef Entry plan_entry
-    cdef double plan_at
-    cdef unordered_map[int, Free] spare
-    cdef bint any_ahead  # there may be a head before the planned one
+    cdef size_t plans_max
+    cdef vector[Plan] plans  # in the order of their tasks
+    cdef Free least  # what several plans spare of one worker
+    cdef bint any_ahead  # there may be a head that has to be reported once it does not fit
 
     cdef vector[Seat] nodes  # of the task about to start
     cdef object preference  # of tasks of a near shape
@@ -89,11 +97,13 @@ cdef class FastQueue:
     cdef vector[Ranked] ranked
     cdef vector[Seat] found
 
-    def __cinit__(self):
+    def __cinit__(self, int plans_max=1):
+        if not 1 <= plans_max <= PLANS_MAX:
+            raise ValueError(f"a queue keeps 1 to {PLANS_MAX} plans, not {plans_max}")
+        self.plans_max = plans_max
         self.shape_of, self.request_of, self.key_of = {}, {}, []
         self.preference = None
         self.stamp, self.opened_at, self.workers_at = 1, 1, 1
-        self.plan_task = -1
         self.any_ahead = True
         self.live.count = 0
         make_room(&self.live, LIVE_BITS_MIN)
@@ -137,7 +147,7 @@ cdef class FastQueue:
         shape.request, shape.nodes = self._request(key[:6]), key[6]
         shape.excluded, shape.near = excluded, key[9]
         head.shape, head.request, head.pool, head.limit_s = number, shape.request, key[5], key[7]
-        head.waits, head.skipped_at, head.blocked_at, head.blocked_by_plan = False, 0, 0, False
+        head.waits, head.skipped_at, head.blocked_at, head.blocked_by = False, 0, 0, 0
         self.shape_of[key], self.key_of[number] = number, key
         return number
 
@@ -227,8 +237,7 @@ cdef class FastQueue:
         leave_line(&self.shapes[shape].line, Entry(place.key, -task))
         drop_live(&self.live, task)
         self._note_head(shape)
-        if self.plan_task == task:
-            self._end_plan()
+        self._end_plan(task)
         return True
 
     def position(self, int64_t task, /):
@@ -260,11 +269,11 @@ cdef class FastQueue:
         if not head.waits:
             self._new_head(head)
         head.entry = line.ends.back()
-        if self.plan_entry < head.entry:
+        if not self._are_all_planned() or self.plans.back().entry < head.entry:
             self.any_ahead = True
 
     cdef void _new_head(self, Head* head) noexcept:
-        head.waits, head.blocked_at, head.blocked_by_plan = True, 0, False
+        head.waits, head.blocked_at, head.blocked_by = True, 0, 0
         self.asking[head.request].push_back(head.shape)
         set_bit(&self.asked, head.request)
 
@@ -359,7 +368,7 @@ cdef class FastQueue:
         cdef int64_t blocked = -1
         cdef int64_t task
         cdef Head* head
-        cdef bint bound
+        cdef uint64_t bound
         while PyList_GET_SIZE(placed) < limit:
             if self.index.stale:
                 reindex(&self.index)
@@ -369,7 +378,7 @@ cdef class FastQueue:
                 break
             task = -head.entry.second
             prefetch(&self.live.places[home_of(&self.live, task)])
-            bound = self._is_bound(head, now)
+            bound = self._bound_by(head, now)
             if self.shapes[head.shape].near:
                 self._ask_preference(task)
             if self._choose(head, bound):
@@ -415,19 +424,20 @@ cdef class FastQueue:
             return False
         if head.blocked_at < self.opened_at or head.blocked_at < self.freed_at[head.request]:
             return True
-        return head.blocked_by_plan and not self._is_bound(head, now)
+        return head.blocked_by & ~self._bound_by(head, now) != 0
 
     cdef Head* _first_stuck(self, double now) noexcept:
         """The first head in the order that is known not to fit and has to be reported."""
         cdef Head* stuck = NULL
         cdef Head* head
         cdef size_t i
-        self.any_ahead = self.plan_task < 0
+        cdef bint full = self._are_all_planned()
+        self.any_ahead = not full
         for i in range(self.heads.size()):
             head = &self.heads[i]
             if not head.waits or head.skipped_at == self.workers_at:
                 continue
-            if self.plan_task >= 0 and not self.plan_entry < head.entry:
+            if (full and not self.plans.back().entry < head.entry) or self._is_planned(head.entry):
                 continue
             self.any_ahead = True
             if stuck != NULL and not stuck.entry < head.entry:
@@ -436,13 +446,51 @@ cdef class FastQueue:
                 stuck = head
         return stuck
 
-    cdef inline bint _is_bound(self, Head* head, double now) noexcept:
-        """Whether it must leave alone what the plan holds, if it holds anything."""
-        if self.plan_task < 0 or self.spare.empty() or head.pool != self.plan_pool:
+    cdef inline bint _are_all_planned(self) noexcept:
+        """Whether only who comes before one that is planned may be planned as well."""
+        return self.plans.size() == self.plans_max
+
+    cdef inline bint _is_planned(self, Entry entry) noexcept:
+        for plan in self.plans:
+            if plan.entry == entry:
+                return True
+        return False
+
+    def could_pass(self, int64_t task, /):
+        self._shape_of_task(task)
+        cdef Entry entry = Entry(self._place(task).key, -task)
+        cdef Head* head
+        cdef size_t i
+        if self.index.stale:
+            reindex(&self.index)
+            self._open_all()
+        for i in range(self.heads.size()):
+            head = &self.heads[i]
+            if head.waits and head.entry < entry and head.skipped_at != self.workers_at and self._could_start(head):
+                return True
+        return False
+
+    cdef bint _could_start(self, Head* head) noexcept:
+        """Whether it fits somewhere, were there no plans."""
+        if not has_bit(&self.index.startable, head.request):
             return False
-        if not head.entry < self.plan_entry:
+        if not head.blocked_by and head.blocked_at >= max(self.opened_at, self.freed_at[head.request]):
             return False
-        return not (head.limit_s > 0 and self.plan_at < INFINITY and now + head.limit_s <= self.plan_at)
+        return self._choose(head, 0)
+
+    cdef inline uint64_t _bound_by(self, Head* head, double now) noexcept:
+        """The plans, a bit each, that it must leave alone what they hold of."""
+        cdef uint64_t bound = 0
+        cdef size_t i
+        for i in range(self.plans.size()):
+            if self._binds(&self.plans[i], head, now):
+                bound |= <uint64_t>1 << i
+        return bound
+
+    cdef inline bint _binds(self, Plan* plan, Head* head, double now) noexcept:
+        if head.pool != plan.pool or not head.entry < plan.entry or (plan.spare.empty() and not plan.everything):
+            return False
+        return not (head.limit_s > 0 and plan.at < INFINITY and now + head.limit_s <= plan.at)
 
     cdef int _ask_preference(self, int64_t task) except -1:
         """Put into `likings` which workers the task prefers."""
@@ -458,20 +506,28 @@ cdef class FastQueue:
     cdef bint _is_preferred(self, int worker) noexcept:
         return binary_search(self.likings.begin(), self.likings.end(), Liking(worker, 0), has_lower_worker)
 
-    cdef bint _choose(self, Head* head, bint bound) noexcept:
+    cdef bint _choose(self, Head* head, uint64_t bound) noexcept:
         """Put into `nodes` the best workers for a task of this shape; False, and remembered, if there are too few."""
         cdef Shape* shape = &self.shapes[head.shape]
         cdef Pool* pool = pool_of(&self.index, head.pool)
         self.nodes.clear()
         if pool != NULL and shape.nodes == 1 and not bound and not shape.near and shape.excluded.empty():
             self._choose_one(pool, shape.request)
-        elif pool != NULL:
+        elif pool != NULL and not (bound and self._is_shut_out(bound)):
             if shape.near:
                 self._choose_preferred(pool, shape, bound)
             self._choose_others(pool, shape, bound)
         if <int>self.nodes.size() == shape.nodes:
             return True
-        head.blocked_at, head.blocked_by_plan = self.stamp, bound
+        head.blocked_at, head.blocked_by = self.stamp, bound
+        return False
+
+    cdef bint _is_shut_out(self, uint64_t bound) noexcept:
+        """Whether one of these plans holds everything."""
+        cdef size_t i
+        for i in range(self.plans.size()):
+            if bound >> i & 1 and self.plans[i].everything:
+                return True
         return False
 
     cdef inline void _choose_one(self, Pool* pool, int request) noexcept:
@@ -489,7 +545,7 @@ cdef class FastQueue:
         type_for(&pool.sites[best].free, NULL, &self.index.requests[request], &gpu_type)
         self.nodes.push_back(Seat(best, gpu_type))
 
-    cdef void _choose_preferred(self, Pool* pool, Shape* shape, bint bound) noexcept:
+    cdef void _choose_preferred(self, Pool* pool, Shape* shape, uint64_t bound) noexcept:
         cdef Site* site
         cdef int gpu_type = NO_GPU
         cdef int number = self.index.requests[shape.request].pool
@@ -508,7 +564,7 @@ cdef class FastQueue:
             if <int>self.nodes.size() < shape.nodes:
                 self.nodes.push_back(each.second.second)
 
-    cdef void _choose_others(self, Pool* pool, Shape* shape, bint bound) noexcept:
+    cdef void _choose_others(self, Pool* pool, Shape* shape, uint64_t bound) noexcept:
         cdef int64_t at = -1
         while <int>self.nodes.size() < shape.nodes:
             at = next_bit(&pool.fitting[shape.request], at + 1)
@@ -519,7 +575,7 @@ cdef class FastQueue:
                 if <int>self.nodes.size() < shape.nodes:
                     self.nodes.push_back(seat)
 
-    cdef void _find_in_tier(self, Pool* pool, Tier* tier, Shape* shape, bint bound) noexcept:
+    cdef void _find_in_tier(self, Pool* pool, Tier* tier, Shape* shape, uint64_t bound) noexcept:
         """Put into `found`, in order, the workers of this tier that may be used, as many as can be needed."""
         cdef size_t needed = shape.nodes - self.nodes.size()
         cdef size_t wanted
@@ -539,16 +595,32 @@ cdef class FastQueue:
         if self.found.size() > 1:
             sort(self.found.begin(), self.found.end())
 
-    cdef bint _usable(self, Site* site, int worker, Shape* shape, bint bound, int* gpu_type) noexcept:
+    cdef bint _usable(self, Site* site, int worker, Shape* shape, uint64_t bound, int* gpu_type) noexcept:
         """Whether a node of this shape may start there, and with which GPU type."""
-        cdef Free* spare = NULL
         if shape.excluded.size() and binary_search(shape.excluded.begin(), shape.excluded.end(), worker):
             return False
-        if bound and self.spare.count(worker):
-            spare = &self.spare[worker]
+        cdef Free* spare = self._spare(worker, bound) if bound else NULL
         return type_for(&site.free, spare, &self.index.requests[shape.request], gpu_type)
 
-    cdef inline void _start(self, Head* head, bint bound) noexcept:
+    cdef Free* _spare(self, int worker, uint64_t bound) noexcept:
+        """What these plans let others use of the worker; NULL where they hold nothing there."""
+        cdef Free* spare = NULL
+        cdef unordered_map[int, Free].iterator found
+        cdef size_t i
+        for i in range(self.plans.size()):
+            found = self.plans[i].spare.find(worker)
+            if not bound >> i & 1 or found == self.plans[i].spare.end():
+                continue
+            if spare == NULL:
+                spare = &dereference(found).second
+                continue
+            if spare != &self.least:
+                self.least = dereference(spare)
+                spare = &self.least
+            keep_least(spare, &dereference(found).second)
+        return spare
+
+    cdef inline void _start(self, Head* head, uint64_t bound) noexcept:
         """Take this head out and claim what `nodes` says."""
         cdef Request* wanted = &self.index.requests[head.request]
         cdef Pool* pool = pool_of(&self.index, head.pool)
@@ -565,54 +637,81 @@ cdef class FastQueue:
 
     # -- what the policy says about a task that does not fit
 
-    def plan(self, int64_t task, double at, list holds, /):
+    def plan(self, int64_t task, double at, list holds, bint everything=False, /):
         cdef Free free
-        cdef unordered_map[int, Free] spare
+        cdef Plan new
         cdef int shape = self._shape_of_task(task)
+        cdef size_t place = 0
         for worker, cpu, memory_gb, gpus, batch, service in holds:
             read_free(&free, cpu, memory_gb, batch, service, gpus)
-            spare[<int>worker] = free
-        self.plan_task, self.plan_at, self.plan_pool = task, at, self.heads[shape].pool
-        self.plan_entry = Entry(self._place(task).key, -task)
-        self.spare.swap(spare)
+            new.spare[<int>worker] = free
+        new.task, new.at, new.pool, new.everything = task, at, self.heads[shape].pool, everything
+        new.entry = Entry(self._place(task).key, -task)
+        self._end_plan(task)
+        while place < self.plans.size() and new.entry < self.plans[place].entry:
+            place += 1
+        self.plans.insert(self.plans.begin() + place, new)
+        if self.plans.size() > self.plans_max:
+            self.plans.pop_back()
         self.heads[shape].skipped_at = 0
-        self.any_ahead = True
-        self._open_all()
+        self._note_plans()
 
-    def unplan(self):
-        self._end_plan()
+    def unplan(self, int64_t task=-1, /):
+        if task >= 0:
+            self._end_plan(task)
+        elif self.plans.size():
+            self.plans.clear()
+            self._note_plans()
 
     def planned(self):
-        return self.plan_task
+        return [plan.task for plan in self.plans]
 
     def skip(self, int64_t task, /):
         cdef int shape = self._shape_of_task(task)
+        cdef size_t i = self.plans.size()
         self.heads[shape].skipped_at = self.workers_at
-        if self.plan_task >= 0 and self._place(self.plan_task).shape == shape:
-            self._end_plan()
+        while i:
+            i -= 1
+            if self._place(self.plans[i].task).shape == shape:
+                self._drop_plan(i)
 
     cdef int _shape_of_task(self, int64_t task) except -1:
         if not self._is_in(task):
             raise ValueError(f"task {task} is not in the queue")
         return self._place(task).shape
 
-    cdef void _end_plan(self) noexcept:
-        if self.plan_task >= 0:
-            self.plan_task = -1
-            self.any_ahead = True
-            self.spare.clear()
-            self._open_all()
+    cdef void _note_plans(self) noexcept:
+        """What is planned has changed."""
+        self.any_ahead = True
+        self._open_all()
 
-    cdef inline void _note_start(self, Head* head, bint bound) noexcept:
-        """What a start means for the plan: it is fulfilled, void, or has less to spare."""
+    cdef inline void _end_plan(self, int64_t task) noexcept:
+        cdef size_t i
+        for i in range(self.plans.size()):
+            if self.plans[i].task == task:
+                self._drop_plan(i)
+                return
+
+    cdef void _drop_plan(self, size_t i) noexcept:
+        self.plans.erase(self.plans.begin() + i)
+        self._note_plans()
+
+    cdef inline void _note_start(self, Head* head, uint64_t bound) noexcept:
+        """What a start means for the plans: fulfilled, void, or with less to spare."""
+        cdef size_t i = self.plans.size()
+        while i:
+            i -= 1
+            if head.pool == self.plans[i].pool:
+                self._note_for_plan(i, head, bound >> i & 1)
+
+    cdef inline void _note_for_plan(self, size_t i, Head* head, bint bound) noexcept:
+        cdef Plan* plan = &self.plans[i]
         cdef bint held = False
-        if self.plan_task < 0 or head.pool != self.plan_pool:
-            return
-        if not self.spare.empty():
+        if not plan.spare.empty():
             for node in self.nodes:
-                if self.spare.count(node.first):
+                if plan.spare.count(node.first):
                     held = True
                     if bound:
-                        take(&self.spare[node.first], &self.index.requests[head.request], node.second, 1)
-        if head.entry == self.plan_entry or (held and self.plan_entry < head.entry):
-            self._end_plan()
+                        take(&plan.spare[node.first], &self.index.requests[head.request], node.second, 1)
+        if head.entry == plan.entry or (held and plan.entry < head.entry):
+            self._drop_plan(i)

@@ -68,6 +68,15 @@ class Config(BaseSettings):
     unsatisfiable: Literal["queue", "fail"] = Field(
         default="queue", description="What happens to a request that no worker could ever meet."
     )
+    plans_max: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="Blocked tasks that are given a planned start at a time; others may not delay it.",
+    )
+    backfill: bool = Field(
+        default=True, description="May tasks start before a blocked one where that delays no plan? Off: strict order."
+    )
 
     dataset_roots: tuple[Path, ...] = Field(
         default=(), description="Directories that local dataset sources may lie in; default: DIR/datasets."

@@ -24,6 +24,13 @@ File = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--set", "given", multiple=True, metavar="NAME=VALUE", help="A setting of the policy, as ageing_tau_s=60."
 )
+@click.option(
+    "--compare",
+    "others",
+    multiple=True,
+    metavar="NAME=VALUE[,...]",
+    help="Play it once more with these settings changed, and show both; backfill=false is strict order.",
+)
 @click.option("--nodes-take", type=click.IntRange(1), help="Use only so many of the nodes, chosen by --seed.")
 @click.option("--seed", default=0, show_default=True, help="Which nodes --nodes-take chooses.")
 @click.option("--time-compress", default=1.0, show_default=True, help="Submit so many times as fast; run times stay.")
@@ -38,6 +45,7 @@ def simulate(
     nodes: Path | None,
     tasks: Path,
     given: tuple[str, ...],
+    others: tuple[str, ...],
     nodes_take: int | None,
     seed: int,
     time_compress: float,
@@ -57,13 +65,18 @@ def simulate(
 
     if not time_compress > 0 or limit_factor < 0:
         raise click.UsageError("--time-compress must be above 0, --limit-factor not below it")
-    options = Options(_policy(given), time_compress, limit_factor)
+    options = [Options(_policy((*given, *words)), time_compress, limit_factor) for words in _changes(others)]
+
+    def played(one: Options) -> dict[str, Any]:
+        began = time.perf_counter()
+        return report(trace, play(trace, one), time.perf_counter() - began)
+
     try:
         trace = read_trace(nodes, tasks)
         if nodes_take is not None:
             trace.take_nodes(nodes_take, seed)
-        began = time.perf_counter()
-        result = report(trace, play(trace, options), time.perf_counter() - began)
+        result = played(options[0])
+        result["compared"] = {words: played(one) for words, one in zip(others, options[1:], strict=True)}
         if picture is not None:
             plot(result, picture)
     except (BadTrace, CannotPlot) as error:
@@ -76,8 +89,13 @@ def simulate(
         _show(result)
 
 
+def _changes(others: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The settings of each play beyond those of --set: none for the first."""
+    return [(), *(tuple(words.split(",")) for words in others)]
+
+
 def _policy(given: tuple[str, ...]) -> "Policy":
-    """The policy with these settings; nobody goes silent in a simulation."""
+    """The policy with these settings, the last one of each name; nobody goes silent in a simulation."""
     from fetchmld.core.scheduler import Policy
 
     never = float("inf")
@@ -86,24 +104,20 @@ def _policy(given: tuple[str, ...]) -> "Policy":
     for word in given:
         name, _, value = word.partition("=")
         if name not in known:
-            raise click.UsageError(f"--set {word}: no setting {name!r}; there are {', '.join(known)}")
-        settings[name] = _value(word, value, getattr(Policy(), name))
+            raise click.UsageError(f"{word}: no setting {name!r}; there are {', '.join(known)}")
+        settings[name] = _value(name, value)
     return Policy(**settings)
 
 
-def _value(word: str, value: str, default: object) -> float | int | bool:
-    """`value` as the type of the setting's default. Raises UsageError where it is none, or not above zero."""
-    if isinstance(default, bool):
-        if value not in ("true", "false"):
-            raise click.UsageError(f"--set {word}: must be true or false")
-        return value == "true"
+def _value(name: str, value: str) -> Any:
+    """What the daemon would take this setting for. Raises UsageError where it would refuse it."""
+    from fetchmld.config import Config
+    from fetchmld.core.errors import Invalid
+
     try:
-        number = int(value) if isinstance(default, int) else float(value)
-    except ValueError:
-        raise click.UsageError(f"--set {word}: {value!r} is not a number") from None
-    if not number > 0:
-        raise click.UsageError(f"--set {word}: must be above 0")
-    return number
+        return getattr(Config.load(None, {name: value}), name)
+    except Invalid as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -129,6 +143,17 @@ def _show(result: dict[str, Any]) -> None:
     ):
         click.echo()
         layout.table((title, "TASKS", "P50", "P95", "P99", "MAX"), [_row(name, row) for name, row in groups.items()])
+    if result["compared"]:
+        click.echo()
+        rows = [("as set", result), *result["compared"].items()]
+        layout.table(
+            ("COMPARED", "TASKS", "P50", "P95", "P99", "MAX", "GPU USE", "LATER THAN PLANNED"),
+            [(*_row(name, one["waits"]), f"{one['gpu_use']:.2%}", _later(one)) for name, one in rows],
+        )
+
+
+def _later(result: dict[str, Any]) -> str:
+    return str(result["starvation"]["later_than_first_plan"])
 
 
 def _row(name: str, row: dict[str, Any]) -> tuple[str, ...]:

@@ -1,11 +1,10 @@
 """Workers as plans see them: what is free on each, and what comes back when, from what runs and from reservations."""
 
-from collections.abc import Iterable
 from math import inf
 from typing import Final
 
 from fetchmld.core.model import Resources, Task, Worker
-from fetchmld.core.plan import Amount, Node, claim
+from fetchmld.core.plan import Amount, Node, by_time
 from fetchmld.core.reservations import Holds, free_of, suits
 from fetchmld.core.state import State
 
@@ -13,12 +12,12 @@ OVERDUE_S: Final = 60.0  # a task that outlives its declared end by more than th
 
 
 def ends_by(task: Task, now: float, grace_s: float) -> float:
-    """The logical time at which a started task is over at the latest, as it declared; inf if it did not."""
+    """The logical time by which a started task has to be over, as it declared; inf if it did not, or outlived it by far."""
     limit_s = task.request.get("time_limit_s")
     if limit_s is None:
         return inf
     declared = task.start_t + limit_s + grace_s
-    return inf if declared + OVERDUE_S < now else max(declared, now)
+    return inf if declared + OVERDUE_S < now else declared
 
 
 def node_of(state: State, holds: Holds, worker: Worker, now: float, grace_s: float) -> Node:
@@ -33,21 +32,24 @@ def node_of(state: State, holds: Holds, worker: Worker, now: float, grace_s: flo
     types = {gpu.index: gpu.type for gpu in worker.capacity.gpus}
     for task_id in sorted(worker.tasks):
         task = state.tasks[task_id]
-        until = max(ends_by(task, now, grace_s), expiry.get(task.request.get("reservation_id", ""), 0.0))
-        node.returns += [(until, amount) for amount in held_by(task, worker, types)]
+        until = ends_by(task, now, grace_s)
+        if expiry:
+            until = max(until, expiry.get(task.request.get("reservation_id", ""), 0.0))
+        for assignment in task.assignments:
+            if assignment["worker_id"] == worker.id:
+                node.returns.append((until, _held(task.resources, assignment["gpus"], types)))
+    node.returns.sort(key=by_time)
     return node
 
 
-def held_by(task: Task, worker: Worker, types: dict[int, str]) -> Iterable[Amount]:
-    """What a started task holds on this worker; `types` are those of its GPUs by index."""
-    for assignment in task.assignments:
-        if assignment["worker_id"] == worker.id:
-            amount = claim(task.resources, "")
-            amount.gpus = {}
-            for index in assignment["gpus"]:
-                if (kind := types.get(index)) is not None:
-                    amount.gpus[kind] = amount.gpus.get(kind, 0) + 1
-            yield amount
+def _held(wanted: Resources, indices: list[int], types: dict[int, str]) -> Amount:
+    """What one node of a started task holds; `types` are those of the worker's GPUs by index."""
+    gpus: dict[str, int] = {}
+    for index in indices:
+        if (kind := types.get(index)) is not None:
+            gpus[kind] = gpus.get(kind, 0) + 1
+    service = wanted.kind == "service"
+    return Amount(wanted.cpu, wanted.memory_gb, int(not service), int(service), gpus)
 
 
 def empty_node(worker: Worker) -> Node:

@@ -30,6 +30,8 @@ class Policy:
     reservation_lead_s: float = 3600.0  # how long before its start a reservation gathers
     user_gpus_max: int = 0  # GPUs that one user may have reserved at a time; 0: any number
     unsatisfiable: Literal["queue", "fail"] = "queue"  # what happens to a request that no worker could ever meet
+    plans_max: int = 1  # blocked tasks that are planned at a time, 1 to PLANS_MAX
+    backfill: bool = True  # may a task start before one that is ahead of it and blocked? If not: strict order
 
 
 class Desk:
@@ -40,7 +42,8 @@ class Desk:
         self.state = State() if state is None else state
         self.holds = Holds(self.state, policy.reservation_lead_s)
         self.caches = Caches()
-        self.placement = Placement(self.state, self.holds, self.caches, policy.ageing_tau_s, policy.grace_s, queue)
+        ages, plans = (policy.ageing_tau_s, policy.grace_s), (policy.plans_max, policy.backfill)
+        self.placement = Placement(self.state, self.holds, self.caches, *ages, *plans, queue)
         self.effects: list[Effect] = []
         self.now = 0.0
         self.able: dict[Resources, list[Worker]] = {}  # what `explain` found out since the last event

@@ -63,7 +63,6 @@ class Ends:
         else:
             self._desk.finish(task, "task.failed", error, report, at_us)
         self._desk.placement.release(task)
-        self._desk.placement.note_freed(set(nodes), self._desk.now)
         if len(nodes) > 1:
             self._desk.effects += [AcknowledgeEnd(node, task.id, attempt) for node in nodes]
 

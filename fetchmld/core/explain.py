@@ -8,12 +8,13 @@ from typing import Final
 from fetchmld.core.capacity import ends_by
 from fetchmld.core.desk import Desk
 from fetchmld.core.model import Explanation, Holder, PlannedStart, Resources, Task, Worker
-from fetchmld.core.plan import Node, fitting_type, spare
-from fetchmld.core.reservations import suits
+from fetchmld.core.plan import fitting_type
+from fetchmld.core.reservations import free_of, suits
 
 HOLDERS_SHOWN_MAX: Final = 20
 EXAMINED_MAX: Final = 64  # workers, of those that are large enough, whose free capacity a short answer looks at
 PRIORITY_MAX: Final = 10
+GPUS: Final = "GPUs"
 
 
 def wait_reason(desk: Desk, task: Task) -> str:
@@ -26,13 +27,14 @@ def wait_reason(desk: Desk, task: Task) -> str:
     workers = [worker for worker in desk.state.workers.values() if worker.status == "active"]
     if not workers:
         return "no worker is connected" + _shut_ones(desk)
-    able = _able(desk, wanted, workers)
+    able, away = _able(desk, wanted, workers), desk.placement.away(task)
     if not able:
         return f"no worker is large enough: {_never(wanted, max(workers, key=_size))}" + _shut_ones(desk)
     if len(able) < wanted.node_count:
         return f"asks for {wanted.node_count} nodes at once, {len(able)} of the workers are large enough" + _shut_ones(
             desk
         )
+    able = [worker for worker in able if worker.id != away]
     examined = able[:EXAMINED_MAX] if wanted.node_count == 1 else able
     missing = [_not_now(desk, wanted, worker) for worker in examined]
     ready = missing.count("")
@@ -80,10 +82,14 @@ def _shut_ones(desk: Desk) -> str:
 
 def _ahead(desk: Desk, task: Task) -> str:
     """It would fit, and does not start: somebody before it has the right to what is free."""
-    planned = desk.placement.planned()
-    if planned is None or planned.task is task:
+    ahead = desk.placement.ahead_of(task)
+    if not ahead:
         return "next in line"
-    return f"what is free is kept for task {planned.task.id}, which is before it"
+    names = ", ".join(planned.task.id for planned in ahead)
+    if ahead[0].everything:
+        return f"task {names} is before it and cannot start yet; nobody may pass (backfill is off)"
+    which = f"task {names}, which is" if len(ahead) == 1 else f"tasks {names}, which are"
+    return f"what is free is kept for {which} before it"
 
 
 def _never(wanted: Resources, worker: Worker) -> str:
@@ -104,28 +110,21 @@ def _never(wanted: Resources, worker: Worker) -> str:
 
 
 def _not_now(desk: Desk, wanted: Resources, worker: Worker) -> str:
-    """What `worker`, large enough, has too little of at the moment; "" if nothing."""
-    open_gpus = worker.gpus_free - desk.holds.idle_gpus(worker.id)
-    slots = worker.service_free if wanted.kind == "service" else worker.batch_free
-    for need, has, unit in (
-        (wanted.gpu, _usable(wanted, worker, open_gpus), "GPUs"),
-        (wanted.cpu, worker.cpu_free, "cores"),
-        (wanted.memory_gb, worker.memory_free_gb, "GB of memory"),
-        (1, slots, f"{wanted.kind} slots"),
-    ):
+    """What `worker`, large enough, has too little of at the moment; "" if nothing. What reservations keep is not free."""
+    for unit, need, has in _needs(desk, wanted, worker):
         if need > has:
             return f"needs {need} {unit}, worker {worker.id} has {max(has, 0)} free"
     return ""
 
 
-def _usable(wanted: Resources, worker: Worker, indices: set[int]) -> int:
-    """The most GPUs of one wanted type among `indices` of `worker`."""
-    types = set(filter(None, wanted.gpu_type.split("|")))
-    counts: dict[str, int] = {}
-    for gpu in worker.capacity.gpus:
-        if gpu.index in indices and (not types or gpu.type in types):
-            counts[gpu.type] = counts.get(gpu.type, 0) + 1
-    return max(counts.values(), default=0)
+def _needs(desk: Desk, wanted: Resources, worker: Worker) -> Iterator[tuple[str, int, int]]:
+    """What one node needs of each thing, and how much is free there."""
+    free = desk.holds.split(worker)[0] if desk.state.reservations else free_of(worker)
+    gpus = max((n for kind, n in free.gpus.items() if suits(wanted.gpu_type, kind)), default=0)
+    yield GPUS, wanted.gpu, gpus
+    yield "cores", wanted.cpu, free.cpu
+    yield "GB of memory", wanted.memory_gb, free.memory_gb
+    yield f"{wanted.kind} slots", 1, free.slots(wanted.kind)
 
 
 # ---- the long answer ----------------------------------------------------------------------------------------------
@@ -159,22 +158,27 @@ def explain(desk: Desk, task: Task, at_us: int) -> Explanation:
 
 def _add_binding(out: Explanation, desk: Desk, task: Task, offset: float) -> None:
     """The worker that lacks least, and who has it."""
-    able = [w for w in desk.state.workers.values() if w.status == "active" and not _never(task.resources, w)]
-    lacking = [worker for worker in able if _not_now(desk, task.resources, worker)]
+    wanted, away = task.resources, desk.placement.away(task)
+    workers = [w for w in desk.state.workers.values() if w.status == "active" and w.id != away]
+    lacking = [w for w in workers if not _never(wanted, w) and _not_now(desk, wanted, w)]
     if not lacking:
         return
-    nearest = min(lacking, key=lambda worker: len(_not_now(desk, task.resources, worker)))
+    nearest = min(lacking, key=lambda worker: len(_not_now(desk, wanted, worker)))
     out["worker_id"] = nearest.id
-    out["held_by"] = list(_holders(desk, nearest, offset))[:HOLDERS_SHOWN_MAX]
+    out["held_by"] = list(_holders(desk, wanted, nearest, offset))[:HOLDERS_SHOWN_MAX]
 
 
-def _holders(desk: Desk, worker: Worker, offset: float) -> Iterator[Holder]:
+def _holders(desk: Desk, wanted: Resources, worker: Worker, offset: float) -> Iterator[Holder]:
+    """Who has some of what is missing there, those that will be over first first."""
+    missing = {unit for unit, need, has in _needs(desk, wanted, worker) if need > has}
     running = [desk.state.tasks[task_id] for task_id in worker.tasks]
     ends = sorted((ends_by(task, desk.now, desk.policy.grace_s), task.id, task) for task in running)
     for until, _, task in ends:
+        if missing == {GPUS} and not task.resources.gpu:
+            continue
         holder = Holder(kind="task", id=task.id, user_id=task.user_id)
         if until < inf:
-            holder["until"] = until + offset
+            holder["until"] = max(until, desk.now) + offset
         yield holder
     for reservation, _ in desk.holds.of(worker.id):
         until = reservation.expires_t + offset
@@ -182,9 +186,10 @@ def _holders(desk: Desk, worker: Worker, offset: float) -> Iterator[Holder]:
 
 
 def _add_plan(out: Explanation, desk: Desk, task: Task, offset: float) -> None:
-    planned = desk.placement.planned()
-    if planned is None or planned.task is not task:
+    planned = next((each for each in desk.placement.planned(desk.now) if each.task is task), None)
+    if planned is None:
         return
+    ahead = ", ".join(each.task.id for each in desk.placement.ahead_of(task))
     start = PlannedStart(workers=sorted(planned.plan.types), basis="")
     if planned.plan.at < inf:
         start["at"] = planned.plan.at + offset
@@ -193,6 +198,9 @@ def _add_plan(out: Explanation, desk: Desk, task: Task, offset: float) -> None:
     else:
         start["basis"] = "too little of what runs there has a time limit; what comes free is gathered for it"
         out["estimate"] = "no estimate: " + start["basis"]
+    if ahead:
+        start["basis"] += f"; the plans for {ahead} come first and may still change"
+        out["estimate"] = out["estimate"].replace(" at the latest", f" if the plans for {ahead} stay as they are")
     out["planned"] = start
 
 
@@ -219,28 +227,22 @@ def _changes(wanted: Resources) -> Iterator[dict[str, int]]:
 
 
 def _fits_now(desk: Desk, task: Task, wanted: Resources) -> bool:
-    """Whether enough workers have room, beside the plan where the task comes after the planned one."""
-    nodes = desk.placement.candidates(task, desk.now)
-    return sum(_has_room(desk, task, wanted, node) for node in nodes) >= wanted.node_count
-
-
-def _has_room(desk: Desk, task: Task, wanted: Resources, node: Node) -> bool:
-    if fitting_type(wanted, node.free) is None:
-        return False
-    planned = desk.placement.planned()
-    if planned is None or planned.task is task or node.worker_id not in planned.plan.types:
-        return True
-    return fitting_type(wanted, spare(planned.task.resources, planned.plan, node)) is not None
+    """Whether enough workers have room, beside the plans of those who are before it."""
+    nodes, ahead = desk.placement.candidates(task, wanted, desk.now), desk.placement.ahead_of(task)
+    rooms = (desk.placement.room(node, ahead, desk.now) for node in nodes)
+    fitting = (room is not None and fitting_type(wanted, room) is not None for room in rooms)
+    return sum(fitting) >= wanted.node_count
 
 
 def _shorter(desk: Desk, task: Task) -> dict[str, int]:
-    """It fits but for the plan: a time limit with which it ends before that."""
-    planned = desk.placement.planned()
-    nodes = desk.placement.candidates(task, desk.now)
-    room = sum(fitting_type(task.resources, node.free) is not None for node in nodes)
-    if planned is None or planned.task is task or planned.plan.at == inf or room < task.resources.node_count:
+    """It fits but for the plans before it: a time limit with which it ends before them."""
+    wanted, ahead = task.resources, desk.placement.ahead_of(task)
+    nodes = desk.placement.candidates(task, wanted, desk.now)
+    room = sum(fitting_type(wanted, node.free) is not None for node in nodes)
+    earliest = min((each.plan.at for each in ahead), default=inf)
+    if room < wanted.node_count or earliest == inf or any(each.everything for each in ahead):
         return {}
-    left_s = planned.plan.at - desk.now
+    left_s = earliest - desk.now
     if left_s < 1:
         return {}
     limit_s = (1 << int(left_s).bit_length() - 1) - int(desk.policy.grace_s + 1)  # the queue compares powers of two

@@ -22,7 +22,9 @@ def check(desk: Desk, waiting: Waiting, about: Collection[str] | None = None) ->
         if task is not None:
             _check_task(desk, task)
     _check_queue(desk, waiting)
-    _check_plan(desk)
+    _check_plans(desk)
+    if about is None:
+        desk.placement.outlook.check(desk.now)
 
 
 def _check_queue(desk: Desk, waiting: Waiting) -> None:
@@ -34,12 +36,16 @@ def _check_queue(desk: Desk, waiting: Waiting) -> None:
     assert held <= {task.id for task in queued}, f"{held} are held, and not all of them are queued"
 
 
-def _check_plan(desk: Desk) -> None:
-    """Whoever is planned does not fit now: no startable task waits."""
-    planned = desk.placement.planned()
-    if planned is not None:
-        plan = make_plan(planned.task.resources, desk.placement.candidates(planned.task, desk.now))
+def _check_plans(desk: Desk) -> None:
+    """Whoever is planned first does not fit now: no startable task waits."""
+    standing = desk.placement.standing()
+    for planned in standing[:1]:
+        wanted = planned.task.resources
+        plan = make_plan(wanted, desk.placement.candidates(planned.task, wanted, desk.now))
         assert plan is None or plan.at > 0.0, f"task {planned.task.id} fits on {plan} and waits"
+    ranks = [planned.rank for planned in standing]
+    assert ranks == sorted(ranks), f"plans out of order: {ranks}"
+    assert len(standing) <= desk.policy.plans_max, f"{len(standing)} plans of {desk.policy.plans_max}"
 
 
 def _check_task(desk: Desk, task: Task) -> None:

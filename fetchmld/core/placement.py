@@ -1,18 +1,21 @@
 """From a state to numbers for the ready queue, and back to workers and GPUs.
 
 Owns the numbering (tasks by submission, workers by the order in which they were first seen, GPU types by bit, pools by
-reservation), which workers may be given work, and the plan that the queue keeps. Says who starts where; what happens then
+reservation), which workers may be given work, and when a blocked task is planned. Says who starts where; what happens then
 is the scheduler's. Reads the state, never changes it.
 """
 
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil
 from typing import Final
 
 from fetchmld.core.caches import Caches
-from fetchmld.core.capacity import is_large_enough, node_of
-from fetchmld.core.model import Task, TaskId, Worker, WorkerId
-from fetchmld.core.plan import Amount, Node, Plan, earliest, make_plan, spare
+from fetchmld.core.capacity import is_large_enough
+from fetchmld.core.model import Resources, Task, TaskId, TaskRequest, Worker, WorkerId
+from fetchmld.core.outlook import Outlook
+from fetchmld.core.plan import Amount, Node
+from fetchmld.core.promises import Planned, Promises, Rank
 from fetchmld.core.ready import ANY_GPU_TYPE, COMMON_POOL, NO_GPU, NO_TASK, Hold, Queue, make_queue, static_key
 from fetchmld.core.reservations import Holds
 from fetchmld.core.state import State
@@ -26,22 +29,13 @@ Nodes = list[tuple[WorkerId, int]]  # a worker and a GPU type bit for each node
 
 
 @dataclass(slots=True)
-class Planned:
-    """The plan that stands: for whom, since when, and the first time it promised."""
-
-    task: Task
-    plan: Plan
-    first_at: float
-    holds: dict[WorkerId, Hold]
-
-
-@dataclass(slots=True)
 class _Shape:
     """A request, and how many tasks wait or run with it."""
 
     number: int
     key: tuple[object, ...]
     users: int = 0
+    able: tuple[int, bool] = (-1, False)  # as of which change of workers, and whether enough could ever take it
 
 
 @dataclass(slots=True)
@@ -52,7 +46,10 @@ class _Ready:
 
 
 class Placement:
-    """The queue of one cluster. `ageing_tau_s` and `grace_s` are the policy's."""
+    """The queue of one cluster. `ageing_tau_s`, `grace_s`, `plans_max` and `backfill` are the policy's.
+
+    A `queue` that is given has to keep as many plans.
+    """
 
     def __init__(
         self,
@@ -61,13 +58,17 @@ class Placement:
         caches: Caches,
         ageing_tau_s: float,
         grace_s: float,
+        plans_max: int = 1,
+        backfill: bool = True,
         queue: Queue | None = None,
     ) -> None:
         self._state, self._holds = state, holds
-        self._tau_s, self._grace_s = ageing_tau_s, grace_s
+        self._tau_s, self._grace_s, self._plans_max, self._backfill = ageing_tau_s, grace_s, plans_max, backfill
         self._caches = caches
-        self._queue = make_queue() if queue is None else queue
+        self._queue = make_queue(plans_max) if queue is None else queue
         self._queue.rank_by(self._preference)
+        self.outlook = Outlook(state, holds, grace_s)
+        self._promises = Promises(self._queue, self.outlook, grace_s, self._hold)
         self._type_bits: dict[str, int] = {}
         self._numbers: dict[WorkerId, int] = {}
         self._workers: list[WorkerId] = []
@@ -80,8 +81,10 @@ class Placement:
         self._held: dict[
             TaskId, tuple[_Shape, list[tuple[int, int]]]
         ] = {}  # of started ones: (worker, GPU type) per node
-        self._planned: Planned | None = None
-        self.late_starts = 0  # planned tasks that started after their first plan's time
+        self._changes = 0  # of which workers are open
+        self._freed: set[WorkerId] = set()  # since the plans were made, or looked at
+        self._left: Task | None = None  # blocked, and not planned while nobody behind it could start
+        self.late_starts = 0  # first blocked tasks that started after the time they were first promised
 
     # -- waiting tasks
 
@@ -123,19 +126,22 @@ class Placement:
     def open(self, worker: Worker) -> None:
         """`worker` may be given work, as much as it has free now."""
         self._open[worker.id] = worker
+        self._changes += 1
+        self.outlook.open(self._number(worker.id), worker)
         self._odd.discard(worker.id)
         self.refresh(worker.id)
         for task_id in worker.tasks:
             self._note_held(self._state.tasks[task_id], worker)
-        self.forget_plan()
+        self.forget_plans()
 
     def shut(self, worker_id: WorkerId) -> None:
         """Nothing new goes to this worker."""
         if self._open.pop(worker_id, None) is not None:
             self._queue.drop_worker(self._numbers[worker_id])
             self._pools.pop(worker_id, None)
-            if self._planned is not None and worker_id in self._planned.holds:
-                self.forget_plan()
+            self._changes += 1
+            self.outlook.shut(worker_id)
+            self._promises.forget_on(worker_id)
 
     def is_open(self, worker_id: WorkerId) -> bool:
         return worker_id in self._open
@@ -146,6 +152,7 @@ class Placement:
         if worker is None:
             return
         number = self._number(worker_id)
+        self.outlook.touch(worker_id)
         common, pools = self._holds.split(worker)
         self._queue.set_worker(*self._numbers_of(number, common))
         begun = {r.number: amount for r, amount in pools if self._holds.has_begun(r.id)}
@@ -155,33 +162,51 @@ class Placement:
             self._queue.set_worker(*self._numbers_of(number, amount), pool)
         self._pools[worker_id] = set(begun)
 
-    def candidates(self, task: Task, now: float) -> list[Node]:
-        """Every open worker that the waiting task could ever use, as a plan sees it."""
+    def candidates(self, task: Task, wanted: Resources, now: float) -> list[Node]:
+        """Every open worker that the waiting task could ever use, were `wanted` its request, as a plan sees it."""
+        away = self.away(task)
+        return [node for node in self.outlook.nodes(wanted, now) if node.worker_id != away]
+
+    def away(self, task: Task) -> str:
+        """The worker that a waiting task is kept from, as it was lost with it; "" where it may have any."""
         ready = self._ready.get(task.submit_seq)
-        away = task.avoid if ready is not None and ready.avoiding else None
-        workers = [
-            worker
-            for worker_id, worker in self._open.items()
-            if worker_id != away and is_large_enough(task.resources, worker)
-        ]
-        return [node_of(self._state, self._holds, worker, now, self._grace_s) for worker in workers]
+        return task.avoid if ready is not None and ready.avoiding else ""
 
     # -- starting
 
     def take(self, now: float) -> tuple[list[tuple[Task, Nodes]], Task | None]:
         """Who starts now and where, and the task that is blocked and has to be planned or passed by."""
-        if self._planned is not None and self._planned.plan.at + REPLAN_AFTER_S < now:
-            self.forget_plan()
+        self._left = None
+        if any(planned.plan.at + REPLAN_AFTER_S < now for planned in self._promises.standing()[:1]):
+            self._promises.redo()
         placed, blocked = self._queue.place(PLACE_MAX, now)
-        head = None if blocked == NO_TASK else self._ready[blocked].task
-        return [self._taken(number, nodes, now) for number, nodes in placed], head
+        taken = [self._taken(number, nodes, now) for number, nodes in placed]
+        if blocked != NO_TASK:
+            return taken, self._ready[blocked].task
+        if not taken and self._backfill and self._is_held_up():
+            self._look_at_freed(now)
+            placed, blocked = self._queue.place(PLACE_MAX, now)
+            taken = [self._taken(number, nodes, now) for number, nodes in placed]
+        return taken, None if blocked == NO_TASK else self._ready[blocked].task
+
+    def _is_held_up(self) -> bool:
+        """Whether a plan keeps somebody from starting, and may keep more than it has to."""
+        standing = self._promises.standing()
+        return bool(self._freed and standing) and self._queue.could_pass(standing[0].task.submit_seq)
+
+    def _look_at_freed(self, now: float) -> None:
+        """Until somebody would start by it, it does not matter what the plans could spare."""
+        freed = self._freed & self._open.keys()
+        self._freed.clear()
+        self._promises.refresh(freed, now)
 
     def _taken(self, number: int, nodes: list[tuple[int, int]], now: float) -> tuple[Task, Nodes]:
         ready = self._ready.pop(number)
         task = ready.task
         self._held[task.id] = (ready.shape, nodes)
-        if self._planned is not None and self._planned.task is task:
-            self.late_starts += now > self._planned.first_at + 1e-6
+        self.late_starts += self._promises.was_late(task, now)
+        for worker, _ in nodes:
+            self.outlook.touch(self._workers[worker])
         return task, [(self._workers[worker], gpu_type) for worker, gpu_type in nodes]
 
     def pick_gpus(self, task: Task, worker: Worker, gpu_type: int) -> list[int]:
@@ -206,6 +231,8 @@ class Placement:
         shape, nodes = self._held.pop(task.id)
         for number, gpu_type in nodes:
             worker_id = self._workers[number]
+            self._freed.add(worker_id)
+            self.outlook.touch(worker_id)
             if not pooled and self._is_plain(worker_id):
                 self._queue.release(number, shape.number, gpu_type)
             else:
@@ -216,65 +243,70 @@ class Placement:
         """Whether what a task gives back there is free for everybody, as it was before."""
         return not (self._pools.get(worker_id) or worker_id in self._odd or self._holds.of(worker_id))
 
-    # -- the plan
+    # -- plans
 
-    def planned(self) -> Planned | None:
-        """The plan that stands."""
-        self._sync_plan()
-        return self._planned
+    def standing(self) -> list[Planned]:
+        """The plans that stand, in order, as they were made."""
+        return self._promises.standing()
+
+    def planned(self, now: float) -> list[Planned]:
+        """The plans that stand, in order, as they are now; that of a task that was left among them."""
+        if self._left is not None and self.has(self._left):
+            self.plan(self._left, now)
+        self._left = None
+        if self._freed and self._promises.standing():
+            self._look_at_freed(now)
+        return self._promises.standing()
+
+    def ahead_of(self, task: Task) -> list[Planned]:
+        """The standing plans of tasks that are before this one."""
+        rank = self._rank(task)
+        return [planned for planned in self._promises.standing() if planned.rank < rank]
+
+    def room(self, node: Node, ahead: list[Planned], now: float) -> Amount | None:
+        """What is free on that worker for somebody who outlives these plans; None for nothing."""
+        return self._promises.room(node, ahead, now)
+
+    def may_be_left(self, task: Task) -> bool:
+        """Whether the blocked `task` needs no answer: it can start one day, and until something ends nobody else can.
+
+        So on a full cluster nothing is planned at all, unless somebody asks.
+        """
+        if self._plans_max > 1 or "reservation_id" in task.request or not self._could_ever(task):
+            return False
+        if self._queue.could_pass(task.submit_seq):
+            return False
+        self._left = task
+        return True
 
     def plan(self, task: Task, now: float) -> bool:
-        """Plan the blocked `task`. False if no open worker could ever take it."""
-        nodes = self.candidates(task, now)
-        found = make_plan(task.resources, nodes)
-        if found is None:
-            return False
-        plan = Plan(max(found.at, now), found.types)
-        self._sync_plan()
-        again = self._planned is not None and self._planned.task is task
-        first_at = min(self._planned.first_at, plan.at) if again and self._planned else plan.at
-        by_id = {node.worker_id: node for node in nodes}
-        holds = {worker_id: self._hold(task, plan, by_id[worker_id]) for worker_id in plan.types}
-        self._planned = Planned(task, plan, first_at, holds)
-        self._queue.plan(task.submit_seq, plan.at, list(holds.values()))
-        return True
+        """Plan the blocked `task`. False if too few of the open workers could ever take it."""
+        if not self._promises.standing():
+            self._freed.clear()
+        return self._promises.make(task, self._rank(task), now, self.away(task), not self._backfill)
 
     def skip(self, task: Task) -> None:
         """Walk past the task until some worker changes."""
         self._queue.skip(task.submit_seq)
 
-    def forget_plan(self) -> None:
-        """What the plan rests on has changed."""
-        self._planned = None
-        self._queue.unplan()
+    def forget_plans(self) -> None:
+        """What the plans rest on has changed."""
+        self._promises.forget()
 
-    def note_freed(self, worker_ids: set[WorkerId], now: float) -> None:
-        """Something ended on these workers: the plan's spare may have grown, or an earlier time be possible."""
-        self._sync_plan()
-        standing = self._planned
-        if standing is None:
-            return
-        task, plan, changed = standing.task, standing.plan, False
-        for worker_id in worker_ids & self._open.keys():
-            node = node_of(self._state, self._holds, self._open[worker_id], now, self._grace_s)
-            if worker_id in standing.holds:
-                standing.holds[worker_id] = self._hold(task, plan, node)
-                changed = True
-            elif (found := earliest(task.resources, node)) is not None and found[0] < plan.at:
-                self.plan(task, now)
-                return
-        if changed:
-            self._queue.plan(task.submit_seq, plan.at, list(standing.holds.values()))
+    def _could_ever(self, task: Task) -> bool:
+        shape = self._ready[task.submit_seq].shape
+        if shape.able[0] != self._changes:
+            wanted, away = task.resources, self.away(task)
+            fits = (worker for name, worker in self._open.items() if name != away and is_large_enough(wanted, worker))
+            shape.able = self._changes, sum(1 for _ in islice(fits, wanted.node_count)) == wanted.node_count
+        return shape.able[1]
 
-    def _hold(self, task: Task, plan: Plan, node: Node) -> Hold:
-        left = spare(task.resources, plan, node)
-        number, cpu, memory_gb, batch, service, gpus = self._numbers_of(self._number(node.worker_id), left)
+    def _rank(self, task: Task) -> Rank:
+        return -static_key(task.priority, task.submit_t, self._tau_s), task.submit_seq
+
+    def _hold(self, worker_id: WorkerId, left: Amount) -> Hold:
+        number, cpu, memory_gb, batch, service, gpus = self._numbers_of(self._number(worker_id), left)
         return number, cpu, memory_gb, gpus, batch, service
-
-    def _sync_plan(self) -> None:
-        """The queue drops a plan that was fulfilled or made void by a start; so do we."""
-        if self._planned is not None and self._queue.planned() != self._planned.task.submit_seq:
-            self._planned = None
 
     # -- numbers
 
@@ -326,8 +358,7 @@ class Placement:
 
     def _shape(self, task: Task, avoiding: bool) -> _Shape:
         """The task's shape. `limit_s` is its class, so that few shapes come from many limits."""
-        wanted, limit_s = task.resources, task.request.get("time_limit_s")
-        bound_s = _power_of_two(limit_s + self._grace_s) if limit_s is not None else 0
+        wanted, bound_s = task.resources, limit_class(task.request, self._grace_s)
         reservation = self._state.reservations.get(task.request.get("reservation_id", ""))
         pool = reservation.number if reservation is not None else COMMON_POOL
         excluded = (self._number(WorkerId(task.avoid)),) if avoiding else ()
@@ -363,6 +394,7 @@ class Placement:
         return {self._number(worker_id): much for worker_id, much in held.items()}
 
 
-def _power_of_two(seconds: float) -> int:
-    """The least power of two that is not below `seconds`."""
-    return 1 << (ceil(seconds) - 1).bit_length()
+def limit_class(request: TaskRequest, grace_s: float) -> int:
+    """The least power of two, in seconds, within which the task is over; 0 where it may run for ever."""
+    limit_s = request.get("time_limit_s")
+    return 0 if limit_s is None else 1 << (ceil(limit_s + grace_s) - 1).bit_length()

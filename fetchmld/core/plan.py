@@ -38,13 +38,23 @@ class Amount:
             gpus,
         )
 
+    def least(self, other: "Amount") -> "Amount":
+        """What both have."""
+        return Amount(
+            min(self.cpu, other.cpu),
+            min(self.memory_gb, other.memory_gb),
+            min(self.batch, other.batch),
+            min(self.service, other.service),
+            {kind: min(count, other.gpus.get(kind, 0)) for kind, count in self.gpus.items()},
+        )
+
     def slots(self, kind: Kind) -> int:
         return self.service if kind == "service" else self.batch
 
 
 @dataclass(slots=True)
 class Node:
-    """A worker as a plan sees it: what is free, and what comes back at which logical time (inf: nobody knows)."""
+    """A worker as a plan sees it: what is free, and what comes back at which logical time (inf: nobody knows), in order."""
 
     worker_id: WorkerId
     free: Amount
@@ -54,8 +64,9 @@ class Node:
         """What is free at `at` if nothing else starts."""
         total = self.free
         for when, amount in self.returns:
-            if when <= at:
-                total = total.plus(amount)
+            if when > at:
+                break
+            total = total.plus(amount)
         return total
 
 
@@ -96,34 +107,55 @@ def earliest(wanted: Resources, node: Node) -> tuple[float, str] | None:
     free = node.free
     if (kind := fitting_type(wanted, free)) is not None:
         return 0.0, kind
-    for when, amount in sorted(node.returns, key=lambda item: item[0]):
+    for when, amount in node.returns:
         free = free.plus(amount)
         if (kind := fitting_type(wanted, free)) is not None:
             return when, kind
     return None
 
 
-def make_plan(wanted: Resources, nodes: Iterable[Node]) -> Plan | None:
-    """The earliest time at which the task fits on `node_count` of `nodes`, and on which; None for never.
+Option = tuple[float, int, int, int, WorkerId, str]  # when, GPUs and cores that lack now, the worker, its GPU type
+
+
+def option(wanted: Resources, node: Node, number: int) -> Option | None:
+    """One node of the task on this worker, which is the `number`th; options sort as they are preferred. None for never.
 
     Among those without a time, the ones that lack least gather.
     """
-    found = []
-    for order, node in enumerate(nodes):
-        when = earliest(wanted, node)
-        if when is not None:
-            found.append((when[0], _missing(wanted, node, when), order, node.worker_id, when[1]))
-    if len(found) < wanted.node_count:
+    found = earliest(wanted, node)
+    if found is None:
         return None
-    chosen = sorted(found)[: wanted.node_count]
-    return Plan(chosen[-1][0], {worker_id: kind for _, _, _, worker_id, kind in chosen})
+    when, kind = found
+    gpus = wanted.gpu - node.free.gpus.get(kind, 0) if wanted.gpu else 0
+    return when, max(0, gpus), max(0, wanted.cpu - node.free.cpu), number, node.worker_id, kind
 
 
-def _missing(wanted: Resources, node: Node, when: tuple[float, str]) -> tuple[int, int]:
-    """How many GPUs and cores a node lacks, to rank those whose time is not known."""
-    free = node.free
-    gpus = wanted.gpu - free.gpus.get(when[1], 0) if wanted.gpu else 0
-    return max(0, gpus), max(0, wanted.cpu - free.cpu)
+def make_plan(wanted: Resources, nodes: Iterable[Node]) -> Plan | None:
+    """The earliest time at which the task fits on `node_count` of `nodes`, the oldest first, and where; None for never."""
+    options = [option(wanted, node, number) for number, node in enumerate(nodes)]
+    return plan_of(sorted(each for each in options if each is not None)[: wanted.node_count], wanted.node_count)
+
+
+def plan_of(options: list[Option], count: int) -> Plan | None:
+    """To start on all of these, `count` nodes; None where they are fewer."""
+    if len(options) < count:
+        return None
+    return Plan(options[-1][0], {worker_id: kind for _, _, _, _, worker_id, kind in options})
+
+
+def beside(node: Node, claims: Iterable[tuple[Amount, float]]) -> Node:
+    """The node, less what plans ahead will take of it, from now on until those times."""
+    node = Node(node.worker_id, node.free, list(node.returns))
+    for amount, until in claims:
+        node.free = node.free.plus(amount, -1)
+        node.returns.append((until, amount))
+    node.returns.sort(key=by_time)
+    return node
+
+
+def by_time(item: tuple[float, Amount]) -> float:
+    """The key by which what comes back is in order."""
+    return item[0]
 
 
 def spare(wanted: Resources, plan: Plan, node: Node) -> Amount:

@@ -15,10 +15,11 @@ the fewest cores, then the oldest, so that whole nodes stay free for large tasks
 answer. A gang takes the best of them, all distinct, or none. All GPUs of one task on one node are of one type: of those
 with enough, the one with the fewest free, then the lowest bit.
 
-The plan. The first head that does not fit ends the walk and is reported, so that the policy can plan it (`plan`) or say
-that no worker could ever take it (`skip`). Whoever comes after the planned task in the order may use a worker that the
-plan holds only within its spare, or if it ends before the plan's time, and is not reported. Whoever comes before it is
-not bound: if that one starts on a held worker the plan is void, and its task will be reported anew.
+The plans. A head that does not fit ends the walk and is reported, so that the policy can plan it (`plan`) or say that no
+worker could ever take it (`skip`); once `plans_max` tasks are planned, those after them are walked past. Whoever comes
+after a planned task in the order may use a worker that its plan holds only within the plan's spare, or if it ends before
+the plan's time. Whoever comes before it is not bound: if that one starts on a held worker the plan is void, and its task
+will be reported anew.
 """
 
 import heapq
@@ -32,6 +33,7 @@ NO_GPU: Final = -1
 NO_TASK: Final = -1
 COMMON_POOL: Final = 0
 EVERY_POOL: Final = -1
+PLANS_MAX: Final = 16  # planned tasks of one queue, at most
 GPU_TYPES_MAX: Final = 64
 ANY_GPU_TYPE: Final = (1 << GPU_TYPES_MAX) - 1
 
@@ -87,11 +89,13 @@ class Queue(Protocol):
 
     def place(self, limit: int, now: float, /) -> tuple[list[Placed], int]: ...
 
-    def plan(self, task: int, at: float, holds: list[Hold], /) -> None: ...
+    def could_pass(self, task: int, /) -> bool: ...
 
-    def unplan(self) -> None: ...
+    def plan(self, task: int, at: float, holds: list[Hold], everything: bool = False, /) -> None: ...
 
-    def planned(self) -> int: ...
+    def unplan(self, task: int = NO_TASK, /) -> None: ...
+
+    def planned(self) -> list[int]: ...
 
     def skip(self, task: int, /) -> None: ...
 
@@ -158,6 +162,7 @@ class _Plan:
     pool: int
     rank: tuple[float, int]
     at: float  # inf: no time is known, it gathers what comes free
+    everything: bool  # it holds all there is, and spares nothing
     spare: dict[int, _Free]
 
     def binds(self, shape: _Shape, rank: tuple[float, int], now: float) -> bool:
@@ -165,11 +170,19 @@ class _Plan:
         ends_before = shape.limit_s > 0 and self.at < inf and now + shape.limit_s <= self.at
         return rank > self.rank and shape.pool == self.pool and not ends_before
 
+    def spared(self, worker: int, shape: _Shape, types: set[int]) -> set[int]:
+        """Which of these GPU types a node of a shape that is bound may use there."""
+        if self.everything:
+            return set()
+        return types & self.spare[worker].types_for(shape) if worker in self.spare else types
+
 
 class ReadyQueue:
     """The reference twin. Task, worker, pool and shape numbers are the caller's; all counts are whole; times in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, plans_max: int = 1) -> None:
+        self._plans_max = checked_plans_max(plans_max)
+        self._plans: list[_Plan] = []  # in the order of their tasks
         self._shapes: dict[_Shape, int] = {}
         self._by_index: list[_Shape | None] = []
         self._unused: list[int] = []  # indices of forgotten shapes
@@ -178,7 +191,6 @@ class ReadyQueue:
         self._pools: dict[int, dict[int, _Free]] = {}  # pool -> worker -> what is free
         self._skipped: set[int] = set()
         self._preference: Preference = lambda _task: {}
-        self._plan: _Plan | None = None
 
     # -- waiting tasks
 
@@ -248,8 +260,7 @@ class ReadyQueue:
         entry = self._live.pop(task, None)
         if entry is None:
             return False
-        if self.planned() == task:
-            self._plan = None
+        self._end_plan(task)
         line = self._lines[entry[0]]
         del line[bisect_left(line, (-entry[1], task))]
         return True
@@ -303,8 +314,8 @@ class ReadyQueue:
     def place(self, limit: int, now: float, /) -> tuple[list[Placed], int]:
         """Start up to `limit` tasks: take them out and claim their capacity, node by node.
 
-        Returns them, and the task that ended the walk because it does not fit, has no plan and nobody ahead of it has
-        one; NO_TASK if there is none. Answer that with `plan` or `skip` and call again.
+        Returns them, and the task that ended the walk because it does not fit, has no plan, and fewer than `plans_max`
+        ahead of it have one; NO_TASK if there is none. Answer that with `plan` or `skip` and call again.
         """
         placed: list[Placed] = []
         passed = set(
@@ -316,25 +327,38 @@ class ReadyQueue:
                 break
             rank, index = min(heads)
             shape = self._known(index)
-            bound = self._plan is not None and self._plan.binds(shape, rank, now)
+            binding = [plan for plan in self._plans if plan.binds(shape, rank, now)]
             prefers = self._preference(rank[1]) if shape.near else {}
-            nodes = self._choose(shape, bound, prefers)
+            nodes = self._choose(shape, binding, prefers)
             if nodes:
-                self._start(index, rank, nodes, bound)
+                self._start(index, rank, nodes, binding)
                 placed.append((rank[1], nodes))
-            elif self._plan is None or rank < self._plan.rank:
+            elif self._is_to_be_planned(rank):
                 return placed, rank[1]
             else:
                 passed.add(index)
         return placed, NO_TASK
 
-    def _choose(self, shape: _Shape, bound: bool, prefers: Mapping[int, int]) -> list[tuple[int, int]]:
+    def _is_to_be_planned(self, rank: tuple[float, int]) -> bool:
+        ahead = sum(plan.rank <= rank for plan in self._plans)
+        return ahead < self._plans_max and all(plan.rank != rank for plan in self._plans)
+
+    def could_pass(self, task: int, /) -> bool:
+        """Whether, were there no plans, the head of some shape that comes after `task` fits now.
+
+        Raises ValueError if the task is not in.
+        """
+        _, key = self._entry(task)
+        later = [i for i, line in enumerate(self._lines) if line and line[0] > (-key, task) and i not in self._skipped]
+        return any(self._choose(self._known(index), [], {}) for index in later)
+
+    def _choose(self, shape: _Shape, binding: list[_Plan], prefers: Mapping[int, int]) -> list[tuple[int, int]]:
         """The best workers with their GPU types, one for each node; empty if there are too few."""
         fitting = []
         for worker, free in self._pools.get(shape.pool, {}).items():
             types = set() if worker in shape.excluded else free.types_for(shape)
-            if bound and self._plan is not None and worker in self._plan.spare:
-                types &= self._plan.spare[worker].types_for(shape)
+            for plan in binding:
+                types = plan.spared(worker, shape, types)
             if types:
                 gpu_type = min(types, key=lambda bit: (free.gpus.get(bit, 0), bit))
                 rank = (-max(0, prefers.get(worker, 0)), sum(free.gpus.values()), free.cpu, worker)
@@ -342,60 +366,69 @@ class ReadyQueue:
         best = heapq.nsmallest(shape.nodes, fitting)
         return [(rank[3], gpu_type) for rank, gpu_type in best] if len(best) == shape.nodes else []
 
-    def _start(self, index: int, rank: tuple[float, int], nodes: list[tuple[int, int]], bound: bool) -> None:
+    def _start(self, index: int, rank: tuple[float, int], nodes: list[tuple[int, int]], binding: list[_Plan]) -> None:
         shape = self._known(index)
         del self._lines[index][0]
         del self._live[rank[1]]
         for worker, gpu_type in nodes:
             self._pools[shape.pool][worker].take(shape, gpu_type, 1)
-        if self._plan is not None:
-            self._note_start(self._plan, shape, rank, nodes, bound)
+        for plan in list(self._plans):
+            self._note_start(plan, shape, rank, nodes, plan in binding)
 
     def _note_start(
         self, plan: _Plan, shape: _Shape, rank: tuple[float, int], nodes: list[tuple[int, int]], bound: bool
     ) -> None:
-        """What a start means for the plan: it is fulfilled, void, or has less to spare."""
+        """What a start means for a plan: it is fulfilled, void, or has less to spare."""
         held = [node for node in nodes if shape.pool == plan.pool and node[0] in plan.spare]
         if rank == plan.rank or (rank < plan.rank and held):
-            self._plan = None
+            self._plans.remove(plan)
         elif bound:
             for worker, gpu_type in held:
                 plan.spare[worker].take(shape, gpu_type, 1)
 
     # -- what the policy says about a task that does not fit
 
-    def plan(self, task: int, at: float, holds: list[Hold], /) -> None:
-        """Let `task` be the one that is planned, for `at`, on the workers of `holds`; any other plan is gone.
+    def plan(self, task: int, at: float, holds: list[Hold], everything: bool = False, /) -> None:
+        """Let `task` be planned for `at`, on the workers of `holds`; a plan that it had is replaced.
 
         Each hold says how much of what is free on that worker the plan does not need, from now through `at`. Whoever ends
-        before `at` need not keep to it; nobody ends before inf (a plan without a time). The plan is about the pool of the
-        task's shape. It is gone when its task starts or is removed. Raises ValueError if the task is not in.
+        before `at` need not keep to it; nobody ends before inf (a plan without a time). With `everything` there is
+        nothing to spare on any worker. The plan is about the pool of the task's shape. It is gone when its task starts or
+        is removed, or when `plans_max` others are planned that are ahead of it. Raises ValueError if the task is not in.
         """
         index, key = self._entry(task)
         spare = {
             worker: _free(cpu, memory_gb, batch, service, gpus)
             for worker, cpu, memory_gb, gpus, batch, service in holds
         }
-        self._plan = _Plan(task, self._known(index).pool, (-key, task), at, spare)
+        self._end_plan(task)
+        self._plans.append(_Plan(task, self._known(index).pool, (-key, task), at, everything, spare))
+        self._plans.sort(key=lambda plan: plan.rank)
+        del self._plans[self._plans_max :]
         self._skipped.discard(index)
 
-    def unplan(self) -> None:
-        """Drop the plan, if there is one."""
-        self._plan = None
+    def unplan(self, task: int = NO_TASK, /) -> None:
+        """Drop the plan of `task`, or all of them; ignored where there is none."""
+        if task == NO_TASK:
+            self._plans.clear()
+        else:
+            self._end_plan(task)
 
-    def planned(self) -> int:
-        """The task that has the plan, or NO_TASK."""
-        return NO_TASK if self._plan is None else self._plan.task
+    def planned(self) -> list[int]:
+        """The tasks that have a plan, in order."""
+        return [plan.task for plan in self._plans]
+
+    def _end_plan(self, task: int) -> None:
+        self._plans = [plan for plan in self._plans if plan.task != task]
 
     def skip(self, task: int, /) -> None:
         """No worker there is could ever take this task: walk past its shape until a worker is set or dropped.
 
-        A plan for a task of this shape is gone. Raises ValueError if the task is not in.
+        Plans for tasks of this shape are gone. Raises ValueError if the task is not in.
         """
         index, _ = self._entry(task)
         self._skipped.add(index)
-        if self._plan is not None and self._entry(self._plan.task)[0] == index:
-            self._plan = None
+        self._plans = [plan for plan in self._plans if self._live[plan.task][0] != index]
 
     def _entry(self, task: int) -> tuple[int, float]:
         if task not in self._live:
@@ -424,10 +457,17 @@ def _distinct(workers: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted(set(workers)))
 
 
-def make_queue() -> Queue:
-    """The native queue where it was built, else its twin."""
+def checked_plans_max(count: int) -> int:
+    """Raises ValueError where a queue cannot keep so many plans."""
+    if not 1 <= count <= PLANS_MAX:
+        raise ValueError(f"a queue keeps 1 to {PLANS_MAX} plans, not {count}")
+    return count
+
+
+def make_queue(plans_max: int = 1) -> Queue:
+    """The native queue where it was built, else its twin. It plans up to `plans_max` blocked tasks at a time."""
     try:
         from fetchmld._fastqueue import FastQueue
     except ImportError:
-        return ReadyQueue()
-    return FastQueue()
+        return ReadyQueue(plans_max)
+    return FastQueue(plans_max)

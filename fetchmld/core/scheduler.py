@@ -57,8 +57,9 @@ from fetchmld.core.model import (
     WorkerId,
     WorkerView,
 )
-from fetchmld.core.placement import Nodes, Placement, Planned
+from fetchmld.core.placement import Nodes, Placement
 from fetchmld.core.plan import make_plan
+from fetchmld.core.promises import Planned
 from fetchmld.core.ready import Queue
 from fetchmld.core.reservations import why_over_capacity
 from fetchmld.core.state import State, capacity_data
@@ -156,7 +157,7 @@ class Scheduler:
         self._desk.record(event, kind, "task.reprioritise", task.id, task.user_id, metadata, ip=event.ip_address)
         if was_ready:
             self._placement.push(task)
-        self._placement.forget_plan()
+        self._placement.forget_plans()
         self._place(event.at_us)
         self._desk.changed(task.id)
 
@@ -207,9 +208,12 @@ class Scheduler:
             placed, blocked = self._placement.take(self._now)
             for task, nodes in placed:
                 self._start(task, nodes, at_us)
-            if blocked is None:
+            if blocked is not None:
+                if self._placement.may_be_left(blocked):
+                    return
+                self._answer_blocked(blocked, at_us)
+            elif not placed:
                 return
-            self._answer_blocked(blocked, at_us)
 
     def _answer_blocked(self, task: Task, at_us: int) -> None:
         if "reservation_id" in task.request:
@@ -330,7 +334,7 @@ class Scheduler:
         """What it held is everybody's; who waited for it has nothing to wait for."""
         for worker_id in self._desk.holds.drop(reservation.id):
             self._placement.refresh(worker_id)
-        self._placement.forget_plan()
+        self._placement.forget_plans()
         for task in self.state.tasks.values():
             if task.status == "queued" and task.request.get("reservation_id") == reservation.id:
                 self._waiting.leave(task)
@@ -344,7 +348,7 @@ class Scheduler:
         for worker_id in sorted(changed):
             self._placement.refresh(worker_id)
         if changed:
-            self._placement.forget_plan()
+            self._placement.forget_plans()
 
     def _claim(self, task: Task, at_us: int) -> None:
         """The first task of a reservation is about to start."""
@@ -583,13 +587,13 @@ class Scheduler:
         """Live numbers: queued, running, workers by status, reservations."""
         return views.counts(self.state)
 
-    def planned(self) -> Planned | None:
-        """The plan that stands: for the first blocked task, or none."""
-        return self._placement.planned()
+    def planned(self) -> list[Planned]:
+        """The plans for the first blocked tasks, in order."""
+        return self._placement.planned(self._now)
 
     @property
     def late_starts(self) -> int:
-        """Planned tasks that started after the first time they were promised."""
+        """First blocked tasks that started after the time they were first promised."""
         return self._placement.late_starts
 
     def check(self, about: Collection[str] | None = None) -> None:

@@ -126,3 +126,13 @@ cdef inline void take(Free* free, Request* wanted, int gpu_type, int sign) noexc
     if gpu_type != NO_GPU:
         add_type(free, gpu_type).count -= sign * wanted.gpu
         free.gpus_total -= sign * wanted.gpu
+
+
+cdef void keep_least(Free* least, Free* other) noexcept:
+    """Cut `least` down to what both have."""
+    cdef TypeCount* gpus = gpus_in(least)
+    cdef size_t i
+    least.cpu, least.memory_gb = min(least.cpu, other.cpu), min(least.memory_gb, other.memory_gb)
+    least.batch, least.service = min(least.batch, other.batch), min(least.service, other.service)
+    for i in range(least.types):
+        gpus[i].count = min(gpus[i].count, gpus_of(other, gpus[i].bit))

@@ -12,6 +12,7 @@ from typing import Any, Final
 from fetchmld.core.lifecycle import STARTED
 from fetchmld.core.messages import Effect, Event, Fact, HeartbeatReceived, Launch, Persist, TimePassed
 from fetchmld.core.model import Capacity, Dependency, Resources, Task, TaskId, TaskRequest, Worker, WorkerId
+from fetchmld.core.placement import limit_class
 from fetchmld.core.scheduler import Policy, Scheduler
 from fetchmld.core.state import State
 from fetchmld.sim.head import Watcher
@@ -104,8 +105,9 @@ class Rules(Watcher):
 
     def _check_ageing(self, core: Scheduler, task: Task) -> None:
         """The promise: nobody of priority p is passed by one of its own kind that came (10 - p) tau later."""
+        line = _line(task, core.policy.grace_s)
         for other in core.state.tasks.values():
-            if other.status == "queued" and _line(other) == _line(task) and self._is_ready(other):
+            if other.status == "queued" and _line(other, core.policy.grace_s) == line and self._is_ready(other):
                 late_s = task.submit_t - other.submit_t - (PRIORITY_MAX - other.priority) * self._tau_s
                 assert late_s <= 1e-6, f"{task.id} passes {other.id}, {late_s:.3f} s beyond the promise"
 
@@ -285,10 +287,9 @@ def core_now(core: Scheduler) -> float:
     return core._now
 
 
-def _line(task: Task) -> tuple[object, ...]:
+def _line(task: Task, grace_s: float) -> tuple[object, ...]:
     """What tells tasks apart that do not stand in one line; between lines backfill may let one pass."""
-    limit = task.request.get("time_limit_s", 0).bit_length()
-    return (task.resources, limit, task.request.get("reservation_id", ""), task.avoid)
+    return (task.resources, limit_class(task.request, grace_s), task.request.get("reservation_id", ""), task.avoid)
 
 
 def _is_of(types: set[str], wanted: Resources) -> bool:

@@ -12,6 +12,7 @@ from typing import Final, cast
 
 from fetchmld.core.messages import AttemptEnded, Effect, Event, Launch, TaskSubmitted, WorkerJoined
 from fetchmld.core.model import Capacity, EndReport, TaskId, TaskRequest, UserId, WorkerId
+from fetchmld.core.placement import limit_class
 from fetchmld.core.scheduler import Policy, Scheduler
 from fetchmld.sim.traces import Trace, TraceTask
 
@@ -57,7 +58,7 @@ class Player:
         self._gpus_free = 0
         self._waiting: Counter[int] = Counter()  # tasks by the GPUs that they ask for in all
         self._promises: dict[object, list[tuple[float, int]]] = {}  # of each shape: (nobody later than, task), a heap
-        self._running: dict[int, int] = {}  # nodes of the attempt that have not ended
+        self._shapes: dict[int, object] = {}  # of tasks that have not started
         self.played = Played(trace.tasks)
 
     def play(self) -> Played:
@@ -76,7 +77,7 @@ class Player:
                 when, task, rank = heapq.heappop(self._ends)
                 self._advance(when)
                 self._end(task, rank)
-        self.played.late_starts = self._core._placement.late_starts
+        self.played.late_starts = self._core.late_starts
         self.played.busy_s = self._now - (submits[0] if submits else 0.0)
         return self.played
 
@@ -115,7 +116,7 @@ class Player:
         task = self._trace.tasks[index]
         self._waiting[task.gpu * task.node_count] += 1
         request = self._request(task)
-        shape = self._shape(task)
+        shape = self._shapes[index] = self._shape(task, request)
         late = self._now + (PRIORITY_MAX - task.priority) * self._options.policy.ageing_tau_s
         heapq.heappush(self._promises.setdefault(shape, []), (late, index))
         self._handle(TaskSubmitted(TaskId(str(index)), USER, request, self._at_us()))
@@ -136,9 +137,9 @@ class Player:
     def _limit_s(self, task: TraceTask) -> int:
         return task.time_limit_s or int(task.run_s * self._options.limit_factor + 0.999)
 
-    def _shape(self, task: TraceTask) -> object:
-        """What tells tasks apart that are not in one line: the request, and the power of two of its time limit."""
-        limit = self._limit_s(task).bit_length()
+    def _shape(self, task: TraceTask, request: TaskRequest) -> object:
+        """What tells tasks apart that are not in one line: the request, and the class of its time limit."""
+        limit = limit_class(request, self._options.policy.grace_s)
         return (task.cpu, task.memory_gb, task.gpu, task.gpu_type, task.node_count, limit)
 
     def _end(self, index: int, rank: int) -> None:
@@ -163,7 +164,7 @@ class Player:
         submitted = (task.submit_s - self._trace.tasks[0].submit_s) / self._options.compress
         self.played.waits[index] = self._now - submitted
         self._waiting[task.gpu * task.node_count] -= 1
-        promises = self._promises[self._shape(task)]
+        promises = self._promises[self._shapes.pop(index)]
         while promises and promises[0][1] in self.played.waits:
             heapq.heappop(promises)
         if promises:

@@ -15,8 +15,7 @@ GRACE_S = Policy().grace_s
 
 
 def planned_at(driver: Driver) -> float:
-    planned = driver.core.planned()
-    assert planned is not None
+    (planned,) = driver.core.planned()
     return planned.plan.at
 
 
@@ -25,8 +24,7 @@ def test_the_first_blocked_task_is_planned_from_declared_ends() -> None:
     driver.join(W1, WITH_GPUS)
     driver.submit(gpu=4, time_limit_s=600)
     big = driver.submit(gpu=4)
-    planned = driver.core.planned()
-    assert planned is not None
+    (planned,) = driver.core.planned()
     assert planned.task.id == big
     assert planned.plan.at == pytest.approx(driver.now + 600 + GRACE_S)
 

@@ -6,7 +6,7 @@ from math import inf
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from fetchmld._fastqueue import FastQueue
 from fetchmld.core.ready import ANY_GPU_TYPE, NO_GPU, NO_TASK, Hold, Queue, ReadyQueue, make_queue, static_key
@@ -15,6 +15,12 @@ from fetchmld.core.ready import ANY_GPU_TYPE, NO_GPU, NO_TASK, Hold, Queue, Read
 @pytest.fixture(params=[ReadyQueue, FastQueue], ids=["twin", "native"])
 def queue(request: pytest.FixtureRequest) -> Queue:
     made: Queue = request.param()
+    return made
+
+
+@pytest.fixture(params=[ReadyQueue, FastQueue], ids=["twin", "native"])
+def two_plans(request: pytest.FixtureRequest) -> Queue:
+    made: Queue = request.param(2)
     return made
 
 
@@ -357,7 +363,7 @@ def test_later_ones_use_what_the_plan_spares(queue: Queue) -> None:
     cores(queue, 0, 3)
     cores(queue, 1, 1)
     queue.plan(1, 100.0, [spare_cores(0, 1)])
-    assert queue.planned() == 1
+    assert queue.planned() == [1]
     assert queue.place(10, 0.0) == ([(2, [(1, NO_GPU)]), (3, [(0, NO_GPU)])], NO_TASK)
     assert queue.place(10, 0.0) == ([], NO_TASK)
 
@@ -389,7 +395,7 @@ def test_a_plan_without_a_time_gathers_whatever_limits_say(queue: Queue) -> None
     assert queue.place(10, 0.0) == ([], NO_TASK)
     queue.release(0, shape, NO_GPU)
     assert queue.place(10, 0.0)[0] == [(1, [(0, NO_GPU)])]
-    assert queue.planned() == NO_TASK
+    assert queue.planned() == []
 
 
 def test_spare_counts_each_thing(queue: Queue) -> None:
@@ -416,7 +422,7 @@ def test_another_pool_is_not_bound_by_the_plan(queue: Queue) -> None:
     cores(queue, 0, 1, pool=3)
     queue.plan(1, inf, [spare_cores(0, 0)])
     assert queue.place(10, 0.0) == ([(2, [(0, NO_GPU)])], NO_TASK)
-    assert queue.planned() == 1
+    assert queue.planned() == [1]
 
 
 def test_who_comes_before_the_planned_one_is_not_bound_and_voids_the_plan(queue: Queue) -> None:
@@ -427,10 +433,10 @@ def test_who_comes_before_the_planned_one_is_not_bound_and_voids_the_plan(queue:
     queue.plan(1, inf, [spare_cores(0, 0)])
     queue.push(2, small, 9.0)
     assert queue.place(10, 0.0) == ([(2, [(1, NO_GPU)])], NO_TASK)
-    assert queue.planned() == 1
+    assert queue.planned() == [1]
     queue.push(3, small, 9.0)
     assert queue.place(10, 0.0) == ([(3, [(0, NO_GPU)])], 1)
-    assert queue.planned() == NO_TASK
+    assert queue.planned() == []
 
 
 def test_what_the_plan_kept_from_a_shape_it_does_not_keep_from_an_earlier_task_of_it(queue: Queue) -> None:
@@ -452,7 +458,7 @@ def test_who_comes_before_the_planned_one_is_reported(queue: Queue) -> None:
     queue.push(3, cores_shape(queue, 6), 1.0)
     assert queue.place(10, 0.0) == ([], 2)
     queue.plan(2, inf, [])
-    assert queue.planned() == 2
+    assert queue.planned() == [2]
     assert queue.place(10, 0.0) == ([], NO_TASK)
 
 
@@ -465,7 +471,7 @@ def test_a_plan_ends_with_its_task_or_when_told(queue: Queue) -> None:
     assert queue.place(10, 0.0) == ([], 1)
     queue.plan(1, inf, [spare_cores(0, 0)])
     queue.remove(1)
-    assert queue.planned() == NO_TASK
+    assert queue.planned() == []
     assert queue.place(10, 0.0) == ([(2, [(0, NO_GPU)])], NO_TASK)
 
 
@@ -494,10 +500,100 @@ def test_a_task_is_planned_or_hopeless_not_both(queue: Queue) -> None:
     cores(queue, 0, 1)
     queue.plan(1, inf, [])
     queue.skip(2)
-    assert queue.planned() == NO_TASK
+    assert queue.planned() == []
     queue.plan(1, inf, [])
     queue.unplan()
     assert queue.place(10, 0.0) == ([], 1)
+
+
+def test_as_many_are_planned_as_the_queue_was_made_for(two_plans: Queue) -> None:
+    queue = two_plans
+    for task in range(1, 5):
+        queue.push(task, cores_shape(queue, 4 + task), 9.0 - task)
+    cores(queue, 0, 3)
+    for task in (1, 2):
+        assert queue.place(10, 0.0) == ([], task)
+        queue.plan(task, inf, [])
+    assert queue.place(10, 0.0) == ([], NO_TASK)
+    queue.push(5, cores_shape(queue, 9), 9.0)
+    assert queue.place(10, 0.0) == ([], 5)
+    queue.plan(5, inf, [])
+    assert queue.planned() == [5, 1], "the last in the order is dropped"
+    queue.unplan(5)
+    queue.unplan(4)
+    assert queue.planned() == [1]
+
+
+def test_who_comes_after_two_plans_keeps_to_both(two_plans: Queue) -> None:
+    queue, types = two_plans, ANY_GPU_TYPE
+    queue.push(1, queue.shape(9, 9, 0, 0, False), 9.0)
+    queue.push(2, queue.shape(8, 8, 0, 0, False), 8.0)
+    queue.set_worker(0, 4, 4, 4, 4, [(0, 4), (1, 4)])
+    queue.plan(1, 100.0, [(0, 3, 1, [(0, 4), (1, 0)], 3, 0)])
+    queue.plan(2, 50.0, [(0, 2, 3, [(0, 0), (1, 4)], 3, 0)])
+    queue.push(3, queue.shape(3, 1, 0, 0, False), 7.0)
+    queue.push(4, queue.shape(1, 2, 0, 0, False), 6.0)
+    queue.push(5, queue.shape(1, 1, 1, types, False), 5.0)
+    assert queue.place(10, 0.0) == ([], NO_TASK), "one spares too few cores, the other too little memory, or GPUs"
+    queue.push(6, queue.shape(1, 1, 1, types, False, limit_s=64), 4.0)
+    assert queue.place(10, 0.0) == ([(6, [(0, 1)])], NO_TASK), "over before the first plan's time, not the second's"
+    queue.push(7, queue.shape(1, 0, 0, 0, False), 3.0)
+    queue.push(8, queue.shape(1, 0, 0, 0, False), 3.0)
+    assert queue.place(10, 0.0) == ([(7, [(0, NO_GPU)])], NO_TASK), "that was all that both spare"
+
+
+def test_a_start_between_two_plans_voids_the_second_only(two_plans: Queue) -> None:
+    queue = two_plans
+    queue.push(1, cores_shape(queue, 8), 9.0)
+    queue.push(2, cores_shape(queue, 7), 5.0)
+    cores(queue, 0, 4)
+    queue.plan(1, inf, [spare_cores(0, 3)])
+    queue.plan(2, inf, [spare_cores(0, 3)])
+    queue.push(3, cores_shape(queue, 1), 7.0)
+    assert queue.place(10, 0.0) == ([(3, [(0, NO_GPU)])], 2)
+    assert queue.planned() == [1]
+
+
+def test_a_plan_may_hold_everything(queue: Queue) -> None:
+    queue.push(1, cores_shape(queue, 4), 5.0)
+    queue.push(2, cores_shape(queue, 1, limit_s=1), 1.0)
+    cores(queue, 0, 3)
+    queue.plan(1, inf, [], True)
+    assert queue.place(10, 0.0) == ([], NO_TASK)
+    queue.push(3, cores_shape(queue, 1), 9.0)
+    assert queue.place(10, 0.0) == ([(3, [(0, NO_GPU)])], NO_TASK), "who is ahead starts"
+    assert queue.planned() == [1]
+    queue.push(4, queue.shape(1, 0, 0, 0, False, pool=3), 1.0)
+    cores(queue, 0, 1, pool=3)
+    assert queue.place(10, 0.0) == ([(4, [(0, NO_GPU)])], NO_TASK), "another pool is not concerned"
+    cores(queue, 1, 4)
+    assert [task for task, _ in queue.place(10, 0.0)[0]] == [1, 2]
+
+
+def test_whether_anybody_could_pass(queue: Queue) -> None:
+    big, small = cores_shape(queue, 4), cores_shape(queue, 1)
+    queue.push(1, big, 9.0)
+    queue.push(2, big, 8.0)
+    cores(queue, 0, 3)
+    assert queue.place(10, 0.0) == ([], 1)
+    assert not queue.could_pass(1)
+    queue.push(3, small, 1.0)
+    assert queue.could_pass(1)
+    assert not queue.could_pass(3)
+    queue.plan(1, inf, [spare_cores(0, 0)])
+    assert queue.place(10, 0.0) == ([], NO_TASK)
+    assert queue.could_pass(1), "plans apart"
+    queue.skip(3)
+    assert not queue.could_pass(1)
+    with pytest.raises(ValueError, match="task 7 is not in the queue"):
+        queue.could_pass(7)
+
+
+@pytest.mark.parametrize("count", [0, 17])
+def test_no_queue_keeps_so_many_plans(count: int) -> None:
+    for made in (ReadyQueue, FastQueue):
+        with pytest.raises(ValueError, match=f"1 to 16 plans, not {count}"):
+            made(count)
 
 
 # -- in and out
@@ -615,8 +711,7 @@ class Twins(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.twin, self.native = ReadyQueue(), FastQueue()
-        self.both: tuple[Queue, Queue] = (self.twin, self.native)
+        self.make(1)
         self.next_task = 0
         self.now = 0.0
         self.running: list[tuple[int, int, int]] = []  # (worker, shape, GPU type)
@@ -624,6 +719,11 @@ class Twins(RuleBasedStateMachine):
         self.prefers: dict[int, int] = {}  # of every task that has a preference
         for queue in self.both:
             queue.rank_by(lambda task: self.prefers if task % 3 else {})
+
+    @initialize(plans_max=st.sampled_from([1, 1, 2, 3]))
+    def make(self, plans_max: int) -> None:
+        self.twin, self.native = ReadyQueue(plans_max), FastQueue(plans_max)
+        self.both: tuple[Queue, Queue] = (self.twin, self.native)
 
     @rule(
         asked=st.tuples(
@@ -703,15 +803,21 @@ class Twins(RuleBasedStateMachine):
                 return
             self.planned(blocked, self.now + at, holds.draw(st.lists(hold, max_size=3, unique_by=lambda h: h[0])))
 
-    @rule(task=st.integers(0, 80), at=st.sampled_from([0.0, 2.0, 4.0, inf]), holds=st.data())
-    def plan(self, task: int, at: float, holds: st.DataObject) -> None:
+    @rule(
+        task=st.integers(0, 80),
+        at=st.sampled_from([0.0, 2.0, 4.0, inf]),
+        holds=st.data(),
+        everything=st.sampled_from([False, False, False, True]),
+    )
+    def plan(self, task: int, at: float, holds: st.DataObject, everything: bool) -> None:
         if self.twin.position(task) >= 0:
-            self.planned(task, self.now + at, holds.draw(st.lists(hold, max_size=3, unique_by=lambda h: h[0])))
+            drawn = holds.draw(st.lists(hold, max_size=3, unique_by=lambda h: h[0]))
+            self.planned(task, self.now + at, drawn, everything)
 
-    @rule()
-    def unplan(self) -> None:
+    @rule(task=st.integers(-1, 80))
+    def unplan(self, task: int) -> None:
         for queue in self.both:
-            queue.unplan()
+            queue.unplan(task)
 
     @rule(task=st.integers(0, 80))
     def skip(self, task: int) -> None:
@@ -737,6 +843,8 @@ class Twins(RuleBasedStateMachine):
     @rule(task=st.integers(0, 80))
     def ask(self, task: int) -> None:
         assert self.twin.position(task) == self.native.position(task)
+        if self.twin.position(task) >= 0:
+            assert self.twin.could_pass(task) == self.native.could_pass(task)
 
     @invariant()
     def same_length_and_plan(self) -> None:
@@ -751,9 +859,9 @@ class Twins(RuleBasedStateMachine):
         ]
         return blocked
 
-    def planned(self, task: int, at: float, holds: list[Hold]) -> None:
+    def planned(self, task: int, at: float, holds: list[Hold], everything: bool = False) -> None:
         for queue in self.both:
-            queue.plan(task, at, holds)
+            queue.plan(task, at, holds, everything)
 
 
 def refusal(queue: Queue, shape: int) -> str:

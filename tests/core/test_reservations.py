@@ -153,6 +153,5 @@ def test_a_blocked_task_is_planned_for_the_expiry() -> None:
     driver = driver_with("w1")
     driver.reserve(gpu_count=4, seconds=600)
     driver.submit(gpu=4, cpu=1)
-    planned = driver.core.planned()
-    assert planned is not None
+    (planned,) = driver.core.planned()
     assert planned.plan.at == driver.now + 600

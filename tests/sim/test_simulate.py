@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,8 +152,11 @@ def test_json_has_it_all(files: tuple[Path, Path]) -> None:
     ("words", "said"),
     [
         (("--set", "colour=red"), "no setting 'colour'"),
-        (("--set", "ageing_tau_s=soon"), "not a number"),
-        (("--set", "ageing_tau_s=0"), "must be above 0"),
+        (("--set", "ageing_tau_s=soon"), "setting ageing_tau_s='soon': Input should be a valid number"),
+        (("--set", "ageing_tau_s=0"), "setting ageing_tau_s='0': Input should be greater than 0"),
+        (("--set", "plans_max=17"), "setting plans_max='17': Input should be less than or equal to 16"),
+        (("--set", "backfill=maybe"), "setting backfill='maybe': Input should be a valid boolean"),
+        (("--compare", "backfill=false,colour=red"), "no setting 'colour'"),
         (("--time-compress", "0"), "above 0"),
         (("--nodes-take", "7"), "cannot take 7 nodes of 2"),
         (("--plot", "use.gif"), "must end in .svg or .png"),
@@ -170,12 +175,93 @@ def test_a_png_without_matplotlib_says_what_to_do(monkeypatch: pytest.MonkeyPatc
         plot(report(trace, play(trace, Options(POLICY)), 0.1), tmp_path / "use.png")
 
 
+def crowded(seed: int) -> Trace:
+    """A workload like the Alibaba trace, made by `seed`: most tasks ask for one GPU, run times of any length."""
+    dice = random.Random(seed)
+    nodes = [
+        Capacity(64, 256, 64, 2, tuple(Gpu(i, kind, f"GPU-{i}") for i in range(count)))
+        for kind, count in [("T4", 2)] * 6 + [("V100", 8)] * 4 + [("P100", 4)] * 4
+    ]
+    gpus = dice.choices([0, 1, 2, 4, 8], [15, 70, 6, 5, 4], k=600)
+    tasks, now = [], 0.0
+    for number, gpu in enumerate(gpus):
+        now += dice.expovariate(1 / 80)
+        run_s, kind = min(50_000.0, dice.lognormvariate(7.5, 1.5)), dice.choice(["", "", "", "V100|P100"])
+        cpu, memory_gb = dice.choice([2, 4, 8, 12]) * max(1, gpu) // 2, dice.choice([8, 16, 32])
+        tasks.append(TraceTask(str(number), now, run_s, cpu, memory_gb, gpu, kind, dice.choice([3, 5, 5, 5, 8])))
+    return Trace(nodes, tasks)
+
+
+STRICT = replace(POLICY, backfill=False)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_backfill_waits_less_than_strict_order_and_delays_no_plan(seed: int) -> None:
+    strict, backfill = (play(crowded(seed), Options(policy)) for policy in (STRICT, POLICY))
+    assert waits(backfill.waits.values())["p95_s"] < waits(strict.waits.values())["p95_s"]
+    assert (backfill.late_starts, strict.late_starts) == (0, 0)
+    assert len(backfill.waits) == len(strict.waits) == 600
+
+
+def test_in_strict_order_nobody_passes_anybody() -> None:
+    tasks = crowded(1).tasks
+    played = play(crowded(1), Options(STRICT))
+    first_s = tasks[0].submit_s
+    lines = [
+        (task.submit_s / POLICY.ageing_tau_s - task.priority, task.submit_s - first_s, played.waits[index])
+        for index, task in enumerate(tasks)
+    ]
+    passed = [
+        (one, other)
+        for one, (key, submit_s, wait_s) in enumerate(lines)
+        for other, (ahead, since_s, waited_s) in enumerate(lines)
+        if ahead < key and since_s < submit_s + wait_s < since_s + waited_s
+    ]
+    assert not passed
+
+
+def in_one_line(trace: Trace) -> Trace:
+    """All of one priority, so that nobody comes between a plan and its task."""
+    trace.tasks = [replace(task, priority=5) for task in trace.tasks]
+    return trace
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5])
+def test_no_first_blocked_task_starts_later_than_its_first_plan(factor: float) -> None:
+    assert play(in_one_line(crowded(2)), Options(POLICY, limit_factor=factor)).late_starts == 0
+
+
+def test_a_plan_that_is_not_kept_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fetchmld.core.promises.spare", lambda _wanted, _plan, node: node.free)
+    assert play(in_one_line(crowded(2)), Options(POLICY, limit_factor=1.0)).late_starts > 0
+
+
+@pytest.mark.parametrize("plans_max", [1, 2, 5])
+def test_with_more_plans_the_first_is_kept_as_well(plans_max: int) -> None:
+    played = play(crowded(2), Options(replace(POLICY, plans_max=plans_max)))
+    assert (len(played.waits), played.late_starts) == (600, 0)
+
+
+def test_two_policies_are_compared_in_one_command(files: tuple[Path, Path]) -> None:
+    done = run("--nodes", files[0], "--tasks", files[1], "--compare", "backfill=false,ageing_tau_s=60", "--json")
+    other = json.loads(done.output)["compared"]["backfill=false,ageing_tau_s=60"]
+    assert other["waits"]["max_s"] == 90.0
+    shown = run("--nodes", files[0], "--tasks", files[1], "--compare", "backfill=false").output
+    assert "as set" in shown
+    assert "backfill=false" in shown
+
+
 @pytest.mark.skipif(not TRACES.is_dir(), reason="FETCHML_TRACE_DIR names no directory with alibaba-gpu-v2023")
-def test_backfill_on_the_crowded_alibaba_trace_delays_no_plan() -> None:
-    trace = read_trace(TRACES / "nodes.csv", TRACES / "pods.csv")
-    trace.take_nodes(60, seed=0)
-    played = play(trace, Options(POLICY, compress=20.0))
-    assert (len(played.waits), played.late_starts) == (7255, 0)
+@pytest.mark.parametrize(("count", "compress"), [(60, 20.0), (60, 50.0), (200, 200.0)])
+def test_backfill_on_the_crowded_alibaba_trace_waits_less_than_strict_order(count: int, compress: float) -> None:
+    p95_s = []
+    for policy in (POLICY, STRICT):
+        trace = read_trace(TRACES / "nodes.csv", TRACES / "pods.csv")
+        trace.take_nodes(count, seed=0)
+        played = play(trace, Options(policy, compress=compress))
+        assert (len(played.waits), played.late_starts) == (7255, 0)
+        p95_s.append(waits(played.waits.values())["p95_s"])
+    assert p95_s[0] < p95_s[1]
 
 
 @pytest.mark.skipif(not TRACES.is_dir(), reason="FETCHML_TRACE_DIR names no directory with alibaba-gpu-v2023")
