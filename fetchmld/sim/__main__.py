@@ -47,14 +47,14 @@ def main(seed: int | None, seeds: int, first: int, jobs: int) -> None:
     with ProcessPoolExecutor(jobs) as pool:
         for outcomes, failures in pool.map(run_chunk, firsts, counts):
             fine += outcomes
+            for error in failures[: max(0, SHOWN_MAX - len(broken))]:
+                click.echo(str(error))
             broken += failures
     _tell(fine, broken, time.monotonic() - began, jobs)
     sys.exit(bool(broken))
 
 
 def _tell(fine: list[Outcome], broken: list[Broken], wall_s: float, jobs: int) -> None:
-    for error in broken[:SHOWN_MAX]:
-        click.echo(str(error))
     if broken:
         click.echo(f"{len(broken)} seeds broke a rule; run one again: python -m fetchmld.sim --seed {broken[0].seed}")
     hours = sum(outcome.virtual_s for outcome in fine) / 3600
