@@ -47,8 +47,8 @@ def main(seed: int | None, seeds: int, first: int, jobs: int) -> None:
     with ProcessPoolExecutor(jobs) as pool:
         for outcomes, failures in pool.map(run_chunk, firsts, counts):
             fine += outcomes
-            for error in failures[: max(0, SHOWN_MAX - len(broken))]:
-                click.echo(str(error))
+            for failure in failures[: max(0, SHOWN_MAX - len(broken))]:
+                click.echo(str(failure))
             broken += failures
     _tell(fine, broken, time.monotonic() - began, jobs)
     sys.exit(bool(broken))

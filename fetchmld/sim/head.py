@@ -288,7 +288,13 @@ class Head:
 
 def _hello(body: Body, at_us: int) -> Event:
     live = [LiveAttempt(TaskId(a["task_id"]), a["attempt"], a["phase"]) for a in body["attempts"]]
-    return WorkerJoined(WorkerId(body["worker_id"]), body["boot_id"], body["worker_id"], body["capacity"], live, at_us)
+    name, capacity = WorkerId(body["worker_id"]), body["capacity"]
+    return WorkerJoined(name, body["boot_id"], name, capacity, live, at_us, datasets=body["datasets"])
+
+
+def _beat(body: Body, at_us: int) -> Event:
+    added, dropped = body.get("datasets_added", {}), body.get("datasets_dropped", [])
+    return HeartbeatReceived(WorkerId(body["worker_id"]), at_us, added, dropped)
 
 
 def _ended(body: Body, at_us: int) -> Event:
@@ -316,7 +322,7 @@ def _reserve(body: Body, at_us: int) -> Event:
 
 EVENTS: Final[dict[str, Callable[[Body, int], Event]]] = {
     "hello": _hello,
-    "beat": lambda body, at_us: HeartbeatReceived(WorkerId(body["worker_id"]), at_us),
+    "beat": _beat,
     "phase": _phase,
     "dataset": lambda body, at_us: DatasetAccessed(**cast(dict[str, Any], {**body, "at_us": at_us})),
     "ended": _ended,

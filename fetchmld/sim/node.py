@@ -30,6 +30,7 @@ from fetchmld.core.agent import (
     Stop,
     StopAsked,
 )
+from fetchmld.core.caches import dataset_key
 from fetchmld.core.line import Hearing
 from fetchmld.core.messages import LaunchOrder
 from fetchmld.core.model import ArtifactSet, Capacity
@@ -42,6 +43,7 @@ from fetchmld.sim.workload import Program
 RECONNECT_S: Final = 1.0
 HELLO_TIMEOUT_S: Final = 30.0
 RESTART_S: Final = (0.5, 5.0)
+CACHED_MAX: Final = 3  # datasets that a node keeps
 ARTIFACTS: Final = ArtifactSet(manifest="0" * 64, file_count=1, total_bytes=1)
 
 
@@ -86,6 +88,8 @@ class Node:
         self._preparing: dict[RunKey, int] = {}
         self._count = 0
         self._unsent: list[Body] = []
+        self._cache: dict[str, int] = {}  # what `caches.dataset_key` names, with its bytes; on disk
+        self._told: dict[str, int] = {}  # what the head was told of it
         self._paused: list[tuple[str, Body]] | None = None
         link.on_message, link.on_lost = self._on_message, self._on_lost
 
@@ -192,7 +196,9 @@ class Node:
             "boot_id": f"{self.name}-boot{self.boot}",
             "capacity": self.capacity,
             "attempts": [asdict(attempt) for attempt in self.core.live()],
+            "datasets": dict(self._cache),
         }
+        self._told = dict(self._cache)
         self.link.send_up("hello", hello)
         self._timeline.after(HELLO_TIMEOUT_S, self._hello_due, self.link.connection)
 
@@ -241,8 +247,16 @@ class Node:
     def _beat(self, connection: int) -> None:
         if connection == self.link.connection and self._greeted and self.agent_up:
             if self._paused is None:
-                self.link.send_up("beat", {"worker_id": self.name, "sent_t": self.boottime()})
+                self.link.send_up("beat", {"worker_id": self.name, "sent_t": self.boottime(), **self._cache_news()})
             self._timeline.after(self._heartbeat_s, self._beat, connection)
+
+    def _cache_news(self) -> Body:
+        """What came into the cache, and what left it, since the head was last told."""
+        if self._told == self._cache:
+            return {}
+        told, self._told = self._told, dict(self._cache)
+        added = {key: size for key, size in self._cache.items() if key not in told}
+        return {"datasets_added": added, "datasets_dropped": [key for key in told if key not in self._cache]}
 
     def _renew(self, sent_t: float) -> None:
         self.runner.renew(sent_t + self._lease_s)
@@ -329,10 +343,20 @@ class Node:
             return  # abandoned, or of an agent before us
         del self._preparing[key]
         word = self._program_of(key.task_id).prepare_word
-        access = {"name": "d", "source": "file:///d", "success": not word, "sha256": "", "error": word}
-        self._tell("dataset", key, **access)
+        for spec in order["request"]["dataset_specs"]:
+            access = {"name": spec["name"], "source": spec["source"], "success": not word, "sha256": "", "error": word}
+            self._tell("dataset", key, **access)
+            if not word:
+                self._keep(dataset_key(spec))
         failed = PrepareFailed(key, word, "the dataset", word == "DATASET_UNAVAILABLE")
         self._apply([failed if word else self._prepared(order)])
+
+    def _keep(self, dataset: str) -> None:
+        """It is in the cache now, and the newest there."""
+        self._cache.pop(dataset, None)
+        self._cache[dataset] = 1
+        for oldest in list(self._cache)[:-CACHED_MAX]:
+            del self._cache[oldest]
 
     def _later(self, incarnation: int, event: Event) -> None:
         if incarnation == self._incarnation:

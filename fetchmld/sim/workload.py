@@ -114,7 +114,10 @@ def _time_limit(rng: Random, request: dict[str, Any]) -> None:
 
 
 def _datasets(rng: Random, request: dict[str, Any]) -> None:
-    request["dataset_specs"] = [DatasetSpec(name="d", source="file:///d", mount_path="data/d")]
+    names = rng.sample("abcdef", rng.choice((1, 1, 2)))
+    request["dataset_specs"] = [
+        DatasetSpec(name=name, source=f"file:///{name}", mount_path=f"data/{name}") for name in names
+    ]
 
 
 def _gang(rng: Random, request: dict[str, Any]) -> None:
