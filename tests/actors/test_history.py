@@ -19,6 +19,12 @@ from tests.actors.record import Record, until
 from tests.store import task_facts as facts
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that is busy with others a batch took longer than users are let wait: not what these tests are about."""
+    monkeypatch.setattr(actors.history, "WAIT_MAX_S", 25.0)
+
+
 class Room:
     def __init__(self, directory: Path) -> None:
         self.record = Record(directory)
