@@ -13,7 +13,7 @@ from fetchmld.core.model import DatasetSpec, WorkerId
 
 KEY_CHARACTERS: Final = 16
 WORKER_KEYS_MAX: Final = 512  # of one worker; what it told of first is forgotten
-HOLDERS_MAX: Final = 256  # looked at for one task, of all its datasets; where more have one, any of them will do
+HOLDERS_MAX: Final = 64  # looked at for one task, of all its datasets; where more have one, any of them will do
 _HOLDERS_MIN: Final = 16  # of each
 _SCORE_MAX: Final = 2**62  # what the native queue can hold
 
