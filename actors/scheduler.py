@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from actors.background import in_background
 from actors.feed import Watchers
 from actors.mailbox import EVENTS
 from actors.snapshot_keeper import SnapshotKeeper
@@ -45,6 +46,7 @@ from fetchmld.core.scheduler import Policy, Scheduler
 from fetchmld.core.state import ended
 from fetchmld.store import snapshots
 from fetchmld.store.clock import LogicalClock
+from fetchmld.store.disk_probe import sync_latency
 from fetchmld.store.ledger import Ledger, LedgerUnavailable
 from fetchmld.store.notes import new_genesis
 
@@ -53,6 +55,7 @@ log = logging.getLogger(__name__)
 MAILBOX_MAX: Final = 200_000  # messages that wait for the loop; beyond it requests are refused
 WAITERS_MAX: Final = 100_000  # callers that wait for ends
 TICK_S: Final = 1.0
+PROBE_SYNCS: Final = 20
 RETRY_S: Final = 0.5  # between two tries to write, while that fails
 SNAPSHOT_WITHIN_S: Final = 3.0  # at a clean end; who stops us waits 5 s for the whole of it
 
@@ -95,6 +98,7 @@ class SchedulerActor:
         self._ledger: Ledger
         self._core: Scheduler
         self._snapshots: SnapshotKeeper
+        self._probing: asyncio.Task[None]
         self._clock: LogicalClock
         self._wake: asyncio.Event
 
@@ -106,9 +110,18 @@ class SchedulerActor:
         await self._in_thread(self._recover)
         self._server = await serve(self._socket, self._on_messages, self._on_close)
         self._tasks = [asyncio.create_task(loop) for loop in (self._work(), self._tick(), self._snapshots.run())]
+        self._probing = asyncio.create_task(self._probe_disk())
         gc.collect()
         gc.freeze()  # what start-up made lives as long as we do
         gc.set_threshold(50_000, 20, 100)
+
+    async def _probe_disk(self) -> None:
+        """Say once how long a sync takes here: every accepted request waits for one."""
+        try:
+            took = await in_background("disk-probe", sync_latency, self._config.paths.ledger_dir, PROBE_SYNCS)
+            log.info("disk_sync", extra=asdict(took))
+        except OSError as error:
+            log.warning("disk_sync_unknown", extra={"why": str(error)})
 
     def _recover(self) -> None:
         paths, begun = self._config.paths, time.monotonic()
@@ -168,9 +181,9 @@ class SchedulerActor:
         """Take no more, finish the batch at hand, close the ledger."""
         if self._server is not None:
             self._server.close()
-        for task in self._tasks:
+        for task in (*self._tasks, self._probing):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, self._probing, return_exceptions=True)
         await self._snapshots.make_last(SNAPSHOT_WITHIN_S)
         await self._in_thread(self._ledger.close)
         self._writer.shutdown()

@@ -34,6 +34,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "audit": ("audit", "Verify and read the record of what was done."),
     "keys": ("keys", "Make, list and revoke API keys."),
     "simulate": ("simulate", "Play a recorded workload through the scheduler."),
+    "doctor": ("doctor", "Check this machine and the data directory."),
     "config": ("settings", "Every setting, its value and where it came from."),
 }
 

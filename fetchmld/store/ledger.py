@@ -11,6 +11,7 @@ a torn tail. It knows nothing of what the facts mean.
 
 import errno
 import fcntl
+import logging
 import os
 import time
 import uuid
@@ -39,6 +40,8 @@ from fetchmld.store.spare import Spare, fill
 from fetchmld.store.tail import Tail
 
 __all__ = ["Ledger", "LedgerDamaged", "LedgerUnavailable", "Recovery", "Tail"]
+
+log = logging.getLogger(__name__)
 
 SEGMENTS: Final = "segments"
 LOCK_NAME: Final = "lock"
@@ -227,8 +230,12 @@ class Ledger:
             pass  # the next append does it first
 
     def _rotate(self) -> None:
-        """Go on in the spare. All that is in the old segment is acknowledged, and `head` says so."""
-        self._write_head()
+        """Go on in the spare. All that is in the old segment is acknowledged, and `head` says so, if there is room for
+        it: it is a hint, and the spare is there to be used when the disk is full."""
+        try:
+            self._write_head()
+        except OSError as problem:
+            log.warning("ledger_head_not_written", extra={"error": str(problem)})
         path = self._segments / segment_name(self.next_seq)
         if path.exists():  # a rotation that failed after the rename
             sync_directory(self._segments)

@@ -422,7 +422,7 @@ def test_a_rotation_that_fails_anywhere_is_made_good(directory: Path, monkeypatc
             state["countdown"] = 0
             fill(ledger, (10,))
     state["countdown"] = 0
-    assert refused > 20
+    assert refused > 8
     assert [event.fact for event in ledger.read()] == facts(0, 1200)
     ledger.abandon()
     with open_ledger(directory) as again:
