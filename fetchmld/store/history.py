@@ -2,7 +2,7 @@
 
 It owns `index.duckdb` and holds nothing that the segments do not say, so on any doubt the file is moved aside and made
 anew from them, and `rebuilt` says why. It never writes to the ledger. Blocking: one thread at a time calls its methods,
-except `check`, which may run in a second thread meanwhile.
+except `check` and `ask`, each of which may run in a thread of its own meanwhile.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,11 @@ import pyarrow as pa
 
 from fetchmld.core.chain import Event
 from fetchmld.core.model import TaskView
-from fetchmld.store import event_rows, experiment_rows, history_pages, task_rows
+from fetchmld.store import event_rows, experiment_rows, history_pages, history_sql, task_rows
 from fetchmld.store.history_check import Check, check_rows
 from fetchmld.store.history_file import SCHEMA_VERSION, IndexDoubt, IndexFile, doubting, move_aside
 from fetchmld.store.history_lists import EventList, TaskList
+from fetchmld.store.history_sql import Answer
 from fetchmld.store.segment import LedgerDamaged
 from fetchmld.store.tail import Tail
 from fetchmld.store.task_rows import TaskRow
@@ -184,6 +185,10 @@ class History:
         """Every experiment, newest first."""
         with doubting(self._path):
             return history_pages.all_experiments(self.file.db)
+
+    def ask(self, sql: str, **bounds: Any) -> Answer:
+        """People's SQL: see `history_sql.ask`, also for `bounds`."""
+        return history_sql.ask(self.file.asker, sql, **bounds)
 
     def check(self) -> Check:
         """Compare every row with the segments, up to what is indexed now. Changes nothing, raises nothing of DuckDB's."""

@@ -17,6 +17,8 @@ from fetchmld.core.errors import FetchmlError, Internal, Unavailable
 
 SCHEMA_VERSION: Final = 2  # another one in the file: it is made anew
 MEMORY_LIMIT: Final = "1GB"
+ASKER_MEMORY: Final = "256MB"  # for what one query of people's sorts, groups and joins
+SPILL_MAX: Final = "2GB"  # of disk, for what does not fit in memory
 CHECKPOINT_BYTES: Final = "128MB"  # of write-ahead log, before it is folded into the file
 
 _SCHEMA_SQL: Final = Path(__file__).with_name("history.sql")
@@ -27,7 +29,7 @@ class IndexDoubt(Internal):
 
 
 class IndexFile:
-    """The open file. `db` belongs to the thread that writes, `checker` to the one that compares.
+    """The open file. `db` belongs to the thread that writes, `checker` to the one that compares, `asker` to people's SQL.
 
     Raises `IndexDoubt` where the file cannot be used, `Unavailable` while another process has it open.
     """
@@ -37,6 +39,9 @@ class IndexFile:
         with doubting(path):
             self.db = _connect(path)
             self.checker = self.db.cursor()
+            self.asker = self.db.cursor()
+            self.asker.execute(f"SET operator_memory_limit = '{ASKER_MEMORY}'")
+            self.db.execute("SET lock_configuration = true")
             if not self.db.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'meta'").fetchall():
                 self._create()
 
@@ -73,7 +78,7 @@ class IndexFile:
 
     def close(self) -> None:
         """Folds the write-ahead log into the file."""
-        for connection in (self.checker, self.db):
+        for connection in (self.asker, self.checker, self.db):
             with contextlib.suppress(duckdb.Error):
                 connection.close()
 
@@ -103,6 +108,7 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
         "threads": "1",
         "memory_limit": MEMORY_LIMIT,
         "temp_directory": f"{path}.tmp",
+        "max_temp_directory_size": SPILL_MAX,
         "checkpoint_threshold": CHECKPOINT_BYTES,
         "autoinstall_known_extensions": "false",
         "autoload_known_extensions": "false",
@@ -110,7 +116,6 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
     }
     db = duckdb.connect(str(path), config=config)
     db.execute("SET enable_external_access = false")
-    db.execute("SET lock_configuration = true")
     return db
 
 
