@@ -30,12 +30,14 @@ from fetchmld.api.head import (
     ReservationRequest,
     Root,
     RotatedKey,
+    SqlAnswer,
+    SqlQuery,
     TaskPage,
     TaskQuery,
     Verification,
 )
 from fetchmld.api.protocol import make_runner
-from fetchmld.channel import Client
+from fetchmld.channel import REQUEST_TIMEOUT_S, Client
 from fetchmld.config import Config
 from fetchmld.core.errors import FetchmlError, NotFound, Unavailable, from_name
 from fetchmld.core.lifecycle import ENDED
@@ -62,6 +64,7 @@ ID_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"
 KEY_CACHE_S: Final = 1.0  # a revoked key is refused within this
 CHANGES_MAX: Final = 1_000  # that one who comes back is told one by one
 VERIFY_TIMEOUT_S: Final = 600.0
+ASK_MAX_S: Final = 700.0  # for those before it and itself; the history bounds each (`history_query_s`)
 READY_TIMEOUT_S: Final = 2.0
 
 
@@ -182,7 +185,15 @@ class HeadActor:
             ended = None  # it goes on, or the scheduler does not answer: asking again tells which
         return cast(TaskView, ended) if ended is not None else await self.task(task_id)
 
+    async def task_at(self, task_id: TaskId, at_us: int) -> TaskView | None:
+        return cast("TaskView | None", await self._ask_history("task_at", {"id": task_id, "at_us": at_us}, ASK_MAX_S))
+
+    async def ask_history(self, query: SqlQuery) -> SqlAnswer:
+        return cast(SqlAnswer, await self._ask_history("ask", asdict(query), ASK_MAX_S))
+
     async def tasks(self, query: TaskQuery) -> TaskPage:
+        if query.at_us is not None:
+            return cast(TaskPage, await self._ask_history("tasks_at", {"query": asdict(query)}, ASK_MAX_S))
         page = cast(TaskPage, await self._ask_history("tasks", {"query": asdict(query)}))
         live = [task["id"] for task in page["tasks"] if task["status"] not in ENDED]
         if live:
@@ -191,9 +202,10 @@ class HeadActor:
             page["tasks"] = [newer.get(task["id"], task) for task in page["tasks"]]
         return page
 
-    async def _ask_history(self, kind: str, body: dict[str, Any]) -> Any:
+    async def _ask_history(self, kind: str, body: dict[str, Any], timeout_s: float = REQUEST_TIMEOUT_S) -> Any:
         """Ask the history for something that holds all that anybody has been told up to now."""
-        return (await self._history.request(kind, {**body, "min_seq": await self._durable_seq()})).body
+        asked = {**body, "min_seq": await self._durable_seq()}
+        return (await self._history.request(kind, asked, timeout_s=timeout_s)).body
 
     async def _durable_seq(self) -> int:
         return int((await self._scheduler.request("durable")).body["seq"])

@@ -35,6 +35,7 @@ CHECK_WAIT_MAX_S: Final = 120.0  # the same before a comparison, for which one w
 OPEN_MAX_S: Final = 15.0  # for a predecessor that is dying to let go of the file
 RETRY_S: Final = 0.2
 REQUESTS_MAX: Final = 2_000
+ASKING_MAX: Final = 8  # people's own queries, running and waiting
 ANEW_MAX: Final = 5  # times in one life that the index is made anew; beyond, something else is wrong
 
 
@@ -43,7 +44,9 @@ class HistoryActor:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         run_dir = Path(settings["run_dir"])
-        self._paths = Config.from_dump(settings).paths
+        config = Config.from_dump(settings)
+        self._paths = config.paths
+        self._time_max_s, self._rows_max = config.history_query_s, config.history_rows_max
         self._socket = run_dir / "history.sock"
         self._scheduler_socket = run_dir / "scheduler.sock"
         self._scheduler = Client(self._scheduler_path)
@@ -59,6 +62,8 @@ class HistoryActor:
         self._history: History
         self._wake: asyncio.Event
         self._checking: asyncio.Lock
+        self._asking: asyncio.Lock
+        self._asking_count = 0
 
     async def _scheduler_path(self) -> Path:
         return self._scheduler_socket
@@ -67,7 +72,7 @@ class HistoryActor:
 
     async def start(self) -> None:
         """Open the index, or begin it anew, and serve. It catches up in the background."""
-        self._wake, self._checking = asyncio.Event(), asyncio.Lock()
+        self._wake, self._checking, self._asking = asyncio.Event(), asyncio.Lock(), asyncio.Lock()
         self._history = await self._open()
         if self._history.rebuilt:
             log.warning("index_rebuilt", extra={"why": self._history.rebuilt})
@@ -114,7 +119,9 @@ class HistoryActor:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         await self._scheduler.close()
-        if not self._checking.locked():  # else the process ends with the file open, which costs nothing but a replay
+        if (
+            not self._checking.locked() and not self._asking.locked()
+        ):  # else the process ends with the file open, which costs nothing but a replay
             await self._in_thread(self._history.close)
         self._worker.shutdown()
         gc.unfreeze()
@@ -155,7 +162,7 @@ class HistoryActor:
         if self._anew_count >= ANEW_MAX:
             raise Internal(f"the index was made anew {ANEW_MAX} times and is in doubt again: {self._doubt}")
         log.warning("index_rebuilt", extra={"why": self._doubt})
-        async with self._checking:
+        async with self._checking, self._asking:
             await self._in_thread(self._history.start_anew, self._doubt)
         self._anew_count += 1
         self._doubt = ""
@@ -220,6 +227,8 @@ class HistoryActor:
                 return await self._read(min_seq, "ended", time.time_ns() // 1000)
             case "changes":
                 return await self._read(min_seq, "changes", body["after"], body["limit"])
+            case "tasks_at" | "task_at" | "ask":
+                return await self._ask(min_seq, kind, body)
             case "experiments":
                 return await self._read(min_seq, "experiments")
             case "check":
@@ -243,6 +252,32 @@ class HistoryActor:
         if min_seq >= self._history.next_seq:
             raise _Behind
         return getattr(self._history, method)(*arguments)
+
+    async def _ask(self, min_seq: int, kind: str, body: dict[str, Any]) -> Any:
+        """A question that may take seconds: beside the lists, in a thread of its own, one at a time."""
+        if self._asking_count >= ASKING_MAX:
+            raise Unavailable(f"{ASKING_MAX} queries of the history are waiting already; try again")
+        self._asking_count += 1
+        try:
+            await self._reach(min_seq, time.monotonic() + WAIT_MAX_S)
+            async with self._asking:
+                return await in_background("history-ask", self._asked, kind, body)
+        except IndexDoubt as doubt:
+            self._distrust(doubt.message)
+            raise Unavailable("the index is damaged and is being made anew; try again") from doubt
+        finally:
+            self._asking_count -= 1
+
+    def _asked(self, kind: str, body: dict[str, Any]) -> Any:
+        time_max_s = self._time_max_s
+        match kind:
+            case "tasks_at":
+                return self._history.tasks_at(body["query"], time_max_s)
+            case "task_at":
+                return self._history.task_at(body["id"], body["at_us"], time_max_s)
+        rows_max = min(body["rows_max"] or self._rows_max, self._rows_max)
+        bounds = {"rows_max": rows_max, "time_max_s": time_max_s, "audit": body["audit"], "redacted": body["redacted"]}
+        return self._history.ask(body["sql"], **bounds)
 
     async def _check(self, min_seq: int) -> dict[str, Any]:
         """Compare the index with the segments, as it is: before anything is made anew."""

@@ -108,6 +108,12 @@ class Config(BaseSettings):
         description="Where signed checkpoints go: file:///PATH on another mount, http(s)://URL, syslog:///dev/log, "
         "syslog://HOST[:PORT] (UDP).",
     )
+    history_query_s: float = Field(
+        default=10.0, gt=0, le=600, description="Longest that a query of the history may take, seconds."
+    )
+    history_rows_max: int = Field(
+        default=10_000, ge=1, le=100_000, description="Rows that one answer of `fetchmld history` has at most."
+    )
     body_bytes_max: int = Field(default=2**20, ge=1024, le=2**30, description="Largest JSON request body, bytes.")
     stream_max_s: float = Field(
         default=0.0,

@@ -44,6 +44,7 @@ _WORK: Final = frozenset(
     }
 )
 _RUN_WORKERS: Final = frozenset({"drainWorker", "undrainWorker"})
+_QUERY: Final = frozenset({"queryHistory"})
 _AUDIT: Final = frozenset(
     {
         "listAuditEvents",
@@ -58,8 +59,8 @@ _AUDIT: Final = frozenset(
 MAY: Final[dict[str, frozenset[str]]] = {
     "viewer": _READ | _READ_OUTPUT,
     "user": _READ | _READ_OUTPUT | _WORK,
-    "operator": _READ | _READ_OUTPUT | _WORK | _RUN_WORKERS,
-    "auditor": _READ | _AUDIT,
+    "operator": _READ | _READ_OUTPUT | _WORK | _RUN_WORKERS | _QUERY,
+    "auditor": _READ | _AUDIT | _QUERY,
 }
 ADMIN: Final = "admin"
 _SEES_ALL: Final = frozenset({"operator", "auditor", ADMIN})
@@ -80,6 +81,11 @@ def sees_all(caller: Caller) -> bool:
 def is_redacted(caller: Caller) -> bool:
     """Does the caller see tasks without what may hold secrets?"""
     return caller.role == "auditor"
+
+
+def audits(caller: Caller) -> bool:
+    """May the caller read the audit's events?"""
+    return caller.role == ADMIN or "listAuditEvents" in MAY.get(caller.role, frozenset())
 
 
 def seen(caller: Caller, task_id: str, task: TaskView | None) -> TaskView:

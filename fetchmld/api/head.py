@@ -44,6 +44,7 @@ class TaskQuery:
     node_count: int | None = None
     reservation_id: str | None = None
     plugins: tuple[str, ...] | None = None
+    at_us: int | None = None  # as they were at that moment
     limit: int = 50
     offset: int = 0
 
@@ -61,6 +62,16 @@ class EventQuery:
 
 
 @dataclass(slots=True, frozen=True)
+class SqlQuery:
+    """One SELECT over the history's views. `audit`: over the events too; `redacted`: tasks without possible secrets."""
+
+    sql: str
+    audit: bool
+    redacted: bool
+    rows_max: int | None = None  # fewer than the server's own bound
+
+
+@dataclass(slots=True, frozen=True)
 class ReservationRequest:
     """What POST /v1/scheduler/reservations asks for; `gpu_type` is empty for any, times are from now on."""
 
@@ -74,6 +85,16 @@ class ReservationRequest:
 class TaskPage(TypedDict):
     tasks: list[TaskView]
     total: int
+
+
+class SqlAnswer(TypedDict):
+    """As `store.history_sql` makes it; the values are JSON already."""
+
+    columns: list[dict[str, str]]
+    rows: list[list[Any]]
+    row_count: int
+    truncated: bool
+    elapsed_ms: float
 
 
 class EventRow(TypedDict):
@@ -220,6 +241,12 @@ class Head(Protocol):
         """The task as soon as it has ended, or as it is after `timeout_s`."""
 
     async def tasks(self, query: TaskQuery) -> TaskPage: ...
+
+    async def task_at(self, task_id: TaskId, at_us: int) -> TaskView | None:
+        """The task as it was at that moment; None where it was not there."""
+
+    async def ask_history(self, query: SqlQuery) -> SqlAnswer:
+        """Raises `Invalid` for what may not be asked, is wrong or takes too much."""
 
     async def logs(self, task: TaskView, offset: int, limit_bytes: int, wait_s: float) -> LogChunk:
         """Log bytes; where none are there yet and the task goes on, waits up to `wait_s` for some."""

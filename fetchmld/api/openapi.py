@@ -84,6 +84,7 @@ _LIST_TASKS: Final = (
     _LIMIT_50,
     _OFFSET,
     _USER_ID,
+    parameter("at", INSTANT, "As they were at this moment."),
     parameter(
         "plugin_configs",
         {"type": "object", "additionalProperties": ref("PluginConfig")},
@@ -108,6 +109,7 @@ _READ_TASK: Final = (
         {"type": "number", "minimum": 0, "maximum": 60, "default": 0},
         "Answer when the task has ended, or after so many seconds.",
     ),
+    parameter("at", INSTANT, "As it was at this moment, without its log."),
     parameter("output", {"type": "boolean", "default": True}, "Include the last 64 KiB of the log."),
 )
 _READ_LOGS: Final = (
@@ -257,6 +259,12 @@ DOCS: Final[dict[str, Doc]] = {
         errors=(409,),
     ),
     "revokeKey": Doc("Refuse a key from now on.", None, 204, tags=_KEYS, errors=(404, 409)),
+    "queryHistory": Doc(
+        "Ask the history: one SELECT over its views.",
+        ref("HistoryAnswer"),
+        tags=_AUDIT,
+        body=ref("HistoryQuery"),
+    ),
     "listExperiments": Doc("List experiments.", array(ref("Experiment")), tags=_EXPERIMENTS),
     "createExperiment": Doc(
         "Create an experiment.", ref("Experiment"), 201, tags=_EXPERIMENTS, body=ref("CreateExperimentRequest")

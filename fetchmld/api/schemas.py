@@ -415,6 +415,24 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "metadata": {"type": "object", "additionalProperties": True},
         }
     ),
+    "HistoryQuery": record(
+        {
+            "sql": {"type": "string", "minLength": 1, "maxLength": 20_000, "description": "One SELECT over the views."},
+            "limit": said(bounded(1, 100_000), "Rows at most; never more than the server's own limit."),
+        },
+        required=["sql"],
+        additionalProperties=False,
+    ),
+    "HistoryAnswer": record(
+        {
+            "columns": array(record({"name": STRING, "type": STRING}, required=["name", "type"])),
+            "rows": array(array({})),
+            "row_count": INTEGER,
+            "truncated": said(BOOLEAN, "There is more than these rows."),
+            "elapsed_ms": NUMBER,
+        },
+        required=["columns", "rows", "row_count", "truncated", "elapsed_ms"],
+    ),
     "AuditEventList": record(
         {"events": array(ref("AuditEvent")), "total": INTEGER, "limit": INTEGER, "offset": INTEGER}
     ),

@@ -33,6 +33,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "experiments": ("experiments", "Create and list experiments."),
     "audit": ("audit", "Verify and read the record of what was done."),
     "keys": ("keys", "Make, list and revoke API keys."),
+    "history": ("history", "Ask the history in SQL."),
     "simulate": ("simulate", "Play a recorded workload through the scheduler."),
     "doctor": ("doctor", "Check this machine and the data directory."),
     "config": ("settings", "Every setting, its value and where it came from."),

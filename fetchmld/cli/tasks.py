@@ -9,6 +9,7 @@ from fetchmld.cli import show as layout
 from fetchmld.cli.exits import INTERRUPTED, NOT_FINISHED, task_exit
 from fetchmld.cli.session import Session, client_command
 from fetchmld.cli.watch import Watch, command_line
+from fetchmld.client.errors import ApiError
 
 STATUSES = ["queued", "preparing", "running", "collecting", "completed", "failed"]
 
@@ -18,10 +19,11 @@ STATUSES = ["queued", "preparing", "running", "collecting", "completed", "failed
 @click.option("--user", metavar="USER", help="Only this user's.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many.")
 @click.option("--offset", type=click.IntRange(0), default=0, help="Leave out this many of the newest.")
+@click.option("--at", metavar="TIME", help="As they were at this moment, RFC 3339: 2026-01-31T12:00:00Z.")
 @client_command
-def ls(session: Session, status: str | None, user: str | None, limit: int, offset: int) -> None:
+def ls(session: Session, status: str | None, user: str | None, limit: int, offset: int, at: str | None) -> None:
     """List tasks, newest first."""
-    page = session.client.tasks(status=status, user_id=user, limit=limit, offset=offset)
+    page = session.client.tasks(status=status, user_id=user, limit=limit, offset=offset, at=at)
     if session.json_output:
         session.show_json(page)
     elif session.quiet:
@@ -53,16 +55,27 @@ def state(task: dict[str, Any]) -> str:
 
 @click.command()
 @click.argument("task_id", metavar="ID")
+@click.option("--at", metavar="TIME", help="As it was at this moment, RFC 3339.")
 @client_command
-def show(session: Session, task_id: str) -> None:
+def show(session: Session, task_id: str, at: str | None) -> None:
     """Everything about one task: ID is an id, a unique prefix of one, or `last`."""
-    task = session.find(task_id)
+    task = session.find(task_id) if at is None else _as_it_was(session, task_id, at)
     if session.json_output:
         session.show_json(task)
     elif session.quiet:
         click.echo(task["id"])
     else:
         layout.fields(_fields(task))
+
+
+def _as_it_was(session: Session, task_id: str, at: str) -> dict[str, Any]:
+    """A task that is not listed any more can be named by its whole id."""
+    try:
+        return session.client.task(task_id, at=at)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+    return session.client.task(session.find_id(task_id), at=at)
 
 
 def _fields(task: dict[str, Any]) -> list[tuple[str, Any]]:

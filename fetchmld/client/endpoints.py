@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from fetchmld.client.calls import Call, Json, endpoint, path, read_bytes, read_json, read_nothing
 
+QUERY_MAX_S: Final = 700.0  # a query of the history, and those before it
 WAIT_MAX_S: Final = 30.0  # the longest that the daemon holds back one answer
 
 
@@ -28,16 +29,26 @@ def create_task(request: Json, idempotency_key: str | None = None) -> Call[Json]
 
 
 def list_tasks(
-    status: str | None = None, user_id: str | None = None, limit: int | None = None, offset: int | None = None
+    status: str | None = None,
+    user_id: str | None = None,
+    limit: int | None = None,
+    offset: int | None = None,
+    at: str | None = None,
 ) -> Call[Json]:
-    """A TaskList, newest first, without `output`."""
-    query = {"status": status, "user_id": user_id, "limit": limit, "offset": offset}
-    return Call("GET", "/v1/tasks", read_json, query=query)
+    """A TaskList, newest first, without `output`; with `at` (RFC 3339) as they were then."""
+    query = {"status": status, "user_id": user_id, "limit": limit, "offset": offset, "at": at}
+    return Call("GET", "/v1/tasks", read_json, query=query, wait_s=QUERY_MAX_S if at else 0.0)
 
 
-def get_task(task_id: str, wait_s: float | None = None) -> Call[Json]:
-    """The Task; with `wait_s` (at most `WAIT_MAX_S`) as soon as it has ended, or as it is after that time."""
-    return Call("GET", path("/v1/tasks/{}", task_id), read_json, query={"wait_s": wait_s}, wait_s=wait_s or 0.0)
+def get_task(task_id: str, wait_s: float | None = None, at: str | None = None) -> Call[Json]:
+    """The Task; with `wait_s` (at most `WAIT_MAX_S`) as soon as it has ended, or as it is after that time.
+
+    With `at` (RFC 3339) as it was then.
+    """
+    query = {"wait_s": wait_s, "at": at}
+    return Call(
+        "GET", path("/v1/tasks/{}", task_id), read_json, query=query, wait_s=QUERY_MAX_S if at else wait_s or 0.0
+    )
 
 
 def cancel_task(task_id: str) -> Call[None]:
@@ -136,6 +147,12 @@ def list_events(
     return Call("GET", "/v1/audit/events", read_json, query=query)
 
 
+def query_history(sql: str, limit: int | None = None) -> Call[Json]:
+    """A HistoryAnswer to one SELECT over the history's views."""
+    body: Json = {"sql": sql} if limit is None else {"sql": sql, "limit": limit}
+    return Call("POST", "/v1/history/query", read_json, body=body, wait_s=QUERY_MAX_S)
+
+
 def verify_audit() -> Call[Json]:
     """A VerificationResult over the whole chain; the daemon reads every segment for it."""
     return Call("POST", "/v1/audit/verify", read_json, wait_s=600.0)
@@ -217,6 +234,7 @@ class Endpoints:
     reserve = endpoint(create_reservation)
     release = endpoint(release_reservation)
     audit_events = endpoint(list_events)
+    history = endpoint(query_history)
     audit_verify = endpoint(verify_audit)
     audit_root = endpoint(audit_root)
     audit_checkpoint = endpoint(audit_checkpoint)

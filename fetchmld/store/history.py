@@ -2,7 +2,8 @@
 
 It owns `index.duckdb` and holds nothing that the segments do not say, so on any doubt the file is moved aside and made
 anew from them, and `rebuilt` says why. It never writes to the ledger. Blocking: one thread at a time calls its methods,
-except `check` and `ask`, each of which may run in a thread of its own meanwhile.
+except `check` and those of
+people's own questions (`ask`, `tasks_at`, `task_at`), for each of which there may be one more thread meanwhile.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import pyarrow as pa
 
 from fetchmld.core.chain import Event
 from fetchmld.core.model import TaskView
-from fetchmld.store import event_rows, experiment_rows, history_pages, history_sql, task_rows
+from fetchmld.store import event_rows, experiment_rows, history_asof, history_pages, history_sql, task_rows
 from fetchmld.store.history_check import Check, check_rows
 from fetchmld.store.history_file import SCHEMA_VERSION, IndexDoubt, IndexFile, doubting, move_aside
 from fetchmld.store.history_lists import EventList, TaskList
@@ -170,6 +171,16 @@ class History:
         with doubting(self._path):
             seqs, total = self._events.page(query)
             return {"events": history_pages.event_views(self.file.db, seqs), "total": total}
+
+    def tasks_at(self, query: Mapping[str, Any], time_max_s: float) -> dict[str, Any]:
+        """A page of tasks as they were at `query["at_us"]`, which reads every event up to then. Runs where `ask` does."""
+        with doubting(self._path), history_sql.limited_time(self.file.asker, time_max_s):
+            return history_asof.task_page(self.file.asker, query)
+
+    def task_at(self, task_id: str, at_us: int, time_max_s: float) -> TaskView | None:
+        """The task as it was at `at_us`; None where it was not there. Runs where `ask` does."""
+        with doubting(self._path), history_sql.limited_time(self.file.asker, time_max_s):
+            return history_asof.one_task(self.file.asker, task_id, at_us)
 
     def ended(self, now_us: int) -> dict[str, int]:
         """completed_today and failed_today (since the start of the UTC day), completed_24h."""

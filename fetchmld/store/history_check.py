@@ -7,13 +7,11 @@ connection to an index, also on one that was opened read-only without a daemon.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, TypedDict
 
 import duckdb
-import orjson
 import pyarrow as pa
 
-from fetchmld.core.messages import Fact
 from fetchmld.store import event_rows, experiment_rows, task_rows
 from fetchmld.store.segment import LedgerDamaged
 from fetchmld.store.tail import Tail
@@ -211,19 +209,18 @@ def _compare_task(want: Columns | None, have: Columns, found: _Findings) -> None
 def _folded(db: Connection, below: int) -> Iterator[Columns]:
     """The row that each task should have, by id."""
     reader = db.sql(
-        "SELECT resource, seq, at_us, action, user_id, error, metadata FROM events"
-        " WHERE starts_with(action, 'task.') AND seq < ? ORDER BY resource, seq",
+        f"SELECT {task_rows.FOLDED} FROM events WHERE starts_with(action, 'task.') AND seq < ? ORDER BY resource, seq",
         params=[below],
     ).to_arrow_reader(BATCH_EVENTS)
     row: TaskRow | None = None
     current: str | None = None
-    for task_id, seq, at_us, action, user_id, error, metadata in _rows(reader):
+    for seq, *columns in _rows(reader):
+        fact = task_rows.fact_of(*columns)
+        task_id = fact.resource
         if task_id != current and row is not None:
             yield row.columns()
         if task_id != current:
             row, current = None, task_id
-        fact = Fact(cast(Any, ""), action, task_id, user_id, error=error, at_us=at_us)
-        fact.metadata = orjson.loads(metadata)
         row = task_rows.fold(row, seq, fact)
     if row is not None:
         yield row.columns()

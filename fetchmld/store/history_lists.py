@@ -77,7 +77,7 @@ class TaskList:
             among["node_count"] = [query["node_count"]]
         if wanted := query.get("plugins"):
             among["plugins"] = self._plugins.where(lambda plugins: set(wanted) <= set(plugins))
-        limit, offset = _bounds(query, TASKS_DEFAULT)
+        limit, offset = page_bounds(query)
         places, total = self._table.find(among, {}, limit, offset)
         return [self._table.value("submit_seq", place) for place in places], total
 
@@ -112,7 +112,7 @@ class EventList:
             among["user_id"] = self._users.known(query["user_id"])
         least, most = query.get("from_us"), query.get("to_us")
         within = {} if least is None and most is None else {"at_us": (least, most)}
-        limit, offset = _bounds(query, EVENTS_DEFAULT)
+        limit, offset = page_bounds(query, EVENTS_DEFAULT)
         return self._table.find(among, within, limit, offset)
 
 
@@ -126,7 +126,7 @@ def _coded(texts: pa.ChunkedArray, codes: Codes) -> list[int]:
     return coded
 
 
-def _bounds(query: Mapping[str, Any], limit_default: int) -> tuple[int, int]:
+def page_bounds(query: Mapping[str, Any], limit_default: int = TASKS_DEFAULT) -> tuple[int, int]:
     """(rows on a page at most, rows before it), within sense."""
     offset = min(max(int(query.get("offset", 0)), 0), OFFSET_MAX)
     return min(max(int(query.get("limit", limit_default)), 0), PAGE_MAX), offset

@@ -28,7 +28,7 @@ RESULT_BYTES_MAX: Final = 8 * 2**20  # of text and numbers in an answer
 HEADROOM_BYTES: Final = 2**30  # that the whole process may grow by while a query runs
 _FETCH_ROWS: Final = 1_000
 
-_FUNCTIONS: Final = frozenset(
+_WORDS: Final = (
     # how many, how much, which one
     """any_value approx_count_distinct approx_quantile arbitrary arg_max arg_min argmax argmin array_agg avg bit_and bit_or
     bool_and bool_or corr count count_if count_star countif covar_pop covar_samp entropy favg first fsum geomean
@@ -60,8 +60,9 @@ _FUNCTIONS: Final = frozenset(
     list_has_all list_has_any list_max list_min list_position list_slice list_sort list_sum list_transform list_unique
     list_value map_keys map_values row struct_extract struct_pack unnest cardinality"""
     # choices
-    """ coalesce constant_or_null if ifnull nullif typeof""".split()
+    """ coalesce constant_or_null if ifnull nullif typeof"""
 )
+_FUNCTIONS: Final = frozenset(_WORDS.split())
 _TABLE_FUNCTIONS: Final = frozenset({"generate_series", "range", "unnest"})
 _OPERATOR: Final = re.compile(r"[^a-z_]{1,4}")
 _KINDS: Final = re.compile(
@@ -99,7 +100,7 @@ def ask(db: Connection, sql: str, *, rows_max: int, time_max_s: float, audit: bo
     prelude = ",".join(f"{name} AS NOT MATERIALIZED ({text}\n)" for name, text in views.items())
     start = monotonic()
     try:
-        with _read_only(db), _limited_memory(), _limited_time(db, time_max_s):
+        with _read_only(db), _limited_memory(), limited_time(db, time_max_s):
             return _fetched(db.execute(f"WITH {prelude} {checked}"), rows_max, start)
     except duckdb.InterruptException as error:
         raise Invalid(f"sql: it took more than {time_max_s:g} s, which is the limit; ask for less") from error
@@ -206,7 +207,8 @@ def _read_only(db: Connection) -> Iterator[None]:
 
 
 @contextmanager
-def _limited_time(db: Connection, time_max_s: float) -> Iterator[None]:
+def limited_time(db: Connection, time_max_s: float) -> Iterator[None]:
+    """Raises InterruptException in a query that is not done by then."""
     timer = threading.Timer(time_max_s, db.interrupt)
     timer.start()
     try:

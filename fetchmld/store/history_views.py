@@ -28,8 +28,8 @@ _ATTEMPTS: Final = """
     SELECT resource AS task_id, (metadata ->> '$.attempt')::INTEGER AS attempt,
            first(user_id ORDER BY seq) AS user_id,
            first(metadata ->> '$.assignments[0].worker_id' ORDER BY seq) FILTER (action = 'task.start') AS worker_id,
-           replace(coalesce(arg_max(substr(action, 6), seq) FILTER (action <> 'task.start'), 'running'), 'requeue', 'requeued')
-               AS outcome,
+           replace(coalesce(arg_max(substr(action, 6), seq) FILTER (action <> 'task.start'), 'running'),
+               'requeue', 'requeued') AS outcome,
            make_timestamp(min(at_us) FILTER (action = 'task.start')) AS started_at,
            make_timestamp(max(at_us) FILTER (action <> 'task.start')) AS ended_at,
            (max(at_us) FILTER (action <> 'task.start') - min(at_us) FILTER (action = 'task.start')) / 1e6 AS run_s,

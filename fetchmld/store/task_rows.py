@@ -5,7 +5,7 @@ views show, and keeps it for ended tasks too. Used to fill the index and to chec
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import orjson
 import pyarrow as pa
@@ -107,6 +107,14 @@ def to_arrow(rows: Sequence[TaskRow]) -> pa.Table:
     """The rows as one Arrow table with `SCHEMA`."""
     columns = zip(*(row.columns() for row in rows), strict=True) if rows else [()] * len(SCHEMA)
     return pa.table([pa.array(c, field.type) for c, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+
+
+FOLDED: Final = "seq, at_us, action, user_id, resource, error, metadata"  # the columns of an event that `fold` needs
+
+
+def fact_of(at_us: int, action: str, user_id: str, resource: str, error: str, metadata: str) -> Fact:
+    """What `fold` needs of an event that was read back from the index: its columns `FOLDED` behind `seq`."""
+    return Fact(cast(Any, ""), action, resource, user_id, error=error, metadata=orjson.loads(metadata), at_us=at_us)
 
 
 def is_about_task(fact: Fact) -> bool:

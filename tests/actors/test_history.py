@@ -14,7 +14,7 @@ import pytest
 import actors.history
 from actors.history import HistoryActor
 from fetchmld.channel import Client
-from fetchmld.core.errors import BadRequest, Internal, Unavailable
+from fetchmld.core.errors import BadRequest, Internal, Invalid, Unavailable
 from tests.actors.record import Record, until
 from tests.store import task_facts as facts
 
@@ -91,6 +91,44 @@ def test_each_request(tmp_path: Path) -> None:
         assert set(await room.ask("ended", min_seq=seq)) == {"completed_today", "failed_today", "completed_24h"}
         assert (await room.ask("check", min_seq=seq))["valid"]
         assert (await room.ask("tasks", query={}))["total"] == 1
+
+    play(tmp_path, story)
+
+
+def test_people_s_questions(tmp_path: Path) -> None:
+    async def story(room: Room) -> None:
+        seq = room.record.append(*facts.whole_life("t1"))
+        asked = {"sql": "SELECT status FROM tasks", "audit": False, "redacted": False, "rows_max": None}
+        assert (await room.ask("ask", **asked, min_seq=seq))["rows"] == [["completed"]]
+        with pytest.raises(Invalid, match="no table 'events'"):
+            await room.ask("ask", **{**asked, "sql": "SELECT * FROM events"})
+        at_us = facts.START_US + 1_000_000
+        page = await room.ask("tasks_at", query={"at_us": at_us}, min_seq=seq)
+        assert [task["status"] for task in page["tasks"]] == ["running"]
+        assert (await room.ask("task_at", id="t1", at_us=at_us))["status"] == "running"
+        assert await room.ask("task_at", id="t1", at_us=0) is None
+
+    play(tmp_path, story)
+
+
+def test_a_long_question_holds_up_nobody_and_too_many_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actors.history, "ASKING_MAX", 2)
+
+    async def story(room: Room) -> None:
+        room.actor._time_max_s = 0.5
+        await room.ask("tasks", query={}, min_seq=room.record.append(*facts.whole_life("t1")))
+        long = {"sql": "SELECT count(*) FROM range(1000000000000) a, range(1000000000) b"}
+        bounds = {"audit": False, "redacted": False, "rows_max": 5}
+        asking = [asyncio.create_task(room.ask("ask", **long, **bounds)) for _ in range(2)]
+        await until(lambda: room.actor._asking_count == 2, "both are there")
+        assert (await room.ask("tasks", query={}))["total"] == 1
+        with pytest.raises(Unavailable, match="waiting already"):
+            await room.ask("ask", **long, **bounds)
+        for answer in asking:
+            with pytest.raises(Invalid, match=r"more than 0.5 s"):
+                await answer
 
     play(tmp_path, story)
 

@@ -23,6 +23,8 @@ from fetchmld.api.head import (
     ReservationRequest,
     Root,
     RotatedKey,
+    SqlAnswer,
+    SqlQuery,
     TaskPage,
     TaskQuery,
     Verification,
@@ -91,6 +93,7 @@ class LocalHead:
         self.core = Scheduler(Policy())
         self.facts: list[Fact] = []
         self.callers: list[Caller] = []
+        self.asked: list[SqlQuery] = []
         self.key_seed = bytes(32)
         self.anchoring = Anchoring(anchored=False, checkpoint_size=0, sinks=[], problem="")
         self.parts: dict[Part, bool] = {"scheduler": True, "history": True, "audit": True, "worker": True}
@@ -151,6 +154,18 @@ class LocalHead:
         views = [self.core.view(task_id) for task_id in reversed(self._order) if task_id not in self._gone]
         found = [view for view in views if view is not None and _matches(view, query)]
         return TaskPage(tasks=found[query.offset : query.offset + query.limit], total=len(found))
+
+    async def task_at(self, task_id: TaskId, at_us: int) -> TaskView | None:
+        self._trip()
+        view = self.core.view(task_id)
+        return view if view is not None and view["created_at"] * 1e6 <= at_us else None
+
+    async def ask_history(self, query: SqlQuery) -> SqlAnswer:
+        self._trip()
+        self.asked.append(query)
+        return SqlAnswer(
+            columns=[{"name": "n", "type": "BIGINT"}], rows=[[1]], row_count=1, truncated=False, elapsed_ms=0.5
+        )
 
     async def logs(self, task: TaskView, offset: int, limit_bytes: int, wait_s: float) -> LogChunk:
         self._trip()
@@ -447,7 +462,8 @@ class LocalHead:
 def _matches(view: TaskView, query: TaskQuery) -> bool:
     request = view["request"]
     return (
-        (query.status is None or view["status"] == query.status)
+        (query.at_us is None or view["created_at"] * 1e6 <= query.at_us)
+        and (query.status is None or view["status"] == query.status)
         and (query.user_id is None or view["user_id"] == query.user_id)
         and (query.node_count is None or request.get("node_count", 1) == query.node_count)
         and (query.reservation_id is None or request.get("reservation_id") == query.reservation_id)

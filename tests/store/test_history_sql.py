@@ -1,7 +1,7 @@
+# ruff: noqa: E501 - the queries are data, one beside the other
 """SQL from people: what can be asked, and more than a hundred ways in which it must not work."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest

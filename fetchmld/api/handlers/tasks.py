@@ -107,7 +107,9 @@ async def list_(request: web.Request) -> web.Response:
 
 
 async def read(request: web.Request) -> web.Response:
-    """GET /v1/tasks/{taskId}: now, or with `wait_s` once it has ended."""
+    """GET /v1/tasks/{taskId}: now, with `wait_s` once it has ended, with `at` as it was."""
+    if (at_us := query.instant_us(request.query, "at")) is not None:
+        return await _read_at(request, at_us)
     wait_s = query.seconds(request.query, "wait_s")
     with_output = query.flag(request.query, "output", True)
     view = await visible(request)
@@ -119,6 +121,15 @@ async def read(request: web.Request) -> web.Response:
     if with_output and not redacted and view["attempt"] > 0:
         await _add_output(out, request.app[HEAD], of_attempt(view))
     return reply(out)
+
+
+async def _read_at(request: web.Request, at_us: int) -> web.Response:
+    """The task as it was at a moment. Whoever may not know of it now, may not know of it then."""
+    task_id, caller = request.match_info["taskId"], request[CALLER]
+    if not _TASK_ID.fullmatch(task_id):
+        raise access.no_such_task(task_id)
+    view = access.seen(caller, task_id, await request.app[HEAD].task_at(TaskId(task_id), at_us))
+    return reply(wire.task(view, redacted=access.is_redacted(caller)))
 
 
 async def explain(request: web.Request) -> web.Response:
@@ -163,6 +174,7 @@ def _query_of(request: web.Request) -> TaskQuery:
         node_count=nodes or None,
         reservation_id=query.text(given, "reservation_id"),
         plugins=query.plugins(given),
+        at_us=query.instant_us(given, "at"),
         limit=limit,
         offset=offset,
     )

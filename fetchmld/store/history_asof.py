@@ -1,0 +1,75 @@
+"""The tasks as they were at a moment: the same fold over the same events, ended earlier.
+
+A moment is turned into a place in the ledger: behind the newest event whose time is not after it. What is shown is the
+state that all events up to that place make, so it is one that really was, also where the clock was set back meanwhile.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import duckdb
+
+from fetchmld.core.model import TaskView
+from fetchmld.store import task_rows
+from fetchmld.store.history_lists import page_bounds
+from fetchmld.store.task_rows import TaskRow
+
+Connection = duckdb.DuckDBPyConnection
+
+_STATUS: Final = """CASE arg_max(action, seq) FILTER (action IN
+    ('task.submit', 'task.start', 'task.requeue', 'task.completed', 'task.failed', 'task.cancelled'))
+    WHEN 'task.start' THEN 'running' WHEN 'task.completed' THEN 'completed'
+    WHEN 'task.failed' THEN 'failed' WHEN 'task.cancelled' THEN 'failed' ELSE 'queued' END"""
+_FILTERS: Final = {
+    "status": "was.status = ?",
+    "user_id": "tasks.user_id = ?",
+    "node_count": "tasks.node_count = ?",
+    "reservation_id": "tasks.reservation_id = ?",
+    "plugins": "list_has_all(tasks.plugins, ?)",
+}
+
+
+def task_page(db: Connection, query: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"tasks": [TaskView], "total": n}` at `query["at_us"]`, for the other fields of the API's `TaskQuery`."""
+    upto = _place(db, query["at_us"])
+    given = [name for name in _FILTERS if query.get(name) is not None]
+    values = [list(query[name]) if name == "plugins" else query[name] for name in given]
+    limit, offset = page_bounds(query)
+    ((seqs, ids, total),) = db.execute(
+        f"""WITH was AS (
+                SELECT min(seq) FILTER (action = 'task.submit') AS submit_seq, {_STATUS} AS status
+                FROM events WHERE seq <= ? AND starts_with(action, 'task.')
+                GROUP BY resource HAVING NOT bool_or(action = 'task.deleted'))
+            SELECT list(submit_seq ORDER BY submit_seq DESC)[? : ?], list(id ORDER BY submit_seq DESC)[? : ?], count(*)
+            FROM was JOIN tasks USING (submit_seq) WHERE {" AND ".join(["true", *(_FILTERS[name] for name in given)])}""",
+        [upto, *(offset + 1, offset + limit) * 2, *values],
+    ).fetchall()
+    views = _views(db, ids or [], min(seqs or [0]), upto)
+    return {"tasks": [views[task_id] for task_id in ids or []], "total": total}
+
+
+def one_task(db: Connection, task_id: str, at_us: int) -> TaskView | None:
+    """The task as it was; None where it was not there yet, or not any more."""
+    return _views(db, [task_id], 0, _place(db, at_us)).get(task_id)
+
+
+def _place(db: Connection, at_us: int) -> int:
+    """The newest event's number whose time is not after `at_us`, or -1."""
+    ((seq,),) = db.execute("SELECT max(seq) FROM events WHERE at_us <= ?", [at_us]).fetchall()
+    return -1 if seq is None else int(seq)
+
+
+def _views(db: Connection, ids: Sequence[str], from_seq: int, to_seq: int) -> dict[str, TaskView]:
+    """These tasks, as the events from `from_seq` to `to_seq` made them."""
+    found = db.execute(
+        f"""SELECT {task_rows.FOLDED} FROM events WHERE rowid IN (
+                SELECT rowid FROM events
+                WHERE seq BETWEEN ? AND ? AND starts_with(action, 'task.') AND resource IN (SELECT unnest(?)))
+            ORDER BY seq""",
+        [from_seq, to_seq, list(ids)],
+    ).fetchall()
+    rows: dict[str, TaskRow | None] = {}
+    for seq, *columns in found:
+        fact = task_rows.fact_of(*columns)
+        rows[fact.resource] = task_rows.fold(rows.get(fact.resource), seq, fact)
+    return {task_id: row.view for task_id, row in rows.items() if row is not None and not row.deleted}
