@@ -18,6 +18,9 @@ from fetchmld.core.model import PRIORITY_DEFAULT, Capacity, Gpu
 
 SERVICE_SLOTS: Final = 2
 ROWS_MAX: Final = 10_000_000
+NUMBER_MAX: Final = 1e10  # of anything; seconds: three centuries. Beyond it the row is a mistake
+GPUS_MAX: Final = 1024  # of one node
+NODES_MAX: Final = 1_000_000  # of one .swf header
 NODE_COLUMNS: Final = frozenset(
     {"sn", "name", "cpu_milli", "cpu", "memory_mib", "memory_gb", "gpu", "model", "gpu_type"}
 )
@@ -140,10 +143,14 @@ def _number(row: Row, *names: str, default: float = 0.0, scale: float = 1.0) -> 
     for name in names:
         if row.get(name):
             value = float(row[name]) / (scale if name == names[0] else 1.0)
-            if not math.isfinite(value) or value < 0:
-                raise ValueError(name)
-            return value
+            return _sane(value, name)
     return default
+
+
+def _sane(value: float, name: str) -> float:
+    if not 0 <= value <= NUMBER_MAX:  # nor if it is no number at all
+        raise ValueError(name)
+    return value
 
 
 def _whole(row: Row, *names: str, default: float = 0.0, scale: float = 1.0) -> int:
@@ -153,9 +160,10 @@ def _whole(row: Row, *names: str, default: float = 0.0, scale: float = 1.0) -> i
 def _node(row: Row) -> Capacity:
     cpu = _whole(row, "cpu_milli", "cpu", scale=1000)
     gpu_type = row.get("model") or row.get("gpu_type") or "GPU"
-    gpus = tuple(Gpu(index, gpu_type, f"GPU-{index}") for index in range(_whole(row, "gpu")))
-    if cpu < 1:
-        raise ValueError("cpu")
+    count = _whole(row, "gpu")
+    if cpu < 1 or count > GPUS_MAX:
+        raise ValueError("cpu" if cpu < 1 else "gpu")
+    gpus = tuple(Gpu(index, gpu_type, f"GPU-{index}") for index in range(count))
     return Capacity(cpu, int(_number(row, "memory_mib", "memory_gb", scale=1024)), cpu, SERVICE_SLOTS, gpus)
 
 
@@ -182,7 +190,7 @@ def _run_s(row: Row) -> float:
     run_s = float(row["deletion_time"]) - float(row["scheduled_time"])
     if run_s < 0:
         raise _Unusable("ended before it began")
-    return run_s
+    return _sane(run_s, "deletion_time")
 
 
 # ---- SWF ----------------------------------------------------------------------------------------------------------
@@ -222,7 +230,7 @@ def _nodes_of(header: dict[str, str]) -> list[Capacity]:
         count = int(header.get("MaxNodes", "1"))
     except (KeyError, ValueError):
         return []
-    if not 0 < count <= procs:
+    if not 0 < count <= min(procs, NODES_MAX):
         return []
     cpu = procs // count
     return [Capacity(cpu, 2**20, cpu, SERVICE_SLOTS)] * count
@@ -233,6 +241,8 @@ def _job(words: list[str], cpu_max: int) -> TraceTask:
     if len(words) < SWF_FIELDS:
         raise ValueError(words)
     number: list[Any] = [float(word) for word in words[:SWF_FIELDS]]
+    if not all(abs(value) <= NUMBER_MAX for value in number):  # nor if one is no number at all
+        raise ValueError(words)
     run_s, procs, limit_s = number[3], int(number[7] if number[7] > 0 else number[4]), number[8]
     if run_s < 0 or procs < 1:
         raise _Unusable("never ran")

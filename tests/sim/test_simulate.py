@@ -78,6 +78,36 @@ def test_a_file_of_something_else_is_refused(files: tuple[Path, Path], text: str
         read_trace(*files)
 
 
+@pytest.mark.parametrize("wrong", ["-1", "nan", "inf", "1e300", "x"])
+@pytest.mark.parametrize("column", ["cpu", "memory_gb", "gpu", "submit_s", "run_s", "node_count", "time_limit_s"])
+def test_absurd_numbers_are_bad_rows(files: tuple[Path, Path], column: str, wrong: str) -> None:
+    row = {
+        "cpu": "1",
+        "memory_gb": "1",
+        "gpu": "0",
+        "submit_s": "0",
+        "run_s": "9",
+        "node_count": "1",
+        "time_limit_s": "9",
+    }
+    lines = [",".join(row), ",".join(row.values()), ",".join({**row, column: wrong}.values())]
+    files[1].write_text("\n".join(lines))
+    trace = read_trace(*files)
+    assert (len(trace.tasks), trace.left_out["bad row in tasks.csv"]) == (1, 1)
+
+
+def test_a_node_of_a_billion_gpus_is_a_bad_row(files: tuple[Path, Path]) -> None:
+    files[0].write_text(NODES + "n9,4000,8192,1e9,T4,r1\n")
+    assert read_trace(*files).left_out["bad row in nodes.csv"] == 2
+
+
+@pytest.mark.parametrize("wrong", ["1e400", "nan", "-1e300"])
+def test_absurd_numbers_in_swf_are_bad_rows(tmp_path: Path, wrong: str) -> None:
+    path = tmp_path / "log.swf"
+    path.write_text(SWF + f"9 30 5 {wrong} 4 -1 -1 4 120 -1 5 1 1 1 1 1 -1 -1\n")
+    assert read_trace(None, path).left_out == {"never ran": 1, "bad row": 2}
+
+
 def test_nodes_are_taken_by_seed() -> None:
     trace = Trace([Capacity(n, 1, n, 1) for n in range(1, 20)])
     trace.take_nodes(5, seed=1)
