@@ -25,6 +25,7 @@ from actors.mailbox import EVENTS
 from actors.snapshot_keeper import SnapshotKeeper
 from fetchmld.channel import Message, Peer, Server, serve
 from fetchmld.config import Config
+from fetchmld.core.arrays import place_of
 from fetchmld.core.errors import BadRequest, Unavailable
 from fetchmld.core.line import Line
 from fetchmld.core.messages import (
@@ -399,6 +400,14 @@ class SchedulerActor:
             message.reply(reply.value)
 
     def _changed(self, task_id: TaskId) -> None:
+        task = self._core.state.task(task_id)
+        self._release(task_id)
+        if task is not None and task.array is not None:  # with it end those elements that nobody ever named
+            for waited in [waited for waited in self._waiters if place_of(waited)]:
+                self._release(waited)
+
+    def _release(self, task_id: TaskId) -> None:
+        """Answer who waits for the task, if it has ended."""
         waiting = self._waiters.get(task_id)
         task = self._core.state.task(task_id)
         if waiting and (task is None or ended(task)):

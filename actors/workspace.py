@@ -5,6 +5,7 @@ DIR/node/attempts/<task>-<attempt>-<rank>/   HOME
 """
 
 import contextlib
+import json
 import os
 import pwd
 import shlex
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from fetchmld.core.messages import LaunchOrder
-from fetchmld.core.model import Gpu, TaskRequest
+from fetchmld.core.model import Gpu, ParamValue, TaskRequest
 
 SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SCRIPT: Final = "train.py"
@@ -155,6 +156,7 @@ def environment_of(
         "TMPDIR": f"{workspace.base}/tmp",
         **order["request"].get("env", {}),
         **datasets,
+        **_of_element(order),
         "FETCHML_TASK_ID": order["task_id"],
         "FETCHML_ATTEMPT": str(order["attempt"]),
         "FETCHML_JOB_NAME": order["request"].get("job_name", ""),
@@ -163,6 +165,24 @@ def environment_of(
         "FETCHML_NODE_COUNT": str(len(order["assignments"])),
         "CUDA_VISIBLE_DEVICES": ",".join(uuids[index] for index in mine["gpus"]),
     }
+
+
+def _of_element(order: LaunchOrder) -> dict[str, str]:
+    """Its place and its params, for an element of an array."""
+    element = order.get("element")
+    if element is None:
+        return {}
+    return {
+        "FETCHML_ARRAY_ID": element["array_id"],
+        "FETCHML_ARRAY_INDEX": str(element["index"]),
+        "FETCHML_ARRAY_SIZE": str(element["size"]),
+        **{f"FETCHML_PARAM_{name.upper()}": param_text(value) for name, value in element["params"].items()},
+    }
+
+
+def param_text(value: ParamValue) -> str:
+    """A param's value as its variable has it: text as it is, anything else as JSON writes it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 @cache

@@ -37,7 +37,10 @@ class Caller:
 
 @dataclass(slots=True, frozen=True)
 class TaskQuery:
-    """Filters of the task list; None means no filter. Newest first, in the order of the ledger."""
+    """Filters of the task list; None means no filter. Newest first, in the order of the ledger.
+
+    Elements of arrays are left out; with `array_id` they are what is listed, in their order.
+    """
 
     status: TaskStatus | None = None
     user_id: str | None = None
@@ -45,6 +48,7 @@ class TaskQuery:
     reservation_id: str | None = None
     plugins: tuple[str, ...] | None = None
     at_us: int | None = None  # as they were at that moment
+    array_id: TaskId | None = None
     limit: int = 50
     offset: int = 0
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, Required, cast
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
+from fetchmld.api.arrays import GivenArray, array_request
 from fetchmld.api.datasets import Datasets
 from fetchmld.api.validation import validate
 from fetchmld.config import Config
@@ -122,13 +123,12 @@ class CreateTask(TypedDict, total=False):
     metadata: Table
     max_retries: Annotated[int, Field(ge=0, le=100)]
     depends_on: Annotated[list[TaskReference | Needed], Field(max_length=DEPENDENCIES_MAX)]
-    array: Any
+    array: GivenArray
 
 
 _CREATE_TASK: Final[TypeAdapter[CreateTask]] = TypeAdapter(CreateTask)
 _DATASETS: Final = frozenset({"datasets", "dataset_specs"})
 _REFUSED: Final[dict[str, str]] = {
-    "array": "is not supported by this version yet; submit the tasks one by one",
     "snapshot_id": "there is no such snapshot; this version does not take snapshots yet",
 }
 
@@ -152,6 +152,8 @@ class Intake:
             given["dataset_specs"] = specs
         if "depends_on" in given:
             given["depends_on"] = _needs(given["depends_on"])
+        if "array" in given:
+            given["array"] = array_request(given["array"])
         return cast(TaskRequest, given)
 
 

@@ -94,6 +94,7 @@ _LIST_TASKS: Final = (
     ),
     parameter("node_count", {"type": "integer", "minimum": 1, "default": 1}, "No filter where it is absent."),
     parameter("reservation_id", STRING),
+    parameter("array_id", STRING, "The elements of this array, in their order; elsewhere an array is one line."),
 )
 _LIST_EVENTS: Final = (
     parameter("from", INSTANT, "Not before."),

@@ -6,6 +6,8 @@ document never says less than the contract; our own fields carry theirs as keywo
 
 from typing import Any, Final
 
+from fetchmld.core.model import ARRAY_SIZE_MAX
+
 Schema = dict[str, Any]
 
 STRING: Final[Schema] = {"type": "string"}
@@ -17,6 +19,7 @@ STRINGS: Final[Schema] = {"type": "array", "items": STRING}
 STRING_TABLE: Final[Schema] = {"type": "object", "additionalProperties": STRING}
 JOB_NAME: Final[Schema] = {"type": "string", "pattern": "^[a-zA-Z0-9_-]+$", "maxLength": 64}
 PRIORITY: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": 10, "default": 5}
+PARAM_VALUE: Final[Schema] = {"oneOf": [{"type": "string", "maxLength": 4096}, NUMBER, BOOLEAN]}
 PLUGIN_MODE: Final[Schema] = {"type": "string", "enum": ["sidecar", "remote", "disabled"]}
 TASK_STATUSES: Final = ["queued", "preparing", "running", "collecting", "completed", "failed"]
 EVENT_TYPES: Final = [
@@ -81,6 +84,14 @@ _TASK_ADDED: Final[dict[str, Schema]] = {
         "What the last attempt used, from the kernel's account.",
     ),
     "artifacts": record({"file_count": INTEGER, "total_bytes": INTEGER}),
+    "array": ref("Array"),
+    "array_id": said(STRING, "The array that this is an element of."),
+    "array_index": said(INTEGER, "Its place in the array, from 0."),
+    "params": {
+        "type": "object",
+        "additionalProperties": PARAM_VALUE,
+        "description": "The element's value of each param.",
+    },
 }
 
 _TASK: Final = record(
@@ -141,7 +152,7 @@ _CREATE_TASK: Final = record(
             array({"oneOf": [STRING, ref("Dependency")]}),
             "Tasks that have to end first, at most 64: ids (they must complete), or objects with the condition.",
         ),
-        "array": said(STRING, "Not supported by this version yet: 422."),
+        "array": ref("CreateArray"),
     },
     required=["job_name"],
     additionalProperties=False,
@@ -393,6 +404,38 @@ SCHEMAS: Final[dict[str, Schema]] = {
                 "description": "With these fields changed it would start now.",
             },
         }
+    ),
+    "CreateArray": record(
+        {
+            "size": said(
+                bounded(1, ARRAY_SIZE_MAX), "Elements; where absent, as many as the params have combinations."
+            ),
+            "max_parallel": said(
+                bounded(1, ARRAY_SIZE_MAX), "At most so many are started at a time; all where absent."
+            ),
+            "params": {
+                "type": "object",
+                "maxProperties": 64,
+                "additionalProperties": {"type": "array", "minItems": 1, "items": PARAM_VALUE},
+                "description": "By name a list of values. Lists of `size` values each give element i their i-th; lists "
+                "whose lengths multiply to `size` are a grid, whose last name changes fastest.",
+            },
+        },
+        additionalProperties=False,
+        description="Many tasks as one: submitted, listed and cancelled together. Element i has the id `<id>-<i>`.",
+    ),
+    "Array": record(
+        {
+            "size": INTEGER,
+            "max_parallel": said(INTEGER, "The size where there is no limit."),
+            "queued": INTEGER,
+            "running": said(INTEGER, "Started, whatever their phase."),
+            "completed": INTEGER,
+            "failed": INTEGER,
+            "cancelled": INTEGER,
+            "params": {"type": "object", "additionalProperties": array(PARAM_VALUE)},
+        },
+        description="How the elements of an array stand; the five counts add up to its size.",
     ),
     "Dependency": record(
         {"task_id": STRING, "condition": enum("ok", "any", "failed")},

@@ -47,8 +47,9 @@ _SHOWN_AS_GIVEN: Final = (
     "env",
     "metadata",
 )
+_ARRAY_COUNTS: Final = ("size", "max_parallel", "queued", "running", "completed", "failed", "cancelled")
 # What an auditor does not need in order to audit: it may hold secrets.
-REDACTED: Final = ("entrypoint", "args", "env", "metadata", "dataset_specs", "plugin_configs")
+REDACTED: Final = ("entrypoint", "args", "env", "metadata", "dataset_specs", "plugin_configs", "params")
 
 
 def instant(at: float) -> str:
@@ -68,8 +69,8 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]
 
 
-def task(view: TaskView, *, redacted: bool = False) -> dict[str, Any]:
-    """A Task without its `output`, which only the single task has."""
+def task(view: TaskView, *, redacted: bool = False, listed: bool = False) -> dict[str, Any]:
+    """A Task without its `output`, which only the single task has; in a list without an array's params too."""
     request = view["request"]
     out: dict[str, Any] = {
         "id": view["id"],
@@ -91,13 +92,27 @@ def task(view: TaskView, *, redacted: bool = False) -> dict[str, Any]:
     for name in _SHOWN_AS_GIVEN:
         if name in request:
             out[name] = request[name]
+    _add_array(out, view)
     _add_progress(out, view)
     if report := view["report"]:
         _add_end(out, report)
     if redacted:
         for name in REDACTED:
             out.pop(name, None)
+    if redacted or listed:
+        out.get("array", {}).pop("params", None)
     return out
+
+
+def _add_array(out: dict[str, Any], view: TaskView) -> None:
+    """How an array stands, or which place an element has in its own."""
+    for name in ("array_id", "array_index", "params"):
+        if name in view:
+            out[name] = view[name]
+    if "array" in view:
+        out["array"] = {name: view["array"][name] for name in _ARRAY_COUNTS}
+        if params := view["request"]["array"].get("params"):
+            out["array"]["params"] = {param["name"]: param["values"] for param in params}
 
 
 def _add_progress(out: dict[str, Any], view: TaskView) -> None:

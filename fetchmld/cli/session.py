@@ -78,7 +78,7 @@ class Session:
         click.echo(json.dumps(value, indent=2 if os.isatty(1) else None))
 
     def find(self, task_id: str) -> dict[str, Any]:
-        """The Task that `task_id` names: a whole id, a unique prefix, or `last`."""
+        """The Task that `task_id` names: a whole id, a unique prefix, or `last`; of an element, with its index after it."""
         if task_id != "last":
             try:
                 return self.client.task(task_id)
@@ -97,6 +97,9 @@ class Session:
                 raise Failure("there is no task yet", NOT_FOUND)
             return self.client.task(newest[0]["id"])
         matches = [task["id"] for task in newest if task["id"].startswith(prefix)]
+        array, _, index = prefix.rpartition("-")
+        if not matches and array and index.isdecimal():
+            return self.client.task(f"{self._match(array)['id']}-{index}")
         if not matches:
             raise Failure(f"no task has an id that begins with {prefix!r}; see `fetchmld ls`", NOT_FOUND)
         if len(matches) > 1:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from fetchmld.cli.arrays import ArraySpec, Param, array_field
 from fetchmld.cli.exits import INTERRUPTED, task_exit
 from fetchmld.cli.follow import follow_to_end
 from fetchmld.cli.session import Session, client_command
@@ -113,7 +114,10 @@ def _later(what: str) -> Any:
 @click.option(
     "--snapshot", callback=_later("snapshots"), expose_value=False, metavar="DIR", help="Code to run in (later)."
 )
-@click.option("--array", callback=_later("arrays"), expose_value=False, metavar="SPEC", help="Many at once (later).")
+@click.option("--array", type=ArraySpec(), metavar="SPEC",
+              help="Many as one: N of them, N%K at most K at a time; also 0-9%2.")  # fmt: skip
+@click.option("--param", "params", type=Param(), multiple=True, metavar="NAME=V1,V2",
+              help="FETCHML_PARAM_NAME of each element: one value for each, or a grid. Repeatable.")  # fmt: skip
 @click.option(
     "--plugin", callback=_later("plugins"), expose_value=False, metavar="NAME", help="Attach a plugin (later)."
 )
@@ -127,6 +131,8 @@ def submit(
 ) -> int | None:
     """Submit a task. It runs COMMAND on a worker, without a shell: `sh -c '...'` where one is needed."""
     request = build_request(command, options)
+    if follow and "array" in request:
+        raise click.UsageError("--follow: an array has no output of its own; follow one of its elements: ID-0")
     if dry_run:
         session.show_json(request)
         return None
@@ -148,6 +154,7 @@ def build_request(command: tuple[str, ...], options: dict[str, Any]) -> dict[str
     names = [spec["source"] for spec in datasets if _is_registered_name(spec)]
     specs = [spec for spec in datasets if not _is_registered_name(spec)]
     more = {
+        "array": array_field(options.pop("array"), options.pop("params")),
         "depends_on": list(options.pop("depends_on")),
         "datasets": names,
         "dataset_specs": specs,
@@ -181,7 +188,9 @@ def _show_accepted(session: Session, task: dict[str, Any]) -> None:
     elif session.quiet:
         click.echo(task["id"])
     else:
-        click.echo(f"{task['id']} {task['status']}: follow it with `fetchmld logs -f {task['id']}`")
+        first = f"{task['id']}-0" if "array" in task else task["id"]
+        many = f", {task['array']['size']} elements" if "array" in task else ""
+        click.echo(f"{task['id']} {task['status']}{many}: follow it with `fetchmld logs -f {first}`")
 
 
 def _attend(session: Session, task: dict[str, Any], follow: bool) -> int:

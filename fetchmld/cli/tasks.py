@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from fetchmld.cli import show as layout
+from fetchmld.cli.arrays import place, progress
 from fetchmld.cli.exits import INTERRUPTED, NOT_FINISHED, task_exit
 from fetchmld.cli.session import Session, client_command
 from fetchmld.cli.watch import Watch, command_line
@@ -17,13 +18,23 @@ STATUSES = ["queued", "preparing", "running", "collecting", "completed", "failed
 @click.command()
 @click.option("--status", type=click.Choice(STATUSES), help="Only those in this state.")
 @click.option("--user", metavar="USER", help="Only this user's.")
+@click.option("--array", "array_id", metavar="ID", help="The elements of this array.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many.")
 @click.option("--offset", type=click.IntRange(0), default=0, help="Leave out this many of the newest.")
 @click.option("--at", metavar="TIME", help="As they were at this moment, RFC 3339: 2026-01-31T12:00:00Z.")
 @client_command
-def ls(session: Session, status: str | None, user: str | None, limit: int, offset: int, at: str | None) -> None:
-    """List tasks, newest first."""
-    page = session.client.tasks(status=status, user_id=user, limit=limit, offset=offset, at=at)
+def ls(
+    session: Session,
+    status: str | None,
+    user: str | None,
+    array_id: str | None,
+    limit: int,
+    offset: int,
+    at: str | None,
+) -> None:
+    """List tasks, newest first; an array is one line."""
+    array_id = session.find_id(array_id) if array_id else None
+    page = session.client.tasks(status=status, user_id=user, limit=limit, offset=offset, at=at, array_id=array_id)
     if session.json_output:
         session.show_json(page)
     elif session.quiet:
@@ -33,7 +44,8 @@ def ls(session: Session, status: str | None, user: str | None, limit: int, offse
         layout.table(("ID", "NAME", "STATUS", "PRIO", "AGE", "RAN", "NOTE"), [_row(task) for task in page["tasks"]])
         more = page.get("total", 0) - offset - len(page["tasks"])
         if more > 0:
-            click.echo(f"and {more} more: fetchmld ls --offset {offset + limit}", err=True)
+            which = f" --array {array_id}" if array_id else ""
+            click.echo(f"and {more} more: fetchmld ls{which} --offset {offset + limit}", err=True)
 
 
 def _row(task: dict[str, Any]) -> tuple[str, ...]:
@@ -44,7 +56,7 @@ def _row(task: dict[str, Any]) -> tuple[str, ...]:
         str(task.get("priority", "")),
         layout.age(task.get("created_at")),
         layout.took(task.get("started_at"), task.get("ended_at")),
-        task.get("error") or task.get("wait_reason") or "",
+        task.get("error") or progress(task) or task.get("wait_reason") or "",
     )
 
 
@@ -84,6 +96,8 @@ def _fields(task: dict[str, Any]) -> list[tuple[str, Any]]:
         "name": task.get("job_name"),
         "status": state(task),
         "error": task.get("error"),
+        "elements": progress(task),
+        "element": place(task),
         "waits for": task.get("wait_reason"),
         "user": task.get("user_id"),
         "command": command_line(task),

@@ -34,9 +34,11 @@ def list_tasks(
     limit: int | None = None,
     offset: int | None = None,
     at: str | None = None,
+    array_id: str | None = None,
 ) -> Call[Json]:
-    """A TaskList, newest first, without `output`; with `at` (RFC 3339) as they were then."""
-    query = {"status": status, "user_id": user_id, "limit": limit, "offset": offset, "at": at}
+    """A TaskList, newest first, without `output`; with `at` (RFC 3339) as they were then; with `array_id` the elements of
+    that array, in their order."""
+    query = {"status": status, "user_id": user_id, "limit": limit, "offset": offset, "at": at, "array_id": array_id}
     return Call("GET", "/v1/tasks", read_json, query=query, wait_s=QUERY_MAX_S if at else 0.0)
 
 

@@ -8,8 +8,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fetchmld.core import arrays
 from fetchmld.core.caches import Caches
 from fetchmld.core.errors import FetchmlError
+from fetchmld.core.lines import Lines
 from fetchmld.core.messages import Effect, EventType, Fact, Persist, Reply, TaskChanged
 from fetchmld.core.model import EndReport, Resources, Task, TaskId, Worker
 from fetchmld.core.placement import Placement
@@ -44,6 +46,7 @@ class Desk:
         self.caches = Caches()
         ages, plans = (policy.ageing_tau_s, policy.grace_s), (policy.plans_max, policy.backfill)
         self.placement = Placement(self.state, self.holds, self.caches, *ages, *plans, queue)
+        self.lines = Lines(self.state, self.placement, policy.ageing_tau_s)
         self.effects: list[Effect] = []
         self.now = 0.0
         self.able: dict[Resources, list[Worker]] = {}  # what `explain` found out since the last event
@@ -78,13 +81,37 @@ class Desk:
     def finish(
         self, task: Task, action: str, error: str, report: EndReport, at_us: int, by: str = "", ip: str = ""
     ) -> None:
-        """The task is over. Who depends on it becomes due."""
+        """The task is over, and its array with the last of its elements. Who depends on it becomes due."""
         self.due.extend(self.state.dependents.get(task.id, ()))
         metadata: dict[str, Any] = {"attempt": task.attempt, "report": report}
         if by:
             metadata["by"] = by
+        if task.array_id:
+            metadata["priority"] = task.priority
+        if task.array is not None:
+            metadata["array"] = arrays.view(task.array)
         self.persist(Fact("job_completed", action, task.id, task.user_id, not error, ip, error, metadata, at_us))
         self.effects.append(TaskChanged(task.id))
+        if task.array_id:
+            self.end_array(self.state.tasks[task.array_id], at_us)
+
+    def end_array(self, parent: Task, at_us: int) -> None:
+        """An element ended, or the array was closed: it is over, or another element may start."""
+        array = arrays.array_of(parent)
+        if array.ended < array.size:
+            self.due.append(parent.id)
+            return
+        self.lines.shut(parent)
+        action, error = arrays.outcome(parent)
+        self.finish(parent, action, error, {}, at_us)
+
+    def record_close(self, fact: Fact) -> None:
+        """`persist` a fact that closes an array. Who depends on an element that it ends becomes due."""
+        array = arrays.array_of(self.state.tasks[TaskId(fact.resource)])
+        fact.metadata["elements"] = 0 if array.closed else array.unnamed
+        for index in arrays.unnamed(array) if self.state.dependents and not array.closed else ():
+            self.due.extend(self.state.dependents.get(arrays.element_id(fact.resource, index), ()))
+        self.persist(fact)
 
     def reply(self, ticket: int, value: Any = None) -> None:
         if ticket:
@@ -101,5 +128,6 @@ class Desk:
         """The task's aged priority now, as it was at its start once it has started; never below its priority."""
         if task.status != "queued":
             return max(task.aged_at_start, float(task.priority))
-        since = self.now if task.waits_for else task.submit_t  # who is held does not age
+        waits = self.state.tasks[task.array_id].waits_for if task.array_id else task.waits_for
+        since = self.now if waits else task.submit_t  # who is held does not age
         return task.priority + max(0.0, self.now - since) / self.policy.ageing_tau_s

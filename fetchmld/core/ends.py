@@ -87,6 +87,8 @@ class Ends:
         self._desk.persist(fact)
         self._desk.changed(task.id)
         self._waiting.admit(task, at_us)
+        if task.array_id:
+            self._desk.due.append(task.array_id)  # another of its elements may start
 
 
 def _may_retry(task: Task, infrastructure: bool, word: str) -> bool:

@@ -131,6 +131,7 @@ TASK_ERROR_WORDS: Final[frozenset[str]] = frozenset(
         "WORKER_LOST",  # the node went away under it
         "LEASE_EXPIRED",  # the node could not reach the head for too long and stopped it
         "GPU_LOST",  # a GPU it held failed
+        "ELEMENT_FAILED",  # of an array: elements of it did not complete
         "DEPENDENCY_FAILED",  # a task it depends on did not end as required
         "RESERVATION_EXPIRED",  # the reservation it named is over
         "UNSATISFIABLE",  # no worker could ever meet the request, and the setting says to fail such tasks

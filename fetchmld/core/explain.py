@@ -5,9 +5,12 @@ from dataclasses import replace
 from math import inf
 from typing import Final
 
+from fetchmld.core.arrays import array_of
+from fetchmld.core.arrays import element as element_of
 from fetchmld.core.capacity import ends_by
 from fetchmld.core.desk import Desk
-from fetchmld.core.model import Explanation, Holder, PlannedStart, Resources, Task, Worker
+from fetchmld.core.lifecycle import ENDED
+from fetchmld.core.model import Array, Explanation, Holder, PlannedStart, Resources, Task, Worker
 from fetchmld.core.plan import fitting_type
 from fetchmld.core.reservations import free_of, suits
 
@@ -18,7 +21,9 @@ GPUS: Final = "GPUs"
 
 
 def wait_reason(desk: Desk, task: Task) -> str:
-    """The binding constraint of a queued task; "" for any other."""
+    """The binding constraint of a queued task, or of an array of which some wait; "" for any other."""
+    if task.array is not None:
+        return _array_reason(desk, task, task.array)
     if task.status != "queued":
         return ""
     if reason := _held(desk, task):
@@ -44,6 +49,25 @@ def wait_reason(desk: Desk, task: Task) -> str:
     return _ahead(desk, task)
 
 
+def _array_reason(desk: Desk, task: Task, array: Array) -> str:
+    """How many of the array wait for others of it to end, and why the first that does not is not running."""
+    if task.status in ENDED or not array.queued:
+        return ""
+    room = array.max_parallel - array.running
+    waits, kept = f"{array.queued} elements wait", max(0, array.queued - room)
+    if kept:
+        waits += f", {kept} of them for others to end: {array.running} run, and max_parallel is {array.max_parallel}"
+    following = desk.lines.standing(task) or _first_waiting(desk, task)
+    return f"{waits}; the next: {wait_reason(desk, following)}" if room and following is not None else waits
+
+
+def _first_waiting(desk: Desk, parent: Task) -> Task | None:
+    """Of an array that is held as a whole."""
+    array = array_of(parent)
+    waiting = (element for element in desk.state.elements(parent) if element.status == "queued")
+    return next(waiting, None) if array.closed or not array.unnamed else element_of(parent, array.first)
+
+
 def _able(desk: Desk, wanted: Resources, workers: list[Worker]) -> list[Worker]:
     """Those that are large enough; found once for all tasks that are asked about between two events."""
     found = desk.able.get(wanted)
@@ -58,10 +82,13 @@ def _size(worker: Worker) -> tuple[int, int, int]:
 
 def _held(desk: Desk, task: Task) -> str:
     """Why the task is not even in line; "" if it is."""
-    if task.waits_for:
-        return "waits for " + ", ".join(f"task {name} ({condition})" for name, condition in task.waits_for.items())
+    parent = desk.state.tasks[task.array_id] if task.array_id else task
+    if parent.waits_for:
+        return "waits for " + ", ".join(f"task {name} ({condition})" for name, condition in parent.waits_for.items())
     if task.hold_until_t > desk.now:
         return f"held for {task.hold_until_t - desk.now:.0f} s before the next attempt"
+    if parent.array is not None and parent.array.running >= parent.array.max_parallel:
+        return f"{parent.array.running} elements of its array run, and max_parallel is {parent.array.max_parallel}"
     reservation = desk.state.reservations.get(task.request.get("reservation_id", ""))
     if reservation is None:
         return ""
@@ -131,7 +158,12 @@ def _needs(desk: Desk, wanted: Resources, worker: Worker) -> Iterator[tuple[str,
 
 
 def explain(desk: Desk, task: Task, at_us: int) -> Explanation:
-    """All that there is to say about a task that waits. `at_us` is the wall time now, to show logical times by."""
+    """All that there is to say about a task that waits. `at_us` is the wall time now, to show logical times by.
+
+    What is said of an array is its reason, and for the rest what holds for the next of its elements.
+    """
+    if task.array is not None:
+        return _explain_array(desk, task, at_us)
     offset = at_us / 1e6 - desk.now
     out = Explanation(
         task_id=task.id,
@@ -146,13 +178,29 @@ def explain(desk: Desk, task: Task, at_us: int) -> Explanation:
     out["estimate"] = "no estimate"
     position = desk.placement.position(task)
     if position >= 0:
-        out["position"] = position
+        out["position"] = position + desk.lines.unseen_before(task)
         bound_t = task.submit_t + (PRIORITY_MAX - task.priority) * desk.policy.ageing_tau_s
         out["no_later_arrival_passes_after"] = bound_t + offset
         _add_binding(out, desk, task, offset)
         _add_plan(out, desk, task, offset)
         if smaller := smaller_request(desk, task):
             out["smaller_request"] = smaller
+    return out
+
+
+def _explain_array(desk: Desk, parent: Task, at_us: int) -> Explanation:
+    out = Explanation(
+        task_id=parent.id,
+        status=parent.status,
+        priority=parent.priority,
+        priority_aged=desk.aged(parent),
+        reason=wait_reason(desk, parent) or f"it is {parent.status}",
+        estimate="no estimate" if array_of(parent).queued else "",
+    )
+    following = desk.lines.standing(parent)
+    if following is not None:
+        said = explain(desk, following, at_us)
+        out = Explanation(**{**said, **out, "estimate": said["estimate"]})
     return out
 
 
@@ -186,7 +234,7 @@ def _holders(desk: Desk, wanted: Resources, worker: Worker, offset: float) -> It
 
 
 def _add_plan(out: Explanation, desk: Desk, task: Task, offset: float) -> None:
-    planned = next((each for each in desk.placement.planned(desk.now) if each.task is task), None)
+    planned = next((each for each in desk.placement.planned(desk.now) if each.task.id == task.id), None)
     if planned is None:
         return
     ahead = ", ".join(each.task.id for each in desk.placement.ahead_of(task))

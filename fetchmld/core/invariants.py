@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from fetchmld.core.desk import Desk
 from fetchmld.core.lifecycle import STARTED
-from fetchmld.core.model import Task, TaskId, Worker
+from fetchmld.core.model import Array, Task, TaskId, Worker
 from fetchmld.core.plan import make_plan
 from fetchmld.core.waiting import Waiting
 
@@ -21,6 +21,11 @@ def check(desk: Desk, waiting: Waiting, about: Collection[str] | None = None) ->
         task = state.tasks.get(TaskId(task_id))
         if task is not None:
             _check_task(desk, task)
+    for task in state.tasks.values():
+        if task.array is not None:
+            _check_array(desk, waiting, task, task.array)
+    if not desk.due:
+        desk.lines.check()
     _check_queue(desk, waiting)
     _check_plans(desk)
     if about is None:
@@ -31,9 +36,27 @@ def _check_queue(desk: Desk, waiting: Waiting) -> None:
     """Who is queued is in the ready queue, or held, or waits for others, or is about to be told."""
     queued = [task for task in desk.state.tasks.values() if task.status == "queued"]
     held, due = waiting.held, set(desk.due)
-    ready = sum(not (t.waits_for or t.doomed or t.id in held or t.id in due) for t in queued)
-    assert len(desk.placement) == ready, "the queue is not the state"
+    plain = [task for task in queued if task.array is None and not task.array_id]
+    ready = sum(not (t.waits_for or t.doomed or t.id in held or t.id in due) for t in plain)
+    assert len(desk.placement) == ready + desk.lines.standing_count(), "the queue is not the state"
     assert held <= {task.id for task in queued}, f"{held} are held, and not all of them are queued"
+
+
+def _check_array(desk: Desk, waiting: Waiting, task: Task, array: Array) -> None:
+    """The counts are those of its elements, and no more of them run than may."""
+    elements = desk.state.elements(task)
+    running = sum(element.status in STARTED for element in elements)
+    assert array.running == running <= array.max_parallel, f"array {task.id}: {running} run, {array}"
+    waits = len(elements) - running + (0 if array.closed else array.unnamed)
+    assert array.queued == waits, f"array {task.id}: {waits} wait, {array}"
+    assert all(array.is_named(index) for index in array.live), f"array {task.id}: a live element has no name"
+    assert (task.status == "queued") <= (running == 0), f"array {task.id} is queued and runs"
+    if task.id in desk.due or task.doomed:
+        return
+    assert array.ended < array.size, f"array {task.id} is over and lives"
+    ready = {e.id for e in elements if e.status == "queued" and e.id not in waiting.held and not task.waits_for}
+    missing = [each for each in elements if each.id in ready - set(desk.due) and not desk.lines.has(each)]
+    assert not missing, f"array {task.id}: {missing} are in no line"
 
 
 def _check_plans(desk: Desk) -> None:
@@ -50,6 +73,8 @@ def _check_plans(desk: Desk) -> None:
 
 def _check_task(desk: Desk, task: Task) -> None:
     assert task.id not in desk.state.recent, f"task {task.id} is live and ended"
+    if task.array is not None:
+        return
     assert (task.status in STARTED) == bool(task.assignments), f"task {task.id}: {task.status}, {task.assignments}"
     assert task.attempt >= (task.status in STARTED), f"task {task.id} runs without an attempt number"
     if task.status in STARTED:
@@ -58,7 +83,7 @@ def _check_task(desk: Desk, task: Task) -> None:
         sizes = {len(node["gpus"]) for node in task.assignments}
         assert sizes == {task.resources.gpu}, f"task {task.id}: {sizes} GPUs per node, not {task.resources.gpu}"
     for needed in task.waits_for:
-        assert needed in desk.state.tasks, f"task {task.id} waits for {needed}, which is over"
+        assert desk.state.live(needed), f"task {task.id} waits for {needed}, which is over"
 
 
 def _check_worker(desk: Desk, worker: Worker) -> None:

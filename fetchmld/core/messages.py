@@ -6,10 +6,21 @@ that batch is performed. Fields named `ticket` tie a `Reply` to the caller that 
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from fetchmld.core.errors import FetchmlError
-from fetchmld.core.model import Assignment, Capacity, EndReport, Role, TaskId, TaskRequest, TaskStatus, UserId, WorkerId
+from fetchmld.core.model import (
+    Assignment,
+    Capacity,
+    EndReport,
+    ParamValue,
+    Role,
+    TaskId,
+    TaskRequest,
+    TaskStatus,
+    UserId,
+    WorkerId,
+)
 
 EventType = Literal[
     "job_queued",
@@ -268,6 +279,15 @@ Event = (
 # ---- effects ------------------------------------------------------------------------------------------------------
 
 
+class ElementPlace(TypedDict):
+    """Which element of which array an attempt is of, and its values of the array's params."""
+
+    array_id: str
+    index: int
+    size: int
+    params: dict[str, ParamValue]
+
+
 class LaunchOrder(TypedDict):
     """What an agent needs to run one node of one attempt."""
 
@@ -277,6 +297,7 @@ class LaunchOrder(TypedDict):
     user_id: str
     request: TaskRequest
     assignments: list[Assignment]
+    element: NotRequired[ElementPlace]
 
 
 @dataclass(slots=True)

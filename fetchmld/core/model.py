@@ -23,6 +23,7 @@ OUTPUT_TAIL_BYTES: Final = 64 * 1024
 RECENT_TASKS_MAX: Final = 10_000
 ENDED_RESERVATIONS_MAX: Final = 1_000
 DEPENDENCIES_MAX: Final = 64
+ARRAY_SIZE_MAX: Final = 10_000  # with it a listing of all elements is ten pages, and one ending is still one write
 
 
 class DatasetSpec(TypedDict):
@@ -39,6 +40,27 @@ class Dependency(TypedDict):
 
     task_id: str
     condition: Condition
+
+
+ParamValue = str | int | float | bool
+
+
+class ArrayParam(TypedDict):
+    """One param of an array. A list keeps their order, which an object of the record would lose."""
+
+    name: str
+    values: list[ParamValue]
+
+
+class ArrayRequest(TypedDict):
+    """Many tasks as one: `size` elements, of which at most `max_parallel` are started at a time; see `arrays`.
+
+    Each of `params` has a value for each element, in order; or they are the sides of a grid.
+    """
+
+    size: int
+    max_parallel: NotRequired[int]
+    params: NotRequired[list[ArrayParam]]
 
 
 class TaskRequest(TypedDict, total=False):
@@ -65,6 +87,7 @@ class TaskRequest(TypedDict, total=False):
     metadata: dict[str, str]
     max_retries: int
     depends_on: list[Dependency]
+    array: ArrayRequest
 
 
 class Assignment(TypedDict):
@@ -162,8 +185,52 @@ class Capacity:
 
 
 @dataclass(slots=True)
+class Array:
+    """What a task that is an array has beside a task's: which elements are tasks of their own, and how they stand.
+
+    An element becomes a task of its own when the first fact names it. All others are counted here and nowhere else; they
+    are the `size` less those below `first` and those in `beyond`.
+    """
+
+    size: int
+    max_parallel: int
+    request: TaskRequest  # of every element, once for all: the array's own, less what makes it an array
+    first: int = 0  # all elements below it have been named
+    beyond: set[int] = field(default_factory=set)  # named ones above it
+    live: set[int] = field(default_factory=set)  # named and not ended
+    running: int = 0  # started, whatever their phase
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    first_failed: int = -1  # the lowest index of those that did not complete, -1 = none
+    first_error: str = ""  # that one's
+    closed: str = ""  # why those that were never named never will be; "" while they may
+    closed_at: float = 0.0
+    closed_count: int = 0  # how many that were
+
+    @property
+    def unnamed(self) -> int:
+        """How many elements no fact has named."""
+        return self.size - self.first - len(self.beyond)
+
+    @property
+    def ended(self) -> int:
+        return self.completed + self.failed + self.cancelled
+
+    @property
+    def queued(self) -> int:
+        return self.size - self.running - self.ended
+
+    def is_named(self, index: int) -> bool:
+        return index < self.first or index in self.beyond
+
+
+@dataclass(slots=True)
 class Task:
-    """One submitted task, live. `status` changes only through `lifecycle.advance`."""
+    """One submitted task, live. `status` changes only through `lifecycle.advance`.
+
+    An array is a task that never starts itself: it is `running` from its first element's start to its last one's end.
+    """
 
     id: TaskId
     user_id: UserId
@@ -192,6 +259,9 @@ class Task:
     report: EndReport | None = None
     earlier: list[EarlierAttempt] = field(default_factory=list)  # oldest first; there are no more than retries
     last_seq: int = 0  # sequence number of the newest fact about it
+    array: Array | None = None  # on an array
+    array_id: TaskId = TaskId("")  # on an element: its array, "" on all others
+    index: int = -1  # on an element: its place in the array, from 0
 
 
 @dataclass(slots=True)
@@ -303,6 +373,21 @@ class Explanation(TypedDict):
     smaller_request: NotRequired[dict[str, int]]  # these fields changed, it would start now
 
 
+class ArrayView(TypedDict):
+    """How the elements of an array stand; the five counts add up to `size`. `max_parallel` is `size` for no limit."""
+
+    size: int
+    max_parallel: int
+    queued: int
+    running: int
+    completed: int
+    failed: int
+    cancelled: int
+    closed: NotRequired[str]  # the error of those elements that were never named, once they will not be
+    closed_at: NotRequired[float]
+    closed_count: NotRequired[int]
+
+
 class TaskView(TypedDict):
     """A task as it leaves the core: JSON-ready, complete, a copy. Times are epoch seconds, 0 where they have no value."""
 
@@ -324,6 +409,10 @@ class TaskView(TypedDict):
     report: EndReport | None
     earlier: NotRequired[list[EarlierAttempt]]  # absent where there is none
     last_seq: int
+    array: NotRequired[ArrayView]  # of an array
+    array_id: NotRequired[str]  # of an element
+    array_index: NotRequired[int]
+    params: NotRequired[dict[str, ParamValue]]  # of an element, its own
 
 
 class WorkerView(TypedDict):

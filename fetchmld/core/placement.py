@@ -174,18 +174,18 @@ class Placement:
 
     # -- starting
 
-    def take(self, now: float) -> tuple[list[tuple[Task, Nodes]], Task | None]:
-        """Who starts now and where, and the task that is blocked and has to be planned or passed by."""
+    def take(self, now: float, most: int = PLACE_MAX) -> tuple[list[tuple[Task, Nodes]], Task | None]:
+        """Who starts now and where, `most` of them, and the task that is blocked and has to be planned or passed by."""
         self._left = None
         if any(planned.plan.at + REPLAN_AFTER_S < now for planned in self._promises.standing()[:1]):
             self._promises.redo()
-        placed, blocked = self._queue.place(PLACE_MAX, now)
+        placed, blocked = self._queue.place(most, now)
         taken = [self._taken(number, nodes, now) for number, nodes in placed]
         if blocked != NO_TASK:
             return taken, self._ready[blocked].task
         if not taken and self._backfill and self._is_held_up():
             self._look_at_freed(now)
-            placed, blocked = self._queue.place(PLACE_MAX, now)
+            placed, blocked = self._queue.place(most, now)
             taken = [self._taken(number, nodes, now) for number, nodes in placed]
         return taken, None if blocked == NO_TASK else self._ready[blocked].task
 

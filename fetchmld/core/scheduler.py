@@ -9,7 +9,7 @@ no I/O here. Who is eligible is decided in `waiting`, who starts where in `place
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
-from fetchmld.core import invariants, keys, views
+from fetchmld.core import arrays, invariants, keys, views
 from fetchmld.core.caches import keys_of
 from fetchmld.core.capacity import empty_node
 from fetchmld.core.desk import Desk, Policy
@@ -57,7 +57,7 @@ from fetchmld.core.model import (
     WorkerId,
     WorkerView,
 )
-from fetchmld.core.placement import Nodes, Placement
+from fetchmld.core.placement import PLACE_MAX, Nodes, Placement
 from fetchmld.core.plan import make_plan
 from fetchmld.core.promises import Planned
 from fetchmld.core.ready import Queue
@@ -101,7 +101,7 @@ class Scheduler:
         for fact in facts:
             self.state.apply(fact)
         for task in self.state.tasks.values():
-            if task.status == "queued":
+            if task.status == "queued" or task.array is not None:
                 self._waiting.restore(task)
         for worker in self.state.workers.values():
             worker.heartbeat_t = now
@@ -139,9 +139,9 @@ class Scheduler:
         self._desk.changed(event.task_id)
 
     def _on_priority_changed(self, event: PriorityChanged) -> None:
-        task = self.state.tasks.get(event.task_id)
+        task = self.state.live(event.task_id)
         if task is None:
-            ended = event.task_id in self.state.recent or event.known_ended
+            ended = self.state.task(event.task_id) is not None or event.known_ended
             what = "has ended; its priority means nothing now"
             error = Conflict(f"task {event.task_id} {what}") if ended else NotFound(f"no task {event.task_id}")
             self._desk.fail(event.ticket, error)
@@ -151,20 +151,20 @@ class Scheduler:
         self._desk.reply(event.ticket, self.view(task.id))
 
     def _reprioritise(self, task: Task, event: PriorityChanged) -> None:
-        was_ready = self._placement.remove(task)
         metadata = {"priority": event.priority, "was": task.priority, "by": event.user_id}
         kind: Any = "job_queued" if task.status == "queued" else "job_started"
-        self._desk.record(event, kind, "task.reprioritise", task.id, task.user_id, metadata, ip=event.ip_address)
-        if was_ready:
-            self._placement.push(task)
+        with self._waiting.moving(task):
+            self._desk.record(event, kind, "task.reprioritise", task.id, task.user_id, metadata, ip=event.ip_address)
         self._placement.forget_plans()
         self._place(event.at_us)
         self._desk.changed(task.id)
 
     def _on_cancel_requested(self, event: CancelRequested) -> None:
-        task = self.state.tasks.get(event.task_id)
+        task = self.state.live(event.task_id)
         if task is None:
             self._delete(event)
+        elif task.array is not None:
+            self._cancel_array(task, event)
         elif task.status == "queued":
             self._cancel_queued(task, event)
         else:
@@ -172,7 +172,7 @@ class Scheduler:
         self._place(event.at_us)
 
     def _delete(self, event: CancelRequested) -> None:
-        if event.task_id not in self.state.recent and not event.known_ended:
+        if self.state.task(event.task_id) is None and not event.known_ended:
             self._desk.fail(event.ticket, NotFound(f"no task {event.task_id}"))
             return
         by = {"by": event.user_id}
@@ -194,6 +194,17 @@ class Scheduler:
         self._desk.reply(event.ticket)
         self._stop(task, "CANCELLED", f"by {task.cancel_by} while {task.status}")
 
+    def _cancel_array(self, task: Task, event: CancelRequested) -> None:
+        """Those that wait end with this; those that run are stopped."""
+        if not task.cancel_by:
+            by = {"by": event.user_id}
+            fact = Fact("job_completed", "task.cancel_requested", task.id, event.user_id, metadata=by)
+            fact.ip_address, fact.at_us = event.ip_address, event.at_us
+            self._waiting.close(task, fact)
+        self._desk.reply(event.ticket)
+        for element in self.state.elements(task):
+            self._stop(element, "CANCELLED", f"by {element.cancel_by} while {element.status}")
+
     def _stop(self, task: Task, word: str, detail: str) -> None:
         for node in task.assignments:
             self._desk.effects.append(StopAttempt(WorkerId(node["worker_id"]), task.id, task.attempt, word, detail))
@@ -205,7 +216,8 @@ class Scheduler:
         self._waiting.settle(at_us)
         self._hold_reserved()
         while True:
-            placed, blocked = self._placement.take(self._now)
+            most = 1 if self._desk.lines.any else PLACE_MAX  # who stands for others has to be followed by the next
+            placed, blocked = self._placement.take(self._now, most)
             for task, nodes in placed:
                 self._start(task, nodes, at_us)
             if blocked is not None:
@@ -221,7 +233,8 @@ class Scheduler:
         elif self._placement.plan(task, self._now) or self._placement.stop_avoiding(task):
             return
         elif self.policy.unsatisfiable == "fail" and (reason := self._never(task)):
-            self._waiting.give_up(task, "UNSATISFIABLE", reason, at_us)
+            unsatisfiable = task if task.id in self.state.tasks else self.state.tasks[task.array_id]
+            self._waiting.give_up(unsatisfiable, "UNSATISFIABLE", reason, at_us)
             self._waiting.settle(at_us)
         else:
             self._placement.skip(task)
@@ -237,11 +250,26 @@ class Scheduler:
         self._claim(task, at_us)
         assignments = [self._assignment(task, rank, *node) for rank, node in enumerate(nodes)]
         metadata = {"attempt": task.attempt + 1, "assignments": assignments, "aged": self._desk.aged(task)}
+        if task.array_id:
+            metadata["priority"] = task.priority
+            self._begin_array(self.state.tasks[task.array_id], at_us)
         fact = Fact("job_started", "task.start", task.id, task.user_id, metadata=metadata, at_us=at_us)
         self._desk.persist(fact)
+        task = self.state.tasks[task.id]
+        if task.array_id:
+            self._desk.lines.leave(task)
+            self._desk.lines.settle(self.state.tasks[task.array_id])
         for node in assignments:
             self._launch(task, node)
         self._desk.changed(task.id)
+
+    def _begin_array(self, task: Task, at_us: int) -> None:
+        """Its first element is about to start."""
+        if task.status == "queued":
+            aged = {"aged": self._desk.aged(task)}
+            fact = Fact("job_started", "task.array_started", task.id, task.user_id, metadata=aged, at_us=at_us)
+            self._desk.persist(fact)
+            self._desk.changed(task.id)
 
     def _assignment(self, task: Task, rank: int, worker_id: WorkerId, gpu_type: int) -> Assignment:
         worker = self.state.workers[worker_id]
@@ -259,6 +287,8 @@ class Scheduler:
             request=task.request,
             assignments=task.assignments,
         )
+        if task.array_id:
+            order["element"] = arrays.place_in(self.state.tasks[task.array_id], task.index)
         self._desk.effects.append(Launch(WorkerId(node["worker_id"]), order))
 
     # -- reservations
@@ -336,7 +366,8 @@ class Scheduler:
             self._placement.refresh(worker_id)
         self._placement.forget_plans()
         for task in self.state.tasks.values():
-            if task.status == "queued" and task.request.get("reservation_id") == reservation.id:
+            waits = task.status == "queued" or task.array is not None
+            if waits and task.request.get("reservation_id") == reservation.id:
                 self._waiting.leave(task)
                 self._desk.due.append(task.id)
 
@@ -567,7 +598,7 @@ class Scheduler:
 
     def explain(self, task_id: TaskId, at_us: int) -> Explanation | None:
         """Why the task is not running and when it will; None for one that is not live. `at_us` is the wall time now."""
-        task = self.state.tasks.get(task_id)
+        task = self.state.live(task_id)
         return None if task is None else explain(self._desk, task, at_us)
 
     def worker_views(self) -> list[WorkerView]:

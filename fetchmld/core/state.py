@@ -8,13 +8,15 @@ the state that was. It decides nothing: a fact is the truth, whatever the state 
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from fetchmld.core import arrays
 from fetchmld.core.lifecycle import ENDED, STARTED, advance
 from fetchmld.core.messages import Fact
 from fetchmld.core.model import (
     ENDED_RESERVATIONS_MAX,
     RECENT_TASKS_MAX,
+    Array,
     Capacity,
     Condition,
     Experiment,
@@ -59,8 +61,24 @@ class State:
         self.clock_us = max(self.clock_us, fact.clock_us)
 
     def task(self, task_id: TaskId) -> Task | None:
-        """The task, live or among the newest ended ones."""
-        return self.tasks.get(task_id) or self.recent.get(task_id)
+        """The task, live or among the newest ended ones; an element that no fact has named is made from its array."""
+        return self.tasks.get(task_id) or self.recent.get(task_id) or self._unnamed(task_id)
+
+    def live(self, task_id: TaskId) -> Task | None:
+        """The task if it has not ended, elements that no fact has named included."""
+        task = self.tasks.get(task_id) or self._unnamed(task_id)
+        return None if task is None or task.status in ENDED else task
+
+    def _unnamed(self, task_id: TaskId) -> Task | None:
+        place = arrays.place_of(task_id)
+        parent = None if place is None else self.tasks.get(place[0]) or self.recent.get(place[0])
+        if place is None or parent is None or parent.array is None or place[1] >= parent.array.size:
+            return None
+        return None if parent.array.is_named(place[1]) else arrays.element(parent, place[1])
+
+    def elements(self, parent: Task) -> list[Task]:
+        """The live elements of the array that facts have named, in order."""
+        return [self.tasks[arrays.element_id(parent.id, index)] for index in sorted(arrays.array_of(parent).live)]
 
     def durable(self) -> dict[str, Any]:
         """All that a replay must give again, as plain data. A started task is "started", whatever its phase."""
@@ -81,6 +99,7 @@ class State:
 def _durable_task(task: Task) -> dict[str, Any]:
     fields = _fields(task)
     fields["status"] = "started" if task.status in STARTED else task.status
+    fields["array"] = None if task.array is None else _fields(task.array)
     return fields
 
 
@@ -91,7 +110,7 @@ def _durable_worker(worker: Worker) -> dict[str, Any]:
     return fields
 
 
-def _fields(thing: Task | Reservation) -> dict[str, Any]:
+def _fields(thing: Task | Reservation | Array) -> dict[str, Any]:
     return {name: getattr(thing, name) for name in thing.__slots__}
 
 
@@ -100,6 +119,7 @@ def _fields(thing: Task | Reservation) -> dict[str, Any]:
 
 def _submitted(state: State, fact: Fact) -> None:
     task_id, meta = TaskId(fact.resource), fact.metadata
+    array = arrays.new(meta["request"])
     state.tasks[task_id] = Task(
         id=task_id,
         user_id=UserId(fact.user_id),
@@ -112,21 +132,69 @@ def _submitted(state: State, fact: Fact) -> None:
         waits_for=dict(meta.get("waits_for", {})),
         doomed=meta.get("doomed", ""),
         last_seq=state.seq,
+        array=array,
     )
     for needed in state.tasks[task_id].waits_for:
         state.dependents.setdefault(needed, []).append(task_id)
-    state.submit_count += 1
+    state.submit_count += 1 + (array.size if array is not None else 0)
+
+
+def _named(state: State, fact: Fact) -> Task:
+    """The live task that the fact is about. The first fact about an element makes it a task of its own."""
+    task_id = TaskId(fact.resource)
+    task = state.tasks.get(task_id)
+    if task is None:
+        task = state.live(task_id)
+        assert task is not None, f"{fact.action} of {task_id}, which is not live"
+        array = _array(state, task)
+        arrays.name(array, task.index)
+        array.live.add(task.index)
+        state.tasks[task_id] = task
+    return task
+
+
+def _array(state: State, element: Task) -> Array:
+    return arrays.array_of(state.tasks[element.array_id])
 
 
 def _reprioritised(state: State, fact: Fact) -> None:
+    """Of an array it holds for all its elements that have not ended."""
+    task = _named(state, fact)
+    task.last_seq = state.seq
+    for each in [task] if task.array is None else [task, *state.elements(task)]:
+        each.priority = fact.metadata["priority"]
+
+
+def _array_started(state: State, fact: Fact) -> None:
     task = state.tasks[TaskId(fact.resource)]
-    task.priority = fact.metadata["priority"]
+    advance(task, "preparing")
+    advance(task, "running")
+    task.aged_at_start = fact.metadata["aged"]
+    task.started_at = fact.at_us / 1e6
+    task.start_t = fact.clock_us / 1e6
     task.last_seq = state.seq
 
 
+def _array_closed(state: State, fact: Fact) -> None:
+    task = state.tasks[TaskId(fact.resource)]
+    task.last_seq = state.seq
+    _close(state, task, fact.error, fact)
+
+
+def _close(state: State, parent: Task, error: str, fact: Fact) -> None:
+    array = arrays.array_of(parent)
+    over = [] if array.closed else arrays.unnamed(array)
+    arrays.close(array, error, fact.at_us / 1e6)
+    for index in over if state.dependents else ():
+        if arrays.element_id(parent.id, index) in state.dependents:
+            _tell_dependents(state, arrays.element(parent, index), fact.clock_us / 1e6)
+
+
 def _started(state: State, fact: Fact) -> None:
-    task, meta = state.tasks[TaskId(fact.resource)], fact.metadata
+    task, meta = _named(state, fact), fact.metadata
     advance(task, "preparing")
+    if task.array_id:
+        _array(state, task).running += 1
     task.attempt = meta["attempt"]
     task.assignments = meta["assignments"]
     task.aged_at_start = meta["aged"]
@@ -143,6 +211,8 @@ def _requeued(state: State, fact: Fact) -> None:
     task, meta = state.tasks[TaskId(fact.resource)], fact.metadata
     _release_all(state, task)
     advance(task, "queued")
+    if task.array_id:
+        _array(state, task).running -= 1
     task.assignments = []
     now_t = fact.clock_us / 1e6
     task.hold_until_t = now_t + meta["hold_s"]
@@ -159,14 +229,21 @@ def _requeued(state: State, fact: Fact) -> None:
 
 
 def _cancel_requested(state: State, fact: Fact) -> None:
+    """Of an array: those that were never named end at once, the others are to."""
     task = state.tasks[TaskId(fact.resource)]
-    task.cancel_by = fact.user_id
     task.last_seq = state.seq
+    for each in [task] if task.array is None else [task, *state.elements(task)]:
+        each.cancel_by = each.cancel_by or fact.user_id
+    if task.array is not None:
+        _close(state, task, arrays.cancelled_by(fact.user_id), fact)
 
 
 def _ended(state: State, fact: Fact) -> None:
-    task = state.tasks.pop(TaskId(fact.resource))
+    task = _named(state, fact)
+    del state.tasks[task.id]
     _release_all(state, task)
+    if task.array_id:
+        _note_element_end(state, task, fact)
     advance(task, "completed" if fact.action == "task.completed" else "failed")
     task.error = fact.error
     task.reason = "cancelled" if fact.action == "task.cancelled" else ""
@@ -179,6 +256,12 @@ def _ended(state: State, fact: Fact) -> None:
         state.recent.popitem(last=False)
 
 
+def _note_element_end(state: State, task: Task, fact: Fact) -> None:
+    array = _array(state, task)
+    array.running -= task.status in STARTED
+    arrays.note_end(array, task.index, cast(arrays.EndAction, fact.action), fact.error)
+
+
 def _tell_dependents(state: State, task: Task, now_t: float) -> None:
     """Who waited for this end may be eligible now, or never. A held task does not age, so its time begins here."""
     for dependent in [state.tasks[one] for one in state.dependents.pop(task.id, ()) if one in state.tasks]:
@@ -186,7 +269,8 @@ def _tell_dependents(state: State, task: Task, now_t: float) -> None:
         if not meets(task.status, condition):
             dependent.doomed = unmet(task.id, task.status, condition)
         elif not dependent.waits_for:
-            dependent.submit_t = now_t
+            for each in [dependent] if dependent.array is None else [dependent, *state.elements(dependent)]:
+                each.submit_t = now_t
 
 
 def meets(status: TaskStatus, condition: Condition) -> bool:
@@ -200,7 +284,16 @@ def unmet(task_id: TaskId, status: TaskStatus, condition: Condition) -> str:
 
 
 def _deleted(state: State, fact: Fact) -> None:
-    state.recent.pop(TaskId(fact.resource), None)
+    """An array takes all its elements with it; an element that was never named is named by this."""
+    task_id = TaskId(fact.resource)
+    place = arrays.place_of(task_id)
+    parent = None if place is None else state.tasks.get(place[0]) or state.recent.get(place[0])
+    if place is not None and parent is not None and parent.array is not None and not parent.array.is_named(place[1]):
+        arrays.name(parent.array, place[1])
+    task = state.recent.pop(task_id, None)
+    if task is not None and task.array is not None:
+        for index in range(task.array.size):
+            state.recent.pop(arrays.element_id(task_id, index), None)
 
 
 def _worker_joined(state: State, fact: Fact) -> None:
@@ -293,6 +386,8 @@ _CHANGES: Final[dict[str, Callable[[State, Fact], None]]] = {
     "task.start": _started,
     "task.requeue": _requeued,
     "task.reprioritise": _reprioritised,
+    "task.array_started": _array_started,
+    "task.array_closed": _array_closed,
     "task.cancel_requested": _cancel_requested,
     "task.completed": _ended,
     "task.failed": _ended,

@@ -1,5 +1,8 @@
 """What leaves the core: copies of the state, complete and JSON-ready."""
 
+from collections import Counter
+
+from fetchmld.core import arrays
 from fetchmld.core.desk import Desk
 from fetchmld.core.explain import wait_reason
 from fetchmld.core.model import Counts, Reservation, ReservationView, Task, TaskView, Worker, WorkerView
@@ -28,6 +31,13 @@ def task_view(desk: Desk, task: Task) -> TaskView:
     )
     if task.earlier:
         view["earlier"] = task.earlier
+    if task.array is not None:
+        view["array"] = arrays.view(task.array)
+    if task.array_id:
+        view["array_id"], view["array_index"] = task.array_id, task.index
+        parent = desk.state.task(task.array_id)
+        if parent is not None:
+            view["params"] = arrays.values_of(parent.request["array"], task.index)
     return view
 
 
@@ -71,13 +81,18 @@ def reservation_view(desk: Desk, reservation: Reservation) -> ReservationView:
 
 
 def counts(state: State) -> Counts:
-    """Live numbers: queued, running, workers by status, reservations."""
-    queued = [task.resources.kind for task in state.tasks.values() if task.status == "queued"]
+    """Live numbers: queued, running, workers by status, reservations. Of an array its elements count, not itself."""
+    units = [task for task in state.tasks.values() if task.array is None]
+    waiting = Counter(task.resources.kind for task in units if task.status == "queued")
+    running = len(units) - waiting.total()
+    for task in state.tasks.values():
+        if task.array is not None and not task.array.closed:
+            waiting[task.resources.kind] += task.array.unnamed
     statuses = [worker.status for worker in state.workers.values()]
     return Counts(
-        batch_queued=queued.count("batch"),
-        service_queued=queued.count("service"),
-        running=len(state.tasks) - len(queued),
+        batch_queued=waiting["batch"],
+        service_queued=waiting["service"],
+        running=running,
         workers_total=len(statuses),
         workers_active=statuses.count("active") + statuses.count("suspect"),
         workers_draining=statuses.count("draining"),

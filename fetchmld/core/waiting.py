@@ -1,11 +1,16 @@
 """Who of the queued tasks is eligible: dependencies, back-off, reservations that are over.
 
 A queued task is in exactly one of three places: the ready queue, `held` (until a time), or waiting for others to end.
+An array's elements come to the ready queue through `lines`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fetchmld.core import arrays
 from fetchmld.core.desk import Desk
 from fetchmld.core.errors import Invalid
-from fetchmld.core.messages import TaskSubmitted
+from fetchmld.core.messages import Fact, TaskSubmitted
 from fetchmld.core.model import Condition, Reservation, Task, TaskId, TaskRequest, TaskStatus
 from fetchmld.core.state import meets, unmet
 
@@ -23,36 +28,107 @@ class Waiting:
             self.give_up(task, "DEPENDENCY_FAILED", task.doomed, at_us)
         elif over := self._reservation_over(task):
             self.give_up(task, "RESERVATION_EXPIRED", over, at_us)
-        elif task.waits_for:
+        elif self._parent(task).waits_for:
             pass  # its end is announced by `due`
         elif task.hold_until_t > self._desk.now:
             self.held.add(task.id)
+        elif task.array is not None:
+            self._line_up(task)
+        elif task.array_id:
+            self._join(task)
         elif not self._desk.placement.has(task):  # several ends of one event may make it due more than once
             self._desk.placement.push(task)
 
     def restore(self, task: Task) -> None:
         """The same after a replay, which must not decide anything: what has to end becomes due."""
-        if task.doomed or self._reservation_over(task):
+        halfway = task.array is not None and (task.cancel_by or task.array.ended == task.array.size)
+        if task.doomed or halfway or self._reservation_over(task):
             self._desk.due.append(task.id)
         else:
             self.admit(task, 0)
 
     def leave(self, task: Task) -> None:
         """The task is queued no longer."""
-        self._desk.placement.remove(task)
         self.held.discard(task.id)
+        if task.array is not None:
+            self._desk.lines.shut(task)
+        elif task.array_id:
+            self._desk.lines.leave(task)
+        else:
+            self._desk.placement.remove(task)
 
     def give_up(self, task: Task, word: str, detail: str, at_us: int) -> None:
-        """End a task that waits."""
-        self.leave(task)
-        self._desk.finish(task, "task.failed", f"{word}: {detail}", {}, at_us)
+        """End a task that waits, or those elements of an array that do."""
+        error = f"{word}: {detail}"
+        if task.array is None:
+            self.leave(task)
+            self._desk.finish(task, "task.failed", error, {}, at_us)
+        elif task.array.closed:
+            self._end_closed(task, at_us)
+        else:
+            closing = Fact("job_completed", "task.array_closed", task.id, task.user_id, False, error=error, at_us=at_us)
+            self.close(task, closing)
+
+    # -- arrays
+
+    def _parent(self, task: Task) -> Task:
+        """Its array, if it is an element; else itself."""
+        return self._desk.state.tasks[task.array_id] if task.array_id else task
+
+    def _line_up(self, parent: Task) -> None:
+        if not self._desk.lines.is_open(parent.id):
+            self._desk.lines.open(parent)
+            for element in self._desk.state.elements(parent):
+                if element.status == "queued":
+                    self._join(element)
+        self._desk.lines.settle(parent)
+
+    def _join(self, element: Task) -> None:
+        """Where the array is not open yet, the element joins when it is."""
+        lines = self._desk.lines
+        if lines.is_open(element.array_id) and not lines.has(element) and element.hold_until_t <= self._desk.now:
+            lines.join(element)
+            lines.settle(self._parent(element))
+
+    @contextmanager
+    def moving(self, task: Task) -> Iterator[None]:
+        """The task's place in the order changes meanwhile."""
+        ready = self._desk.lines.is_open(task.id) if task.array is not None else task.status == "queued"
+        if ready:
+            self.leave(task)
+        yield
+        if ready:
+            self.admit(self._desk.state.tasks[task.id], 0)
+
+    def close(self, parent: Task, fact: Fact) -> None:
+        """Put on record by `fact` that those of the array that wait never start, and end them."""
+        self._desk.record_close(fact)
+        self._desk.changed(parent.id)
+        self._end_closed(parent, fact.at_us)
+
+    def _end_closed(self, parent: Task, at_us: int) -> None:
+        """One fact for each element that waits and was named; the others have ended by the array's."""
+        self.leave(parent)
+        array = arrays.array_of(parent)
+        action = "task.cancelled" if parent.cancel_by else "task.failed"
+        error = arrays.cancelled_by(parent.cancel_by) if parent.cancel_by else array.closed
+        for element in self._desk.state.elements(parent):
+            if element.status == "queued":
+                self.held.discard(element.id)
+                self._desk.finish(element, action, error, {}, at_us)
+        if array.ended == array.size and parent.id in self._desk.state.tasks:
+            self._desk.end_array(parent, at_us)
 
     def settle(self, at_us: int) -> None:
         """Admit or end whoever became due, and whoever becomes due by that."""
         due = self._desk.due
         while due:
             task = self._desk.state.tasks.get(due.popleft())
-            if task is not None and task.status == "queued" and (task.doomed or not task.waits_for):
+            if task is None or (task.array is None and task.status != "queued"):
+                continue
+            if task.array is not None and (task.cancel_by or task.array.ended == task.array.size):
+                self._end_closed(task, at_us)
+            elif task.doomed or not task.waits_for:
                 self.admit(task, at_us)
 
     def wake(self) -> None:

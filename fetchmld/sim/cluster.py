@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
+from fetchmld.core.arrays import element_id, place_of
 from fetchmld.core.model import Capacity
 from fetchmld.core.scheduler import Policy
 from fetchmld.sim import workload
@@ -115,7 +116,12 @@ class Cluster:
         )
 
     def _program_of(self, task_id: str) -> Program:
-        return self._programs[task_id]
+        """An element's is its array's, and runs longer or shorter by its place."""
+        found, place = self._programs.get(task_id), place_of(task_id)
+        if found is not None or place is None:
+            return self._programs[task_id]
+        program = self._programs[place[0]]
+        return replace(program, run_s=program.run_s * (1 + place[1] % 3) / 2)
 
     # -- the whole of it
 
@@ -219,7 +225,9 @@ class Cluster:
 
     def change_priority(self) -> None:
         work = self.rng.choice(self.works)
-        self._ask("priority", {"task_id": work.task_id, "priority": self.rng.randint(1, 10)}, lambda _ok: None)
+        size = work.request["array"]["size"] if "array" in work.request else 0
+        one = element_id(work.task_id, self.rng.randrange(size)) if size and self.rng.random() < 0.5 else work.task_id
+        self._ask("priority", {"task_id": one, "priority": self.rng.randint(1, 10)}, lambda _ok: None)
 
     def drain(self) -> None:
         """Empty a node, or use it again."""

@@ -4,11 +4,12 @@
 tell. A failure is an AssertionError that names the rule.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any, Final
 
+from fetchmld.core.arrays import element, place_of
 from fetchmld.core.lifecycle import STARTED
 from fetchmld.core.messages import Effect, Event, Fact, HeartbeatReceived, Launch, Persist, TimePassed
 from fetchmld.core.model import Capacity, Dependency, Resources, Task, TaskId, TaskRequest, Worker, WorkerId
@@ -46,6 +47,7 @@ class Rules(Watcher):
         self._places: dict[str, list[str]] = {}  # the workers of each task's last start
         self._able: dict[tuple[Resources, int], tuple[Capacity, bool]] = {}
         self._changes = 0
+        self._element_ends: defaultdict[str, Counter[str]] = defaultdict(Counter)  # of each array
         self._seen_seq = -1
         self._ticked_t = 0.0  # holds that ended by then are over: only a tick ends them
 
@@ -65,7 +67,7 @@ class Rules(Watcher):
             if fact.action == "task.start":
                 self._check_start(core, core.state.tasks.get(TaskId(fact.resource)))
             elif fact.error.startswith("UNSATISFIABLE"):
-                self._check_never(core, core.state.recent[TaskId(fact.resource)])
+                self._check_never(core, core.state.task(TaskId(fact.resource)))
         self._check_head_of_queue(core)
 
     def _check_core(self, core: Scheduler, event: Event, facts: list[Fact]) -> None:
@@ -106,13 +108,14 @@ class Rules(Watcher):
     def _check_ageing(self, core: Scheduler, task: Task) -> None:
         """The promise: nobody of priority p is passed by one of its own kind that came (10 - p) tau later."""
         line = _line(task, core.policy.grace_s)
-        for other in core.state.tasks.values():
-            if other.status == "queued" and _line(other, core.policy.grace_s) == line and self._is_ready(other):
+        for other in self._waiting(core):
+            if _line(other, core.policy.grace_s) == line:
                 late_s = task.submit_t - other.submit_t - (PRIORITY_MAX - other.priority) * self._tau_s
                 assert late_s <= 1e-6, f"{task.id} passes {other.id}, {late_s:.3f} s beyond the promise"
 
-    def _check_never(self, core: Scheduler, task: Task) -> None:
+    def _check_never(self, core: Scheduler, task: Task | None) -> None:
         """Refused for ever: then no worker that is known to be there could run it, were it empty."""
+        assert task is not None, "what is refused is remembered for a while"
         known = [worker for worker in core.state.workers.values() if worker.status != "offline"]
         able = [worker.id for worker in known if fits_empty(task.resources, worker.capacity)]
         assert not self._keeps_all, f"{task.id} is refused, and was to be kept"
@@ -123,7 +126,7 @@ class Rules(Watcher):
         if any(reservation.status != "expired" for reservation in core.state.reservations.values()):
             return  # some of what is free is kept
         workers = [worker for worker in core.state.workers.values() if worker.status == "active"]
-        waiting = [t for t in core.state.tasks.values() if t.status == "queued" and self._is_ready(t)]
+        waiting = list(self._waiting(core))
         waiting.sort(key=lambda t: (t.submit_t / self._tau_s - t.priority, t.submit_seq))
         for task in waiting:
             wanted, count = task.resources, task.resources.node_count
@@ -141,6 +144,20 @@ class Rules(Watcher):
             found = self._able[wanted, id(capacity)] = capacity, fits_empty(wanted, capacity)
         return found[1]
 
+    def _waiting(self, core: Scheduler) -> Iterable[Task]:
+        """Who could start if there were room. Of the elements that no fact has named, the first stands for all."""
+        for task in core.state.tasks.values():
+            parent = core.state.tasks[task.array_id] if task.array_id else task
+            array = parent.array
+            may = array is None or (array.running < array.max_parallel and not parent.waits_for and not parent.doomed)
+            if not may:
+                continue
+            if task.array is not None:
+                if task.array.unnamed and not task.array.closed:
+                    yield element(task, task.array.first)
+            elif task.status == "queued" and self._is_ready(task):
+                yield task
+
     def _is_ready(self, task: Task) -> bool:
         return task.hold_until_t <= self._ticked_t and not task.waits_for and not task.doomed
 
@@ -150,6 +167,7 @@ class Rules(Watcher):
         self.commits += 1
         touched: set[str] = set()
         for fact in facts:
+            touched.update(place[0] for place in [place_of(fact.resource)] if place)
             self._check_fact(fact)
             self.shadow.apply(fact)
             touched.add(fact.resource)
@@ -185,6 +203,7 @@ class Rules(Watcher):
             assert fact.resource not in self._ended, f"{fact.resource} ends twice"
             self._ended[fact.resource] = fact.action == "task.completed"
             self._check_dead(fact)
+            self._check_array_end(fact)
         elif fact.action == "task.requeue":
             self._held_until_us[fact.resource] = fact.clock_us + int(fact.metadata["hold_s"] * 1e6)
             self._check_dead(fact)
@@ -194,6 +213,25 @@ class Rules(Watcher):
         completed = self._ended.get(needed["task_id"])
         met = completed is not None and needed["condition"] in ("any", "ok" if completed else "failed")
         assert met, f"{task_id} starts, and {needed} is not so"
+
+    def _check_array_end(self, fact: Fact) -> None:
+        """An array ends once all its elements have, and says what they said."""
+        place = place_of(fact.resource)
+        if place is not None:
+            self._element_ends[place[0]][fact.action] += 1
+        said = fact.metadata.get("array")
+        if said is None:
+            return
+        ends, parent = self._element_ends[fact.resource], self.shadow.tasks[TaskId(fact.resource)]
+        closed = said.get("closed_count", 0)
+        assert ends.total() + closed == said["size"], (
+            f"{fact.resource} ends with {ends} and {closed} that never started"
+        )
+        assert said["completed"] == ends["task.completed"], f"{fact.resource}: {said}, and on record are {ends}"
+        good = fact.action == "task.completed"
+        assert good == (said["completed"] == said["size"]), f"{fact.resource}: {fact.action} with {said}"
+        assert parent.array is not None, f"{fact.resource} ends as an array"
+        assert not parent.array.live, f"{fact.resource} ends before {parent.array.live}"
 
     def _check_dead(self, fact: Fact) -> None:
         """What is put on record as over is over: nothing of it runs anywhere."""
@@ -247,6 +285,17 @@ class Rules(Watcher):
         stale = [p.key for p in others if p.key.attempt != key.attempt]
         assert not stale, f"{key} starts while {stale} lives"
         self._check_held(node)
+        self._check_parallel(process)
+
+    def _check_parallel(self, process: Process) -> None:
+        """Of one array no more run than may, counted from the processes that are really there."""
+        if "element" not in process.order:
+            return
+        array_id = process.order["element"]["array_id"]
+        alive = {p.key.task_id for p in self._live() if p.order.get("element", {}).get("array_id") == array_id}
+        parent = self.shadow.task(TaskId(array_id))
+        most = parent.array.max_parallel if parent is not None and parent.array is not None else 0
+        assert len(alive) <= most, f"{sorted(alive)} run at once, and max_parallel is {most}"
 
     def _check_held(self, node: Node) -> None:
         """Held <= capacity, counted from the processes that are really there."""
@@ -277,7 +326,8 @@ class Rules(Watcher):
         left = []
         for task in core.state.tasks.values():
             could = sum(fits_empty(task.resources, capacity) for capacity in capacities) >= task.resources.node_count
-            if task.status in STARTED or ((could or not self._keeps_all) and not task.waits_for):
+            runs = task.status in STARTED and task.array is None
+            if runs or ((could or not self._keeps_all) and not task.waits_for):
                 left.append(f"{task.id} ({task.status}, attempt {task.attempt}, {task.resources})")
         return left
 

@@ -124,6 +124,12 @@ def _gang(rng: Random, request: dict[str, Any]) -> None:
     request["node_count"] = rng.randint(2, 3)
 
 
+def _array(rng: Random, request: dict[str, Any]) -> None:
+    request["array"] = {"size": rng.randint(1, 8)}
+    if rng.random() < 0.6:
+        request["array"]["max_parallel"] = rng.randint(1, 3)
+
+
 REQUESTS: Final[dict[str, tuple[float, Change]]] = {
     "cores": (0.6, _cores),
     "memory": (0.3, _memory),
@@ -135,6 +141,7 @@ REQUESTS: Final[dict[str, tuple[float, Change]]] = {
     "time_limit": (0.3, _time_limit),
     "datasets": (0.2, _datasets),
     "gang": (0.08, _gang),
+    "array": (0.04, _array),
 }
 
 

@@ -117,7 +117,8 @@ class History:
         changed: dict[str, TaskRow] = {}
         for event in about:
             task_id = event.fact.resource
-            row = task_rows.fold(rows.get(task_id), event.seq, event.fact)
+            parent = rows.get(task_rows.array_named_by(task_id))
+            row = task_rows.fold(rows.get(task_id), event.seq, event.fact, parent)
             if row is not None:
                 rows[task_id] = changed[task_id] = row
         return changed
@@ -125,7 +126,9 @@ class History:
     def _rows_before(self, events: Sequence[Event]) -> dict[str, TaskRow]:
         """The rows that `events` build upon: those at hand, the others read back with one query."""
         submitted = {event.fact.resource for event in events if event.fact.action == "task.submit"}
-        wanted = {event.fact.resource for event in events} - submitted
+        wanted = {event.fact.resource for event in events}
+        wanted |= {array_id for task_id in wanted if (array_id := task_rows.array_named_by(task_id))}
+        wanted -= submitted
         rows = {task_id: self._live[task_id] for task_id in wanted if task_id in self._live}
         missing = sorted(wanted - rows.keys())
         if missing and self.next_seq:
@@ -163,6 +166,8 @@ class History:
     def tasks(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """A page of tasks and the total, for the fields of the API's `TaskQuery`. Phases (preparing) are not known."""
         with doubting(self._path):
+            if query.get("array_id") is not None:
+                return history_pages.element_page(self.file.db, query)
             seqs, total = self._tasks.page(query)
             return {"tasks": history_pages.task_views(self.file.db, seqs), "total": total}
 

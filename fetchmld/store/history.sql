@@ -28,7 +28,7 @@ CREATE TABLE events (                -- one row per event, appended in order, ne
 CREATE TABLE tasks (                 -- one row per task, as its newest event left it
     id VARCHAR,
     user_id VARCHAR,
-    submit_seq UBIGINT,              -- the event that submitted it: its key here, since it follows the order of rows
+    submit_seq UBIGINT,              -- the event that made the row: its key here, since it follows the order of rows
     created_us BIGINT,
     job_name VARCHAR,
     status VARCHAR,                  -- queued, running, completed or failed: phases are not durable
@@ -42,6 +42,10 @@ CREATE TABLE tasks (                 -- one row per task, as its newest event le
     worker_id VARCHAR,               -- of rank 0
     error VARCHAR,
     reason VARCHAR,
+    array_id VARCHAR,                -- of an element, else ''
+    array_index INTEGER,             -- of an element, else -1
+    array_size INTEGER,              -- of an array, else 0; its elements have rows once a fact has named them
+    units INTEGER,                   -- how many tasks end with this row: 1; of an array, its elements without a row
     deleted BOOLEAN,                 -- taken out of the listings
     last_seq UBIGINT,                -- the newest event about it
     view VARCHAR USING COMPRESSION uncompressed  -- the whole task view, JSON

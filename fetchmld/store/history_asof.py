@@ -50,7 +50,11 @@ def task_page(db: Connection, query: Mapping[str, Any]) -> dict[str, Any]:
 
 def one_task(db: Connection, task_id: str, at_us: int) -> TaskView | None:
     """The task as it was; None where it was not there yet, or not any more."""
-    return _views(db, [task_id], 0, _place(db, at_us)).get(task_id)
+    array_id = task_rows.array_named_by(task_id)
+    views = _views(db, [task_id, array_id], 0, _place(db, at_us))
+    if task_id in views or array_id not in views:
+        return views.get(task_id)
+    return task_rows.element_view(views[array_id], task_id)
 
 
 def _place(db: Connection, at_us: int) -> int:
@@ -71,5 +75,6 @@ def _views(db: Connection, ids: Sequence[str], from_seq: int, to_seq: int) -> di
     rows: dict[str, TaskRow | None] = {}
     for seq, *columns in found:
         fact = task_rows.fact_of(*columns)
-        rows[fact.resource] = task_rows.fold(rows.get(fact.resource), seq, fact)
+        parent = rows.get(task_rows.array_named_by(fact.resource))
+        rows[fact.resource] = task_rows.fold(rows.get(fact.resource), seq, fact, parent)
     return {task_id: row.view for task_id, row in rows.items() if row is not None and not row.deleted}

@@ -213,6 +213,7 @@ def _folded(db: Connection, below: int) -> Iterator[Columns]:
         params=[below],
     ).to_arrow_reader(BATCH_EVENTS)
     row: TaskRow | None = None
+    array: TaskRow | None = None  # the newest; its id is the beginning of its elements', so that these follow it
     current: str | None = None
     for seq, *columns in _rows(reader):
         fact = task_rows.fact_of(*columns)
@@ -220,8 +221,9 @@ def _folded(db: Connection, below: int) -> Iterator[Columns]:
         if task_id != current and row is not None:
             yield row.columns()
         if task_id != current:
+            array = row if row is not None and "array" in row.view else array
             row, current = None, task_id
-        row = task_rows.fold(row, seq, fact)
+        row = task_rows.fold(row, seq, fact, array)
     if row is not None:
         yield row.columns()
 

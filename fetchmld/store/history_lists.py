@@ -17,7 +17,7 @@ TASKS_DEFAULT: Final = 50
 EVENTS_DEFAULT: Final = 100
 LOAD_ROWS: Final = 100_000
 
-TASK_FILTERS: Final = "submit_seq, NOT deleted, status, user_id, node_count, reservation_id, plugins"
+TASK_FILTERS: Final = "submit_seq, NOT deleted AND array_id = '', status, user_id, node_count, reservation_id, plugins"
 EVENT_FILTERS: Final = "event_type, user_id, at_us"
 
 _TASK_KINDS: Final = {

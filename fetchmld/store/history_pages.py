@@ -6,9 +6,12 @@ from typing import Any, Final
 import duckdb
 import orjson
 
+from fetchmld.core.arrays import element_id
 from fetchmld.core.model import TaskView
 from fetchmld.store import event_rows
 from fetchmld.store.history_file import IndexDoubt
+from fetchmld.store.history_lists import page_bounds
+from fetchmld.store.task_rows import array_named_by, element_view
 
 DAY_US: Final = 86_400_000_000
 EXPERIMENTS_MAX: Final = 10_000
@@ -29,6 +32,45 @@ def task_views(db: Connection, submit_seqs: Sequence[int]) -> list[TaskView]:
     return [found[seq] for seq in _all_there("task submitted by event", submit_seqs, found)]
 
 
+_ELEMENTS: Final = """
+    FROM range(?) element(i) LEFT JOIN (SELECT * FROM tasks WHERE array_id = ?) AS named ON named.array_index = element.i
+    WHERE NOT coalesce(named.deleted, false) AND (? IS NULL OR coalesce(named.status, ?) = ?)"""
+
+
+def element_page(db: Connection, query: Mapping[str, Any]) -> dict[str, Any]:
+    """The elements of one array in their order, those that no fact has named included, for the API's `TaskQuery`."""
+    array_id, status = query["array_id"], query.get("status")
+    found = db.execute("SELECT view FROM tasks WHERE id = ? AND NOT deleted", [array_id]).fetchall()
+    parent: Any = orjson.loads(found[0][0]) if found else {}
+    if "array" not in parent or not _fits(parent, query):
+        return {"tasks": [], "total": 0}
+    unnamed = "failed" if "closed" in parent["array"] else "queued"
+    values = [parent["array"]["size"], array_id, status, unnamed, status]
+    ((total,),) = db.execute(f"SELECT count(*){_ELEMENTS}", values).fetchall()
+    rows = db.execute(
+        f"SELECT element.i, named.view{_ELEMENTS} ORDER BY element.i LIMIT ? OFFSET ?",
+        [*values, *page_bounds(query)],
+    ).fetchall()
+    views = [
+        element_view(parent, element_id(array_id, index)) if view is None else orjson.loads(view)
+        for index, view in rows
+    ]
+    return {"tasks": views, "total": total}
+
+
+def _fits(parent: TaskView, query: Mapping[str, Any]) -> bool:
+    """Whether the array passes the filters that all its elements share."""
+    request = parent["request"]
+    shared = {
+        "user_id": parent["user_id"],
+        "node_count": request.get("node_count", 1),
+        "reservation_id": request.get("reservation_id", ""),
+    }
+    plugins = set(query.get("plugins") or ())
+    same = all(query.get(name) in (None, value) for name, value in shared.items())
+    return same and plugins <= request.get("plugin_configs", {}).keys()
+
+
 def event_views(db: Connection, seqs: Sequence[int]) -> list[dict[str, Any]]:
     """These events, in this order, found by their place: rows are only ever appended. Raises `IndexDoubt` as above."""
     if not seqs:
@@ -45,18 +87,24 @@ def event_views(db: Connection, seqs: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def one_task(db: Connection, task_id: str) -> TaskView | None:
-    """The task, unless it was taken out of the listings."""
-    rows = db.execute("SELECT view FROM tasks WHERE id = ? AND NOT deleted", [task_id]).fetchall()
-    return orjson.loads(rows[0][0]) if rows else None
+    """The task, unless it was taken out of the listings. An element goes with its array."""
+    array_id = array_named_by(task_id)
+    rows = db.execute("SELECT id, view, deleted FROM tasks WHERE id IN (?, ?)", [task_id, array_id]).fetchall()
+    found = {name: (orjson.loads(view), deleted) for name, view, deleted in rows}
+    view, deleted = found.get(task_id, (None, False))
+    parent, gone = found.get(array_id, (None, False))
+    if deleted or (gone and (view is None or "array_id" in view)):
+        return None
+    return view if view is not None or parent is None else element_view(parent, task_id)
 
 
 def ended_counts(db: Connection, now_us: int) -> dict[str, int]:
     """How many tasks ended since the start of `now_us`'s UTC day, and in the 24 hours before it."""
     today_us, day_ago_us = now_us - now_us % DAY_US, now_us - DAY_US
     ((completed, failed, completed_24h),) = db.execute(
-        """SELECT count(*) FILTER (status = 'completed' AND ended_us >= $today),
-                  count(*) FILTER (status = 'failed' AND ended_us >= $today),
-                  count(*) FILTER (status = 'completed')
+        """SELECT coalesce(sum(units) FILTER (status = 'completed' AND ended_us >= $today), 0)::BIGINT,
+                  coalesce(sum(units) FILTER (status = 'failed' AND ended_us >= $today), 0)::BIGINT,
+                  coalesce(sum(units) FILTER (status = 'completed'), 0)::BIGINT
            FROM tasks WHERE ended_us >= $day_ago AND status IN ('completed', 'failed')""",
         {"today": today_us, "day_ago": day_ago_us},
     ).fetchall()

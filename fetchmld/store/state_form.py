@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NewType, Union, get_args, get_origin, ge
 import orjson
 from blake3 import blake3
 
-from fetchmld.core import lifecycle, model, state
+from fetchmld.core import arrays, lifecycle, model, state
 from fetchmld.core.state import State
 
 _Reader = Callable[[Any], Any]
@@ -43,7 +43,7 @@ def from_bytes(raw: bytes) -> State:
 def fingerprint() -> str:
     """Of the code that folds facts into a state: another one may give another state of the same facts."""
     digest = blake3()
-    for module in (model, lifecycle, state, sys.modules[__name__]):
+    for module in (model, lifecycle, arrays, state, sys.modules[__name__]):
         assert module.__file__ is not None
         digest.update(Path(module.__file__).read_bytes())
     return digest.hexdigest(16)

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, cast
 import orjson
 import pyarrow as pa
 
+from fetchmld.core import arrays
 from fetchmld.core.messages import Fact
 from fetchmld.core.model import PRIORITY_DEFAULT, EarlierAttempt, TaskView
 
@@ -33,6 +34,10 @@ SCHEMA: Final = pa.schema(
         ("worker_id", pa.string()),
         ("error", pa.string()),
         ("reason", pa.string()),
+        ("array_id", pa.string()),
+        ("array_index", pa.int32()),
+        ("array_size", pa.int32()),
+        ("units", pa.int32()),
         ("deleted", pa.bool_()),
         ("last_seq", pa.uint64()),
         ("view", pa.string()),
@@ -55,6 +60,13 @@ class TaskRow(NamedTuple):
     def ended(self) -> bool:
         return self.view["status"] in ENDED
 
+    @property
+    def units(self) -> int:
+        """How many tasks end with this row: of an array, those elements that never had a row of their own."""
+        if "array" not in self.view:
+            return 1
+        return self.view["array"].get("closed_count", 0)
+
     @classmethod
     def read(
         cls, submit_seq: int, created_us: int, started_us: int, ended_us: int, deleted: bool, view: str
@@ -68,7 +80,7 @@ class TaskRow(NamedTuple):
         request = view["request"]
         return (
             self.submit_seq,
-            not self.deleted,
+            not self.deleted and "array_id" not in view,
             view["status"],
             view["user_id"],
             request.get("node_count", 1),
@@ -97,6 +109,10 @@ class TaskRow(NamedTuple):
             assignments[0]["worker_id"] if assignments else "",
             view["error"],
             view["reason"],
+            view.get("array_id", ""),
+            view.get("array_index", -1),
+            view["array"]["size"] if "array" in view else 0,
+            self.units,
             self.deleted,
             view["last_seq"],
             orjson.dumps(view, option=orjson.OPT_SORT_KEYS).decode(),
@@ -122,8 +138,11 @@ def is_about_task(fact: Fact) -> bool:
     return fact.action in _CHANGES or fact.action == "task.submit"
 
 
-def fold(row: TaskRow | None, seq: int, fact: Fact) -> TaskRow | None:
+def fold(row: TaskRow | None, seq: int, fact: Fact, parent: TaskRow | None = None) -> TaskRow | None:
     """The row of task `fact.resource` after event `seq`. None while nobody has submitted it.
+
+    The first fact about an element of an array makes its row, from the array's own row `parent`, of which only what never
+    changes is used.
 
     A fact is the truth whatever the row was before; fields that it lacks leave the row as it was, so that one odd event
     never stops the index.
@@ -131,6 +150,8 @@ def fold(row: TaskRow | None, seq: int, fact: Fact) -> TaskRow | None:
     if fact.action == "task.submit":
         return _submitted(seq, fact)
     change = _CHANGES.get(fact.action)
+    if row is None and parent is not None and change is not None:
+        row = _named(parent, seq, fact)
     if row is None or change is None:
         return row
     changed = change(row, fact)
@@ -160,12 +181,50 @@ def _submitted(seq: int, fact: Fact) -> TaskRow:
         report=None,
         last_seq=seq,
     )
+    array = arrays.new(request)
+    if array is not None:
+        view["array"] = arrays.view(array)
     return TaskRow(seq, fact.at_us, 0, 0, False, view)
+
+
+def array_named_by(task_id: str) -> str:
+    """The array that a row for this id would need, "" if it cannot be an element's."""
+    place = arrays.place_of(task_id)
+    return "" if place is None else place[0]
+
+
+def element_view(parent: TaskView, task_id: str, *, as_closed: bool = True) -> TaskView | None:
+    """The element as it is while no fact has named it: waiting, or, `as_closed`, ended with its array. None if the array
+    has no such element."""
+    place = arrays.place_of(task_id)
+    if place is None or "array" not in parent or place[0] != parent["id"] or place[1] >= parent["array"]["size"]:
+        return None
+    asked = parent["request"]["array"]
+    view = parent.copy()
+    del view["array"]
+    view["id"], view["array_id"], view["array_index"] = task_id, *place
+    view["request"], view["params"] = arrays.own_request(parent["request"]), arrays.values_of(asked, place[1])
+    view["status"], view["error"], view["reason"], view["started_at"], view["ended_at"] = "queued", "", "", 0.0, 0.0
+    view["priority_aged"] = float(view["priority"])
+    if as_closed and (closed := parent["array"].get("closed")):
+        view["status"], view["error"], view["ended_at"] = "failed", closed, parent["array"]["closed_at"]
+        view["reason"] = "cancelled" if closed.startswith("CANCELLED:") else ""
+    return view
+
+
+def _named(parent: TaskRow, seq: int, fact: Fact) -> TaskRow | None:
+    view = element_view(parent.view, fact.resource, as_closed=fact.action == "task.deleted")
+    if view is None:
+        return None
+    view["priority"] = fact.metadata.get("priority", parent.view["request"].get("priority", PRIORITY_DEFAULT))
+    view["priority_aged"] = float(view["priority"])
+    return TaskRow(seq, parent.created_us, 0, round(view["ended_at"] * 1e6), False, view)
 
 
 def _started(row: TaskRow, fact: Fact) -> TaskRow:
     view, meta = row.view.copy(), fact.metadata
     view["status"] = "running"
+    view["priority"] = meta.get("priority", view["priority"])
     view["attempt"] = meta.get("attempt", view["attempt"])
     view["assignments"] = meta.get("assignments", view["assignments"])
     view["priority_aged"] = meta.get("aged", view["priority_aged"])
@@ -191,7 +250,20 @@ def _reprioritised(row: TaskRow, fact: Fact) -> TaskRow:
 
 
 def _cancel_requested(row: TaskRow, fact: Fact) -> TaskRow:
-    return row._replace(view=row.view.copy())
+    return _closed(row, fact, arrays.cancelled_by(fact.user_id))
+
+
+def _array_closed(row: TaskRow, fact: Fact) -> TaskRow:
+    return _closed(row, fact, fact.error)
+
+
+def _closed(row: TaskRow, fact: Fact, error: str) -> TaskRow:
+    """Of an array: what became of the elements that were never named."""
+    view = row.view.copy()
+    if "array" in view and "closed" not in view["array"]:
+        count = fact.metadata.get("elements", 0)
+        view["array"] = {**view["array"], "closed": error, "closed_at": fact.at_us / 1e6, "closed_count": count}
+    return row._replace(view=view)
 
 
 def _ended(row: TaskRow, fact: Fact) -> TaskRow:
@@ -202,6 +274,9 @@ def _ended(row: TaskRow, fact: Fact) -> TaskRow:
     view["attempt"] = fact.metadata.get("attempt", view["attempt"])
     view["report"] = fact.metadata.get("report") or None
     view["ended_at"] = fact.at_us / 1e6
+    view["priority"] = fact.metadata.get("priority", view["priority"])
+    if "array" in view:
+        view["array"] = {**view["array"], **fact.metadata.get("array", {})}
     return TaskRow(row.submit_seq, row.created_us, row.started_us, fact.at_us, row.deleted, view)
 
 
@@ -211,6 +286,8 @@ def _deleted(row: TaskRow, fact: Fact) -> TaskRow:
 
 _CHANGES: Final[dict[str, Callable[[TaskRow, Fact], TaskRow]]] = {
     "task.start": _started,
+    "task.array_started": _started,
+    "task.array_closed": _array_closed,
     "task.requeue": _requeued,
     "task.reprioritise": _reprioritised,
     "task.cancel_requested": _cancel_requested,

@@ -29,6 +29,7 @@ from fetchmld.api.head import (
     TaskQuery,
     Verification,
 )
+from fetchmld.core.arrays import element_id
 from fetchmld.core.errors import FetchmlError, NotFound
 from fetchmld.core.lifecycle import ENDED
 from fetchmld.core.messages import (
@@ -121,7 +122,7 @@ class LocalHead:
 
     async def cancel(self, caller: Caller, task_id: TaskId) -> None:
         self._trip()
-        known = task_id in self._order and task_id not in self.core.state.tasks
+        known = task_id in self._order and self.core.state.live(task_id) is None
         event = CancelRequested(task_id, caller.user_id, self._at_us(), ticket=1, known_ended=known)
         self._ask(event)
         if known:
@@ -151,7 +152,7 @@ class LocalHead:
 
     async def tasks(self, query: TaskQuery) -> TaskPage:
         self._trip()
-        views = [self.core.view(task_id) for task_id in reversed(self._order) if task_id not in self._gone]
+        views = [self.core.view(task_id) for task_id in self._listed(query) if task_id not in self._gone]
         found = [view for view in views if view is not None and _matches(view, query)]
         return TaskPage(tasks=found[query.offset : query.offset + query.limit], total=len(found))
 
@@ -166,6 +167,13 @@ class LocalHead:
         return SqlAnswer(
             columns=[{"name": "n", "type": "BIGINT"}], rows=[[1]], row_count=1, truncated=False, elapsed_ms=0.5
         )
+
+    def _listed(self, query: TaskQuery) -> list[TaskId]:
+        if query.array_id is None:
+            return self._order[::-1]
+        parent = self.core.view(query.array_id)
+        size = parent["array"]["size"] if parent is not None and "array" in parent else 0
+        return [element_id(query.array_id, index) for index in range(size)]
 
     async def logs(self, task: TaskView, offset: int, limit_bytes: int, wait_s: float) -> LogChunk:
         self._trip()

@@ -333,8 +333,22 @@ def test_noted_facts_are_recorded(driver: Driver) -> None:
 
 
 def known(driver: Driver, number: int) -> str:
-    """One of the tasks that were submitted, or one that was not."""
-    return f"t{1 + number % max(1, driver.count)}"
+    """One of the tasks that were submitted, or one that was not; of an array, mostly an element."""
+    name = f"t{1 + number % max(1, driver.count)}"
+    task = driver.core.state.task(TaskId(name))
+    return name if task is None or task.array is None or number % 4 == 0 else f"{name}-{number % 5}"
+
+
+def submit_array(driver: Driver, number: int) -> None:
+    request: dict[str, Any] = {"cpu": number % 3, "gpu": number % 2, "max_retries": number % 2}
+    array: dict[str, Any] = {"size": 1 + number % 5}
+    if number % 3:
+        array["max_parallel"] = number % 3
+    if number % 5 == 0:
+        request["depends_on"] = [{"task_id": known(driver, number), "condition": ["ok", "any", "failed"][number % 3]}]
+    if number % 7 == 0:
+        request["reservation_id"] = f"r{number % 2}"
+    submit_as(driver, {**request, "array": array})
 
 
 def submit_odd(driver: Driver, number: int) -> None:
@@ -346,6 +360,10 @@ def submit_odd(driver: Driver, number: int) -> None:
         request["depends_on"] = [{"task_id": known(driver, number), "condition": ["ok", "any", "failed"][number % 3]}]
     if number % 7 == 0:
         request["reservation_id"] = f"r{number % 2}"
+    submit_as(driver, request)
+
+
+def submit_as(driver: Driver, request: dict[str, Any]) -> None:
     name = f"t{driver.count + 1}"
     driver.do(TaskSubmitted(TaskId(name), UserId("ada"), cast(TaskRequest, {"job_name": "j", **request}), driver.at_us))
     driver.count += name in driver.core.state.tasks or name in driver.core.state.recent
@@ -354,6 +372,7 @@ def submit_odd(driver: Driver, number: int) -> None:
 STEPS: dict[str, Callable[[Driver, int], object]] = {
     "submit": lambda d, n: d.submit(cpu=n % 3, gpu=n % 2, priority=1 + n % 10, max_retries=n % 2),
     "odd": submit_odd,
+    "array": submit_array,
     "join": lambda d, n: d.join([W1, W2][n % 2], [SMALL, WITH_GPUS][n % 2], boot=f"boot{n % 3}"),
     "cancel": lambda d, n: d.cancel(known(d, n)),
     "tick": lambda d, n: d.tick(float(n)),

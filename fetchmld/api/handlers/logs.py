@@ -14,7 +14,7 @@ from fetchmld.api.context import HEAD, STREAMS
 from fetchmld.api.handlers.tasks import visible
 from fetchmld.api.head import LogChunk
 from fetchmld.api.streams import KEEP_ALIVE_S, is_gone
-from fetchmld.core.errors import BadRequest
+from fetchmld.core.errors import BadRequest, NotFound
 from fetchmld.core.model import TaskId, TaskView
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -30,6 +30,8 @@ async def read(request: web.Request) -> web.StreamResponse:
     as_events = EVENTS_TYPE in request.headers.get("Accept", "")
     follow = query.flag(request.query, "follow", as_events)
     view = await visible(request)
+    if "array" in view:
+        raise NotFound(f"task {view['id']} is an array and has no log of its own; its elements do: {view['id']}-0")
     if attempt or not follow:  # following, one waits for the next attempt
         view = of_attempt(view, attempt)
     with request.app[STREAMS].one_more(request):

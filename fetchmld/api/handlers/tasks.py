@@ -15,7 +15,7 @@ from fetchmld.api.body import as_object, read_list, read_object
 from fetchmld.api.context import CALLER, CONFIG, HEAD, INTAKE, STREAMS, TRACE
 from fetchmld.api.head import Head, TaskQuery
 from fetchmld.api.validation import validate
-from fetchmld.core.errors import FetchmlError, Invalid, NotFound
+from fetchmld.core.errors import BadRequest, FetchmlError, Invalid, NotFound
 from fetchmld.core.model import OUTPUT_TAIL_BYTES, PRIORITY_DEFAULT, TaskId, TaskRequest, TaskStatus, TaskView
 
 LIST_DEFAULT: Final = 50
@@ -98,7 +98,7 @@ async def list_(request: web.Request) -> web.Response:
     redacted = access.is_redacted(caller)
     return reply(
         {
-            "tasks": [wire.task(view, redacted=redacted) for view in page["tasks"]],
+            "tasks": [wire.task(view, redacted=redacted, listed=True) for view in page["tasks"]],
             "total": page["total"],
             "limit": found.limit,
             "offset": found.offset,
@@ -167,6 +167,8 @@ def _query_of(request: web.Request) -> TaskQuery:
     given, caller = request.query, request[CALLER]
     limit, offset = query.page(given, LIST_DEFAULT)
     nodes = query.whole(given, "node_count", 0, 1, 4096)
+    if "at" in given and "array_id" in given:
+        raise BadRequest("at: the elements of an array are not listed as they were; ask for each by its id")
     own = None if access.sees_all(caller) else caller.user_id
     return TaskQuery(
         status=query.choice(given, "status", _STATUSES),
@@ -175,6 +177,7 @@ def _query_of(request: web.Request) -> TaskQuery:
         reservation_id=query.text(given, "reservation_id"),
         plugins=query.plugins(given),
         at_us=query.instant_us(given, "at"),
+        array_id=cast("TaskId | None", query.text(given, "array_id")),
         limit=limit,
         offset=offset,
     )
