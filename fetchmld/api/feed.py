@@ -103,7 +103,7 @@ def change_frame(framing: Framing, change: Change, redacted: bool) -> bytes:
     is_end = change["action"] in ("task.completed", "task.failed", "task.cancelled")
     kind = "task_complete" if is_end and task["status"] in ENDED else "task_update"
     action = {"action": change["action"]} if change["action"] else {}
-    return frame(framing, kind, {**action, "task": wire.task(task, redacted=redacted)}, change["seq"])
+    return frame(framing, kind, {**action, "task": wire.task(task, redacted=redacted, listed=True)}, change["seq"])
 
 
 class Hub:

@@ -190,7 +190,8 @@ class Rules(Watcher):
             assert fact.metadata["attempt"] == self._attempts[fact.resource] + 1, f"{fact.resource}: attempts only grow"
             assert fact.resource not in self._ended, f"{fact.resource} starts after its end"
             self._attempts[fact.resource] += 1
-            for needed in self._submitted[fact.resource].get("depends_on", ()):
+            place = place_of(fact.resource)
+            for needed in self._submitted[place[0] if place else fact.resource].get("depends_on", ()):
                 self._check_needed(fact.resource, needed)
             held_us = self._held_until_us.get(fact.resource, 0) - fact.clock_us
             assert held_us <= HOLD_SLACK_US, f"{fact.resource} starts while it is held, {held_us / 1e6:.3f} s early"
@@ -327,7 +328,8 @@ class Rules(Watcher):
         for task in core.state.tasks.values():
             could = sum(fits_empty(task.resources, capacity) for capacity in capacities) >= task.resources.node_count
             runs = task.status in STARTED and task.array is None
-            if runs or ((could or not self._keeps_all) and not task.waits_for):
+            waits = (core.state.tasks[task.array_id] if task.array_id else task).waits_for
+            if runs or ((could or not self._keeps_all) and not waits):
                 left.append(f"{task.id} ({task.status}, attempt {task.attempt}, {task.resources})")
         return left
 

@@ -17,8 +17,8 @@ from fetchmld.store.task_rows import TaskRow
 Connection = duckdb.DuckDBPyConnection
 
 _STATUS: Final = """CASE arg_max(action, seq) FILTER (action IN
-    ('task.submit', 'task.start', 'task.requeue', 'task.completed', 'task.failed', 'task.cancelled'))
-    WHEN 'task.start' THEN 'running' WHEN 'task.completed' THEN 'completed'
+    ('task.submit', 'task.start', 'task.array_started', 'task.requeue', 'task.completed', 'task.failed', 'task.cancelled'))
+    WHEN 'task.start' THEN 'running' WHEN 'task.array_started' THEN 'running' WHEN 'task.completed' THEN 'completed'
     WHEN 'task.failed' THEN 'failed' WHEN 'task.cancelled' THEN 'failed' ELSE 'queued' END"""
 _FILTERS: Final = {
     "status": "was.status = ?",

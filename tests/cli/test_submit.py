@@ -160,3 +160,33 @@ def test_a_relative_script_gets_a_hint(
     (tmp_path / "train.py").write_text("")
     assert str(tmp_path / "train.py") in client("submit", "--", "train.py").err
     assert client("submit", "--", "/bin/true").err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "array"),
+    [
+        ("--array 10", {"size": 10}),
+        ("--array 10%2", {"size": 10, "max_parallel": 2}),
+        ("--array 0-9%2", {"size": 10, "max_parallel": 2}),
+        ("--param lr=0.1,1e-3 --param opt=adam,sgd", {"params": {"lr": [0.1, 0.001], "opt": ["adam", "sgd"]}}),
+        ("--array 3 --param a=1,true,007", {"size": 3, "params": {"a": [1, True, "007"]}}),
+    ],
+)
+def test_arrays(run: Run, words: str, array: dict[str, Any]) -> None:
+    assert dry(run, *words.split(), "--", "true")["array"] == array
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--array x", "is not N"),
+        ("--array 1-10", "counted from 0"),
+        ("--param a", "NAME=V1,V2"),
+        ("--param a=1 --param a=2", "given twice"),
+        ("--follow --array 3", "follow one of its elements"),
+    ],
+)
+def test_bad_arrays_are_usage_errors(run: Run, words: str, said: str) -> None:
+    ran = run("submit", *words.split(), "--", "true")
+    assert ran.code == 2
+    assert said in ran.err

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Run
-from tests.client.stub import Asked, Stub, answer
+from tests.client.stub import Asked, Stub, answer, refused
 
 TASK = {
     "id": "abcdefghijkl",
@@ -153,3 +153,25 @@ def test_a_reader_that_leaves_is_no_error(stub: Stub, tmp_path: Path) -> None:
     )
     assert ran.stdout == "abcdefghijkl\n"
     assert ran.stderr == ""
+
+
+COUNTS = {"size": 10, "max_parallel": 2, "queued": 5, "running": 2, "completed": 2, "failed": 1, "cancelled": 0}
+
+
+def test_an_array_shows_how_its_elements_stand(client: Run, stub: Stub) -> None:
+    array = {"id": "abc", "job_name": "x", "status": "running", "array": COUNTS}
+    stub.handlers["GET /v1/tasks/abc"] = answer(200, array)
+    stub.handlers["GET /v1/tasks"] = answer(200, {"tasks": [array], "total": 1})
+    assert "2 of 10 completed, 1 failed, 2 running, 5 queued" in client("show", "abc").out
+    assert "2 of 10 completed, 1 failed, 2 running, 5 queued" in client("ls").out
+
+
+def test_an_element_is_named_by_its_arrays_prefix(client: Run, stub: Stub) -> None:
+    element = {"id": "abcdef-3", "status": "running", "array_id": "abcdef", "array_index": 3, "params": {"lr": 0.1}}
+    stub.handlers["GET /v1/tasks"] = answer(200, {"tasks": [{"id": "abcdef", "status": "running"}], "total": 1})
+    stub.handlers["GET /v1/tasks/abc-3"] = refused(404, "NOT_FOUND")
+    stub.handlers["GET /v1/tasks/last-3"] = refused(404, "NOT_FOUND")
+    stub.handlers["GET /v1/tasks/abcdef"] = answer(200, {"id": "abcdef", "status": "running"})
+    stub.handlers["GET /v1/tasks/abcdef-3"] = answer(200, element)
+    assert "3 of array abcdef lr=0.1" in client("show", "abc-3").out
+    assert "3 of array abcdef lr=0.1" in client("show", "last-3").out
