@@ -17,6 +17,8 @@ from fetchmld.verify_merkle import Roots, Signed, handed_over, kept_leaves, leaf
 
 LOG_NAME: Final = "checkpoints.log"
 TILES_NAME: Final = "tiles"
+_OWN: Final = 0
+_OUTSIDE: Final = 1
 
 
 def verify_ledger(ledger_dir: Path, upto: int | None = None, outside: Sequence[str] = ()) -> SegmentResult:
@@ -102,8 +104,11 @@ class _Judge:
         self._roots = tree.roots
         self._wrong_tile = tree.tree.wrong_tile
         self._faults: list[tuple[int, str]] = [] if chain.valid else [(chain.first_bad, chain.problem)]
-        self._agreed = 0  # the size of the largest checkpoint with which the ledger agrees
-        self._disagreeing: list[Signed] = []
+        self._agreeing: tuple[list[int], list[int]] = (
+            [],
+            [],
+        )  # sizes of our own checkpoints, and of those from outside
+        self._disagreeing: tuple[list[Signed], list[Signed]] = ([], [])
         self._checkpoints = 0
         self._vouched = 0
         self._notice = ""
@@ -137,11 +142,12 @@ class _Judge:
                 self.fault(self._walk.next_seq, why)
                 continue
             before = key
-            self._checkpoints += self._agrees(signed)
+            self._checkpoints += self._agrees(signed, _OWN)
         for signed in given:
             self._weigh_outside(signed)
-        if self._disagreeing:
-            self._blame(sorted(self._disagreeing, key=lambda signed: signed.size))
+        own, others = self._disagreeing
+        if own or others:
+            self._blame(sorted([*own, *others], key=lambda signed: signed.size))
 
     def _is_ours(self, signed: Signed, key: bytes, before: bytes) -> bool:
         """The first checkpoint after a rotation is signed by both keys, so that whoever knew the old one can follow."""
@@ -152,23 +158,23 @@ class _Judge:
     def _weigh_outside(self, signed: Signed) -> None:
         if signed.origin != self._origin:
             self.fault(0, f"the checkpoint from outside is of {signed.origin}, and this ledger is {self._origin}")
-        elif self._agrees(signed):
+        elif self._agrees(signed, _OUTSIDE):
             if self._is_ours(signed, self._key_at(signed.size), b""):
                 self._vouched = max(self._vouched, signed.size)
             else:
                 self._notice = "The checkpoint from outside is not signed by this ledger's key: it vouches for nothing."
 
-    def _agrees(self, signed: Signed) -> bool:
+    def _agrees(self, signed: Signed, whose: int) -> bool:
         """Whether the ledger holds the events of which this checkpoint was signed."""
         if self._roots.get(signed.size) == signed.root:
-            self._agreed = max(self._agreed, signed.size)
+            self._agreeing[whose].append(signed.size)
             return True
         missing = self._walk.next_seq
         if signed.size > missing and self._chain.valid:
             self.fault(
                 missing, f"the ledger ends before event {missing}; a checkpoint was signed of {signed.size} events"
             )
-        self._disagreeing.append(signed)
+        self._disagreeing[whose].append(signed)
         return False
 
     def _blame(self, disagreeing: list[Signed]) -> None:
@@ -188,7 +194,17 @@ class _Judge:
         first = disagreeing[0].size
         if first <= self._walk.next_seq:
             where = f"from here to {first - 1}, and the tree's tiles cannot say in which"
-            self.fault(self._agreed, f"the ledger was rewritten: a signed checkpoint disagrees, in an event {where}")
+            why = f"the ledger was rewritten: a signed checkpoint disagrees, in an event {where}"
+            self.fault(self._agreed_below(first), why)
+
+    def _agreed_below(self, size: int) -> int:
+        """So many events, fewer than `size`, are as they were.
+
+        The key lies beside our own checkpoints: whoever rewrote the ledger may have signed them anew. Where one of them
+        disagrees, they were left as they were.
+        """
+        own = self._agreeing[_OWN] if self._disagreeing[_OWN] else []
+        return max((agreed for agreed in (*own, *self._agreeing[_OUTSIDE]) if agreed < size), default=0)
 
     def verdict(self) -> SegmentResult:
         chain, tiles_wrong = self._chain, self._wrong_tile >= 0

@@ -32,7 +32,14 @@ def test_from_start_to_stop(shell: Shell, tmp_path: Path) -> None:
     assert "ENTRYPOINT_NOT_FOUND" in shell.fetchmld("submit", "--wait", "--", "/no/such/program", code=100)
 
     assert shell.fetchmld("audit", "verify").startswith("valid")
+    kept, proof = tmp_path / "checkpoint", tmp_path / "proof"
+    kept.write_text(shell.fetchmld("audit", "checkpoint"))
+    shell.fetchmld("audit", "prove", "--seq", "0", "--checkpoint", str(kept), "-o", str(proof))
+    shell.fetchmld("audit", "rotate-key")
     assert shell.fetchmld("stop").startswith("Stopped")
+    assert "valid: event 0" in shell.fetchmld("audit", "check", str(proof), "--checkpoint", str(kept))
+    vouched = shell.fetchmld("audit", "verify", "--data-dir", str(shell.data_dir), "--checkpoint", str(kept))
+    assert "vouches for events 0 to" in vouched
     # 2: all of it holds, and no checkpoint of it was put anywhere else that could vouch for it
     assert "valid" in shell.fetchmld("audit", "verify", "--data-dir", str(shell.data_dir), code=2)
     assert shell.fetchmld("ls", code=6)
