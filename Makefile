@@ -78,6 +78,7 @@ sim-release: env  ## Simulate 100,000 clusters under faults (hours)
 
 chaos: env-dev  ## Kill, fail and damage the ledger thousands of times (an hour)
 	@FETCHML_CHAOS=1 $(BIN)/python -m pytest tests/fault $(ARGS)
+
 tamper: env-dev  ## Tamper with a ledger 1,000 times, and find each (minutes)
 	@FETCHML_TAMPERINGS=1000 $(BIN)/python -m pytest tests/test_tampering.py --basetemp=/dev/shm/fetchml-tamper
 

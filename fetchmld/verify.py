@@ -25,7 +25,6 @@ from fetchmld.store.landmarks import Head, read_genesis, read_head
 from fetchmld.store.segment import (
     ENTRY,
     ENTRY_EXTRA_BYTES,
-    FRAME_EXTRA_BYTES,
     HEADER,
     MAGIC,
     SIZE,
@@ -46,6 +45,7 @@ VALID_UNVOUCHED: Final = 2  # nothing outside the machine says that this is the 
 UNREADABLE: Final = 3
 
 _STEP: Final = struct.Struct(">32sI8sQ32s")  # an event's hash, and what the next entry begins with (segment.ENTRY)
+_FRAME: Final = struct.Struct(HEADER.format + ENTRY.format[1:])  # a frame's header, and how its first entry begins
 _STEP_TO_RECORD: Final = HASH_BYTES + SIZE.size
 _ROTATE: Final = b"key.rotate"
 _ROWS_AT_ONCE: Final = 20_000
@@ -221,7 +221,7 @@ class Walk:
 
     def _note_rotations(self, buffer: bytes) -> None:
         """Of the segment's events that were found right. The word stands in hardly any segment."""
-        if _ROTATE not in buffer:
+        if self._take_leaves is None or _ROTATE not in buffer:
             return
         for start, size in _records(buffer):
             if _ROTATE in buffer[start : start + size]:
@@ -231,35 +231,41 @@ class Walk:
 
     def _pass_over(self, buffer: bytes, at: int) -> int:
         """Go over frames in which all is right, fast; stop where a second look is needed, or where the end is."""
-        seq, root, unpack_from, view = self.next_seq, self.root_hash, HEADER.unpack_from, memoryview(buffer)
-        leaves = self._leaves
+        seq, root, unpack_from, view = self.next_seq, self.root_hash, _FRAME.unpack_from, memoryview(buffer)
+        leaves, right_tag, trailer, hasher = self._leaves, RECORD_TAG, TRAILER, blake3()
+        keep, update, digest_of, reset = leaves.append, hasher.update, hasher.digest, hasher.reset
         limit = self._upto + 1 if self._upto is not None else 2**64
         if self._head is not None:
             limit = min(limit, self._head.next_seq)
-        end = len(buffer) - FRAME_EXTRA_BYTES
+        end, stop_max = len(buffer) - _FRAME.size, len(buffer) - len(trailer)
         while seq < limit and at <= end:
-            magic, first, acked, events, payload_bytes, payload_crc, header_crc = unpack_from(buffer, at)
+            (magic, first, acked, events, payload_bytes, payload_crc, header_crc, size, tag, number, link) = (
+                unpack_from(buffer, at)
+            )
             start, last = at + HEADER.size, first + events
             stop = start + payload_bytes
-            if (
-                magic != MAGIC
-                or first != seq
-                or acked > first
-                or not events
-                or last > limit
-                or stop > end + HEADER.size
-            ):
+            if magic != MAGIC or first != seq or acked > first or not events or last > limit or stop > stop_max:
                 break
             if crc32(view[at : start - 4]) != header_crc or crc32(view[start:stop]) != payload_crc:
                 break
-            try:
-                newest = _newest_if_right(buffer, start, stop, seq, last, root, leaves.append)
-            except struct.error:
-                newest = b""
-            if not newest:
-                del leaves[seq - self._leaves_at :]
-                break
-            seq, root, at = last, newest, stop + len(TRAILER)
+            if events == 1:  # half of what follows would be setting out for one event
+                reset()
+                update(buffer[start + SIZE.size : stop - HASH_BYTES])
+                newest = digest_of()
+                if link != root or number != seq or tag != right_tag or size != payload_bytes - ENTRY_EXTRA_BYTES:
+                    break
+                if buffer[stop - HASH_BYTES : stop + len(trailer)] != newest + trailer:
+                    break
+                keep(newest)
+            else:
+                try:
+                    newest = _newest_if_right(buffer, start, stop, seq, last, root, keep)
+                except struct.error:
+                    newest = b""
+                if not newest:
+                    del leaves[seq - self._leaves_at :]
+                    break
+            seq, root, at = last, newest, stop + len(trailer)
         self.next_seq, self.root_hash = seq, root
         self._compare_head()
         return at

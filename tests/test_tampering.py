@@ -62,9 +62,13 @@ def rewritten(original: Original, directory: Path, changed: list[Fact], rng: ran
     shutil.rmtree(ledger_dir / "segments")
     (ledger_dir / "head").unlink()
     (ledger_dir / "genesis.json").unlink()
+    log = ledger_dir / "checkpoints.log"
+    signed = log.read_bytes()
+    log.unlink()  # the writer does not start on less than was signed
     with Ledger.open(ledger_dir, segment_bytes=SEGMENT_BYTES, genesis=original.genesis) as ledger:
         while ledger.next_seq < len(changed):
             ledger.append(changed[ledger.next_seq : ledger.next_seq + rng.randrange(1, 60)])
+    log.write_bytes(signed)
 
 
 # Each changes a list of facts, and returns it with the number of the first event that is not the one that was recorded.

@@ -38,6 +38,7 @@ from fetchmld.store.segment import (
 )
 from fetchmld.store.spare import Spare, fill
 from fetchmld.store.tail import Tail
+from fetchmld.store.tiles import signed_size
 
 __all__ = ["Ledger", "LedgerDamaged", "LedgerUnavailable", "Recovery", "Tail"]
 
@@ -298,6 +299,8 @@ def _recover(directory: Path, genesis: Genesis, segment_bytes: int, since: Mark 
     end = find_end(directory / SEGMENTS, genesis_hash(genesis), acknowledged, since, segment_bytes)
     if end.path is None:
         raise LedgerDamaged(0, "every segment is gone")
+    if (signed := signed_size(directory)) > end.next_seq:
+        raise LedgerDamaged(end.next_seq, f"a checkpoint was signed of {signed} events; the rest of them is gone")
     if end.file_bytes < segment_bytes:
         repairs.append(f"{end.path.name} had {end.file_bytes} bytes and gets its {segment_bytes} back")
     if end.torn_bytes or end.file_bytes < segment_bytes:

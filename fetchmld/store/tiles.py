@@ -149,10 +149,10 @@ def split_notes(raw: bytes) -> tuple[list[str], int]:
         at = end + 2
 
 
-def newest_checkpoint(ledger_dir: Path) -> str:
-    """The last whole note of the log, or nothing where there is none. Raises OSError."""
+def signed_size(ledger_dir: Path) -> int:
+    """Of so many events the newest whole checkpoint was signed; 0 where none can be read. Raises OSError."""
     try:
         notes, _ = split_notes((ledger_dir / CHECKPOINTS).read_bytes())
-    except FileNotFoundError:
-        return ""
-    return notes[-1] if notes else ""
+        return read_checkpoint(notes[-1]).size if notes else 0
+    except (FileNotFoundError, ValueError):
+        return 0

@@ -94,14 +94,30 @@ def test_it_signs_nothing_that_contradicts_what_it_signed(tmp_path: Path) -> Non
         segment.unlink()
     (tmp_path / "genesis.json").rename(tmp_path / "kept")
     (tmp_path / "head").unlink()
-    genesis = ledger.genesis
+    genesis, log = ledger.genesis, tmp_path / CHECKPOINTS
+    log.rename(tmp_path / "put away")
     with Ledger.open(tmp_path, segment_bytes=2**18, genesis=genesis) as other:
         other.append(facts(0, 60))
+        (tmp_path / "put away").rename(log)
         with closing(LogTree(tmp_path)) as tree, pytest.raises(LedgerDamaged, match="only 60 are here"):
             follow(tree, other)
         other.append(facts(7, 100))
         with closing(LogTree(tmp_path, anew=True)) as tree, pytest.raises(LedgerDamaged, match="not those of which"):
             follow(tree, other)
+
+
+def test_the_writer_does_not_start_on_less_than_was_signed(tmp_path: Path) -> None:
+    with make(tmp_path) as ledger, closing(LogTree(tmp_path)) as tree:
+        grow(ledger, tree, 60)
+        head = (tmp_path / "head").read_bytes()
+        image = {path: path.read_bytes() for path in (tmp_path / "segments").glob("*.log")}
+        grow(ledger, tree, 40)
+    for path, raw in image.items():
+        path.write_bytes(raw)
+    (tmp_path / "head").write_bytes(head)
+    with pytest.raises(LedgerDamaged, match="signed of 100 events") as refused:
+        Ledger.open(tmp_path, segment_bytes=2**18)
+    assert refused.value.first_bad == 60
 
 
 def test_the_newest_event_is_the_one_that_the_writer_knows(tmp_path: Path) -> None:
