@@ -38,7 +38,7 @@ def verify_against(ledger_dir: Path, upto: int | None, log: bytes | None, outsid
     walk = Walk(ledger_dir, upto, tree.take)
     chain = walk.result()
     judge = _Judge(ledger_dir, walk, chain, tree)
-    if log is None and any((ledger_dir / TILES_NAME).rglob("*")):
+    if log is None and any((ledger_dir / TILES_NAME).rglob("*")) and not (ledger_dir / LOG_NAME).exists():
         problem = f"{LOG_NAME} is gone"
     if problem:
         judge.fault(walk.next_seq, problem)

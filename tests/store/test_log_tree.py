@@ -14,7 +14,7 @@ from fetchmld.store.notes import KEYS, load_key, new_genesis
 from fetchmld.store.segment import LedgerDamaged
 from fetchmld.store.tiles import CHECKPOINTS, CHECKPOINTS_MAX, CheckpointLog, split_notes
 from fetchmld.verify import TAMPERED, VALID, VALID_UNVOUCHED, offline
-from fetchmld.verify_checkpoints import verify_ledger
+from fetchmld.verify_checkpoints import verify_against, verify_ledger
 from fetchmld.verify_merkle import consistent, included, leaf, read_signed
 from tests.store.ledger_samples import facts
 
@@ -186,6 +186,8 @@ def test_offline_codes(tmp_path: Path) -> None:
     assert (report.code, "vouches for nothing" in report.lines[-2]) == (VALID_UNVOUCHED, True)
     with pytest.raises(ValueError, match="note"):
         offline(tmp_path, ["no checkpoint"])
+    came_to_be_meanwhile = verify_against(directory, None, None, ())
+    assert came_to_be_meanwhile.valid
     (directory / CHECKPOINTS).unlink()
     report = offline(tmp_path, [early])
     assert (report.code, report.segments and report.segments.first_bad) == (TAMPERED, 20)
