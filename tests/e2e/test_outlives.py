@@ -27,12 +27,7 @@ def test_a_task_outlives_the_death_of_everything_but_the_runner(shell: Shell, tm
     shell.start()
     task_id, pid = _sleeping(shell, tmp_path)
     waiting = [shell.fetchmld("submit", "-q", "--name", "behind", "--cpu", "4", "--", "true").strip() for _ in range(3)]
-    killed = {p for p, line in shell.processes().items() if p != pid and not _is_runner(line) and not _descends(p, pid)}
-    killed.add(shell.daemon["pid"])
-    for process in killed:
-        with contextlib.suppress(ProcessLookupError):  # some end with those before them
-            os.kill(process, signal.SIGKILL)
-    until("all that was killed is gone", lambda: not any(map(_alive, killed)))
+    _kill_all_but_the_runner_and(shell, pid)
     assert _alive(pid)
 
     shell.start()
@@ -42,6 +37,43 @@ def test_a_task_outlives_the_death_of_everything_but_the_runner(shell: Shell, tm
     assert _pid_in(tmp_path) == pid
     assert shell.show(task_id)["retry_count"] == 0
     assert shell.fetchmld("audit", "verify").startswith("valid")
+
+
+def test_an_array_goes_on_after_the_death_of_everything_but_the_runner(shell: Shell, tmp_path: Path) -> None:
+    shell.start()
+    says = f"echo $FETCHML_ARRAY_INDEX $FETCHML_PARAM_LR >> {tmp_path}/ran"
+    script = f"{says}; until test -e {tmp_path}/go; do sleep 0.1; done"
+    lrs = ",".join(str(100 + index) for index in range(20))
+    array = shell.fetchmld("submit", "-q", "--param", f"lr={lrs}", "--array", "20%3", "--", "sh", "-c", script).strip()
+    until("three elements run", lambda: len(_lines(tmp_path / "ran")) == 3)
+    _kill_all_but_the_runner_and(shell)
+
+    shell.start()
+    assert shell.show(array)["array"]["running"] == 3
+    _finish(tmp_path)
+    shell.fetchmld("wait", array)
+    assert sorted(_lines(tmp_path / "ran")) == sorted(
+        f"{index} {100 + index}" for index in range(20)
+    )  # each of them once
+    assert [task["id"] for task in shell.json("ls")["tasks"]] == [array]
+    elements = shell.json("ls", "--array", array)["tasks"]
+    assert [(element["id"], element["retry_count"]) for element in elements] == [(f"{array}-{i}", 0) for i in range(20)]
+    assert shell.fetchmld("audit", "verify").startswith("valid")
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def _kill_all_but_the_runner_and(shell: Shell, *spared: int) -> None:
+    """`spared` and what descends from it lives on, and so does what the runner runs."""
+    found = shell.processes()
+    kept = {*spared, *(pid for pid, line in found.items() if _is_runner(line))}
+    killed = {pid for pid in found if not any(_descends(pid, one) for one in kept)} | {shell.daemon["pid"]}
+    for process in killed:
+        with contextlib.suppress(ProcessLookupError):  # some end with those before them
+            os.kill(process, signal.SIGKILL)
+    until("all that was killed is gone", lambda: not any(map(_alive, killed)))
 
 
 def _sleeping(shell: Shell, folder: Path) -> tuple[str, int]:
