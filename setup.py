@@ -1,9 +1,9 @@
-"""Builds the two native modules; everything else about the package is in pyproject.toml."""
+"""Builds the native modules; everything else about the package is in pyproject.toml."""
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-NATIVE = ["_fastqueue", "_spawn"]
+NATIVE = ["_fastqueue", "_record", "_spawn"]
 
 setup(
     ext_modules=cythonize(
