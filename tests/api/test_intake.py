@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from fetchmld.api.body import parse_object
 from fetchmld.api.intake import Intake, _splittable
 from fetchmld.config import Config, RegisteredDataset
+from fetchmld.core.chain import FIELD_BYTES_MAX, decode, encode
 from fetchmld.core.errors import BadRequest, Invalid
+from fetchmld.core.messages import Fact
 from fetchmld.core.model import TaskRequest
 
 SUM = "ab" * 32
@@ -178,6 +180,21 @@ def test_job_name_is_refused(name: Any) -> None:
 )
 def test_a_bad_value_is_refused_by_its_field(field: str, value: Any) -> None:
     assert refusal(**{field: value}).startswith(field)
+
+
+@pytest.mark.parametrize("letter", ["x", "\n", "é", "\U0001f600"])
+def test_the_longest_texts_that_are_taken_are_recorded_uncut(letter: str) -> None:
+    """A restart makes the task of its record: cut there, another command would run."""
+    longest = letter * (FIELD_BYTES_MAX // len(letter.encode()))
+    request = ask(
+        args=longest,
+        entrypoint="run " + longest[8:],
+        env={"A": longest},
+        metadata={"note": longest, "k" * FIELD_BYTES_MAX: ""},
+    )
+    fact = Fact("job_queued", "task.submit", "t1", "ada", metadata={"request": request, "priority": 5})
+    assert decode(encode(fact, 0, bytes(32)))[2] == fact
+    assert refusal(args=longest + "x").startswith("args: has 16385 bytes")
 
 
 def test_a_refusal_says_the_value_and_what_is_allowed() -> None:
