@@ -27,7 +27,8 @@ include "native/waiting.pxi"
 include "native/workers.pxi"
 
 cdef int EVERY_POOL = -1
-cdef int PLANS_MAX = 16  # bits of `blocked_by` are 64
+cdef int PLANS_MAX = 16  # the first bits of `blocked_by`, which has 64
+cdef int KEEPS_MAX = 32  # the bits after them
 
 ctypedef pair[int, int] Seat  # (worker, GPU type), of a task about to start
 ctypedef pair[int, int64_t] Liking  # (worker, by how much the task prefers it)
@@ -63,6 +64,19 @@ cdef cppclass Plan:
     unordered_map[int, Free] spare
 
 
+cdef cppclass Keep:  # a plan of nobody, by this name
+    int64_t name
+    Plan plan
+
+
+cdef int read_holds(Plan* plan, list holds) except -1:
+    cdef Free free
+    for worker, cpu, memory_gb, gpus, batch, service in holds:
+        read_free(&free, cpu, memory_gb, batch, service, gpus)
+        plan.spare[<int>worker] = free
+    return 0
+
+
 cdef bint has_lower_worker(const Liking& one, const Liking& other) noexcept:
     return one.first < other.first
 
@@ -88,6 +102,7 @@ cdef class FastQueue:
 
     cdef size_t plans_max
     cdef vector[Plan] plans  # in the order of their tasks
+    cdef vector[Keep] keeps
     cdef Free least  # what several plans spare of one worker
     cdef bint any_ahead  # there may be a head that has to be reported once it does not fit
 
@@ -485,6 +500,9 @@ cdef class FastQueue:
         for i in range(self.plans.size()):
             if self._binds(&self.plans[i], head, now):
                 bound |= <uint64_t>1 << i
+        for i in range(self.keeps.size()):
+            if self._binds(&self.keeps[i].plan, head, now):
+                bound |= <uint64_t>1 << (PLANS_MAX + i)
         return bound
 
     cdef inline bint _binds(self, Plan* plan, Head* head, double now) noexcept:
@@ -605,20 +623,26 @@ cdef class FastQueue:
     cdef Free* _spare(self, int worker, uint64_t bound) noexcept:
         """What these plans let others use of the worker; NULL where they hold nothing there."""
         cdef Free* spare = NULL
-        cdef unordered_map[int, Free].iterator found
         cdef size_t i
         for i in range(self.plans.size()):
-            found = self.plans[i].spare.find(worker)
-            if not bound >> i & 1 or found == self.plans[i].spare.end():
-                continue
-            if spare == NULL:
-                spare = &dereference(found).second
-                continue
-            if spare != &self.least:
-                self.least = dereference(spare)
-                spare = &self.least
-            keep_least(spare, &dereference(found).second)
+            if bound >> i & 1:
+                spare = self._less(spare, &self.plans[i], worker)
+        for i in range(self.keeps.size()):
+            if bound >> (PLANS_MAX + i) & 1:
+                spare = self._less(spare, &self.keeps[i].plan, worker)
         return spare
+
+    cdef inline Free* _less(self, Free* spare, Plan* plan, int worker) noexcept:
+        """What both `spare`, unless that is NULL, and this plan let others use of the worker."""
+        cdef unordered_map[int, Free].iterator found = plan.spare.find(worker)
+        if found == plan.spare.end():
+            return spare
+        if spare == NULL:
+            return &dereference(found).second
+        if spare != &self.least:
+            self.least = dereference(spare)
+        keep_least(&self.least, &dereference(found).second)
+        return &self.least
 
     cdef inline void _start(self, Head* head, uint64_t bound) noexcept:
         """Take this head out and claim what `nodes` says."""
@@ -638,13 +662,10 @@ cdef class FastQueue:
     # -- what the policy says about a task that does not fit
 
     def plan(self, int64_t task, double at, list holds, bint everything=False, /):
-        cdef Free free
         cdef Plan new
         cdef int shape = self._shape_of_task(task)
         cdef size_t place = 0
-        for worker, cpu, memory_gb, gpus, batch, service in holds:
-            read_free(&free, cpu, memory_gb, batch, service, gpus)
-            new.spare[<int>worker] = free
+        read_holds(&new, holds)
         new.task, new.at, new.pool, new.everything = task, at, self.heads[shape].pool, everything
         new.entry = Entry(self._place(task).key, -task)
         self._end_plan(task)
@@ -665,6 +686,31 @@ cdef class FastQueue:
 
     def planned(self):
         return [plan.task for plan in self.plans]
+
+    def keep(self, int64_t name, double at, list holds, /):
+        cdef Keep new
+        cdef size_t i = 0
+        read_holds(&new.plan, holds)
+        new.name, new.plan.task, new.plan.at = name, -1, at
+        new.plan.pool, new.plan.everything = 0, False
+        new.plan.entry = Entry(INFINITY, 0)
+        while i < self.keeps.size() and self.keeps[i].name != name:
+            i += 1
+        if i == <size_t>KEEPS_MAX:
+            raise ValueError(f"a queue keeps capacity for {KEEPS_MAX} names at most")
+        if i == self.keeps.size():
+            self.keeps.push_back(new)
+        else:
+            self.keeps[i] = new
+        self._note_plans()
+
+    def unkeep(self, int64_t name, /):
+        cdef size_t i
+        for i in range(self.keeps.size()):
+            if self.keeps[i].name == name:
+                self.keeps.erase(self.keeps.begin() + i)
+                self._note_plans()
+                return
 
     def skip(self, int64_t task, /):
         cdef int shape = self._shape_of_task(task)
@@ -698,14 +744,20 @@ cdef class FastQueue:
 
     cdef inline void _note_start(self, Head* head, uint64_t bound) noexcept:
         """What a start means for the plans: fulfilled, void, or with less to spare."""
+        cdef bint held
         cdef size_t i = self.plans.size()
         while i:
             i -= 1
             if head.pool == self.plans[i].pool:
-                self._note_for_plan(i, head, bound >> i & 1)
+                held = self._note_for_plan(&self.plans[i], head, bound >> i & 1)
+                if head.entry == self.plans[i].entry or (held and self.plans[i].entry < head.entry):
+                    self._drop_plan(i)
+        for i in range(self.keeps.size()):
+            if bound >> (PLANS_MAX + i) & 1:
+                self._note_for_plan(&self.keeps[i].plan, head, True)
 
-    cdef inline void _note_for_plan(self, size_t i, Head* head, bint bound) noexcept:
-        cdef Plan* plan = &self.plans[i]
+    cdef inline bint _note_for_plan(self, Plan* plan, Head* head, bint bound) noexcept:
+        """Whether it holds of a worker that the head starts on; if it binds the head it has less to spare there."""
         cdef bint held = False
         if not plan.spare.empty():
             for node in self.nodes:
@@ -713,5 +765,4 @@ cdef class FastQueue:
                     held = True
                     if bound:
                         take(&plan.spare[node.first], &self.index.requests[head.request], node.second, 1)
-        if head.entry == plan.entry or (held and plan.entry < head.entry):
-            self._drop_plan(i)
+        return held

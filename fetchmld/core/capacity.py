@@ -4,7 +4,7 @@ from math import inf
 from typing import Final
 
 from fetchmld.core.model import Resources, Task, Worker
-from fetchmld.core.plan import Amount, Node, by_time
+from fetchmld.core.plan import Amount, Node, by_time, lowest
 from fetchmld.core.reservations import Holds, free_of, suits
 from fetchmld.core.state import State
 
@@ -20,15 +20,22 @@ def ends_by(task: Task, now: float, grace_s: float) -> float:
     return inf if declared + OVERDUE_S < now else declared
 
 
-def node_of(state: State, holds: Holds, worker: Worker, now: float, grace_s: float) -> Node:
-    """`worker` for somebody without a reservation: what reservations keep comes back when they expire."""
+def node_of(state: State, holds: Holds, worker: Worker, now: float, grace_s: float, with_lending: bool = True) -> Node:
+    """`worker` for somebody without a reservation, who may run for ever: what reservations keep comes back when they
+    expire. Those that have not begun are left out where so asked."""
     node = Node(worker.id, free_of(worker))
-    expiry = {}
+    expiry, is_lent = {}, False
     for reservation, target in holds.of(worker.id):
         kept = holds.wanted(reservation, target, worker)
-        node.free = node.free.plus(kept, -1)
+        if not holds.lends(reservation.id):
+            node.free = node.free.plus(kept, -1)
+            expiry[reservation.id] = reservation.expires_t
+        elif with_lending:
+            node.returns.append((reservation.starts_t, Amount().plus(kept, -1)))
+            is_lent = True
+        else:
+            continue
         node.returns.append((reservation.expires_t, kept))
-        expiry[reservation.id] = reservation.expires_t
     types = {gpu.index: gpu.type for gpu in worker.capacity.gpus}
     for task_id in sorted(worker.tasks):
         task = state.tasks[task_id]
@@ -39,7 +46,7 @@ def node_of(state: State, holds: Holds, worker: Worker, now: float, grace_s: flo
             if assignment["worker_id"] == worker.id:
                 node.returns.append((until, _held(task.resources, assignment["gpus"], types)))
     node.returns.sort(key=by_time)
-    return node
+    return lowest(node) if is_lent else node
 
 
 def _held(wanted: Resources, indices: list[int], types: dict[int, str]) -> Amount:

@@ -11,6 +11,7 @@ from fetchmld.core.capacity import ends_by
 from fetchmld.core.desk import Desk
 from fetchmld.core.lifecycle import ENDED
 from fetchmld.core.model import Array, Explanation, Holder, PlannedStart, Resources, Task, Worker
+from fetchmld.core.placement import latest_end
 from fetchmld.core.plan import fitting_type
 from fetchmld.core.reservations import free_of, suits
 
@@ -41,7 +42,8 @@ def wait_reason(desk: Desk, task: Task) -> str:
         )
     able = [worker for worker in able if worker.id != away]
     examined = able[:EXAMINED_MAX] if wanted.node_count == 1 else able
-    missing = [_not_now(desk, wanted, worker) for worker in examined]
+    until_t = latest_end(task.request, desk.now, desk.policy.grace_s)
+    missing = [_not_now(desk, wanted, worker, until_t) for worker in examined]
     ready = missing.count("")
     if ready < wanted.node_count:
         least = min((text for text in missing if text), key=len)
@@ -136,17 +138,22 @@ def _never(wanted: Resources, worker: Worker) -> str:
     return ""
 
 
-def _not_now(desk: Desk, wanted: Resources, worker: Worker) -> str:
-    """What `worker`, large enough, has too little of at the moment; "" if nothing. What reservations keep is not free."""
-    for unit, need, has in _needs(desk, wanted, worker):
+def _not_now(desk: Desk, wanted: Resources, worker: Worker, until_t: float) -> str:
+    """What `worker`, large enough, has too little of at the moment for somebody who is over by then; "" if nothing.
+
+    What reservations keep is not free.
+    """
+    for unit, need, has in _needs(desk, wanted, worker, until_t):
         if need > has:
             return f"needs {need} {unit}, worker {worker.id} has {max(has, 0)} free"
     return ""
 
 
-def _needs(desk: Desk, wanted: Resources, worker: Worker) -> Iterator[tuple[str, int, int]]:
-    """What one node needs of each thing, and how much is free there."""
-    free = desk.holds.split(worker)[0] if desk.state.reservations else free_of(worker)
+def _needs(desk: Desk, wanted: Resources, worker: Worker, until_t: float) -> Iterator[tuple[str, int, int]]:
+    """What one node needs of each thing, and how much is free there for somebody who is over by then."""
+    free = free_of(worker)
+    if desk.state.reservations:
+        free = desk.placement.leads.cut(desk.holds.split(worker)[0], worker, until_t, desk.now)
     gpus = max((n for kind, n in free.gpus.items() if suits(wanted.gpu_type, kind)), default=0)
     yield GPUS, wanted.gpu, gpus
     yield "cores", wanted.cpu, free.cpu
@@ -208,17 +215,18 @@ def _add_binding(out: Explanation, desk: Desk, task: Task, offset: float) -> Non
     """The worker that lacks least, and who has it."""
     wanted, away = task.resources, desk.placement.away(task)
     workers = [w for w in desk.state.workers.values() if w.status == "active" and w.id != away]
-    lacking = [w for w in workers if not _never(wanted, w) and _not_now(desk, wanted, w)]
+    until_t = latest_end(task.request, desk.now, desk.policy.grace_s)
+    lacking = [w for w in workers if not _never(wanted, w) and _not_now(desk, wanted, w, until_t)]
     if not lacking:
         return
-    nearest = min(lacking, key=lambda worker: len(_not_now(desk, wanted, worker)))
+    nearest = min(lacking, key=lambda worker: len(_not_now(desk, wanted, worker, until_t)))
+    missing = {unit for unit, need, has in _needs(desk, wanted, nearest, until_t) if need > has}
     out["worker_id"] = nearest.id
-    out["held_by"] = list(_holders(desk, wanted, nearest, offset))[:HOLDERS_SHOWN_MAX]
+    out["held_by"] = list(_holders(desk, missing, nearest, offset))[:HOLDERS_SHOWN_MAX]
 
 
-def _holders(desk: Desk, wanted: Resources, worker: Worker, offset: float) -> Iterator[Holder]:
+def _holders(desk: Desk, missing: set[str], worker: Worker, offset: float) -> Iterator[Holder]:
     """Who has some of what is missing there, those that will be over first first."""
-    missing = {unit for unit, need, has in _needs(desk, wanted, worker) if need > has}
     running = [desk.state.tasks[task_id] for task_id in worker.tasks]
     ends = sorted((ends_by(task, desk.now, desk.policy.grace_s), task.id, task) for task in running)
     for until, _, task in ends:
@@ -246,10 +254,20 @@ def _add_plan(out: Explanation, desk: Desk, task: Task, offset: float) -> None:
     else:
         start["basis"] = "too little of what runs there has a time limit; what comes free is gathered for it"
         out["estimate"] = "no estimate: " + start["basis"]
+    if coming := _coming(desk, planned.plan.at):
+        start["basis"] += f"; {coming}, as it gathers from then on"
     if ahead:
         start["basis"] += f"; the plans for {ahead} come first and may still change"
         out["estimate"] = out["estimate"].replace(" at the latest", f" if the plans for {ahead} stay as they are")
     out["planned"] = start
+
+
+def _coming(desk: Desk, until_t: float) -> str:
+    """Which reservations will begin to gather before that; "" if none."""
+    lead_s = desk.policy.reservation_lead_s
+    live = (r for r in desk.state.reservations.values() if r.status != "expired")
+    found = [(r.starts_t - lead_s, r.id) for r in live if desk.now < r.starts_t - lead_s < until_t]
+    return ", ".join(f"reservation {name} may move it in {at - desk.now:.0f} s" for at, name in sorted(found)[:3])
 
 
 def smaller_request(desk: Desk, task: Task) -> dict[str, int]:
@@ -286,8 +304,10 @@ def _shorter(desk: Desk, task: Task) -> dict[str, int]:
     """It fits but for the plans before it: a time limit with which it ends before them."""
     wanted, ahead = task.resources, desk.placement.ahead_of(task)
     nodes = desk.placement.candidates(task, wanted, desk.now)
-    room = sum(fitting_type(wanted, node.free) is not None for node in nodes)
+    free = (desk.holds.split(desk.state.workers[node.worker_id])[0] for node in nodes)
+    room = sum(fitting_type(wanted, each) is not None for each in free)
     earliest = min((each.plan.at for each in ahead), default=inf)
+    earliest = min(earliest, desk.placement.leads.first_start())
     if room < wanted.node_count or earliest == inf or any(each.everything for each in ahead):
         return {}
     left_s = earliest - desk.now

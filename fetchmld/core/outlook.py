@@ -45,6 +45,7 @@ class Outlook:
         self._nodes: dict[WorkerId, Node] = {}
         self._stale: list[tuple[float, WorkerId]] = []  # when some task there will have outlived what it declared
         self._views: dict[_Key, _View] = {}  # the one used last is last
+        self._watched: dict[WorkerId, bool] = {}  # and whether they were touched
 
     # -- told by the placement
 
@@ -61,8 +62,21 @@ class Outlook:
         self._nodes.pop(worker_id, None)
         for view in self._views.values():
             view.changed.add(worker_id)
+        if worker_id in self._watched:
+            self._watched[worker_id] = True
 
     # -- asked
+
+    def watch(self, workers: Collection[WorkerId], now: float) -> set[WorkerId]:
+        """Which of these workers were touched since the last time, or are new among them."""
+        self._see_overdue(now)
+        changed = {worker_id for worker_id in workers if self._watched.get(worker_id, True)}
+        self._watched = dict.fromkeys(workers, False)
+        return changed
+
+    def has(self, worker_id: WorkerId) -> bool:
+        """Whether it is open."""
+        return worker_id in self._open
 
     def nodes(self, wanted: Resources, now: float) -> Iterator[Node]:
         """Every open worker on which one node of the request could ever run."""

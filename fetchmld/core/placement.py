@@ -7,11 +7,12 @@ is the scheduler's. Reads the state, never changes it.
 
 from dataclasses import dataclass
 from itertools import islice
-from math import ceil
+from math import ceil, inf
 from typing import Final
 
 from fetchmld.core.caches import Caches
 from fetchmld.core.capacity import is_large_enough
+from fetchmld.core.leads import Leads
 from fetchmld.core.model import Resources, Task, TaskId, TaskRequest, Worker, WorkerId
 from fetchmld.core.outlook import Outlook
 from fetchmld.core.plan import Amount, Node
@@ -68,6 +69,7 @@ class Placement:
         self._queue = make_queue(plans_max) if queue is None else queue
         self._queue.rank_by(self._preference)
         self.outlook = Outlook(state, holds, grace_s)
+        self.leads = Leads(state, holds, self._queue, self.outlook, grace_s, self._hold)
         self._promises = Promises(self._queue, self.outlook, grace_s, self._hold)
         self._type_bits: dict[str, int] = {}
         self._numbers: dict[WorkerId, int] = {}
@@ -207,6 +209,8 @@ class Placement:
         self.late_starts += self._promises.was_late(task, now)
         for worker, _ in nodes:
             self.outlook.touch(self._workers[worker])
+            if "reservation_id" in task.request:  # it may outlive its reservation
+                self._promises.forget_on(self._workers[worker])
         return task, [(self._workers[worker], gpu_type) for worker, gpu_type in nodes]
 
     def pick_gpus(self, task: Task, worker: Worker, gpu_type: int) -> list[int]:
@@ -288,6 +292,14 @@ class Placement:
     def skip(self, task: Task) -> None:
         """Walk past the task until some worker changes."""
         self._queue.skip(task.submit_seq)
+
+    def promised(self) -> set[WorkerId]:
+        """The workers on which plans stand."""
+        return {worker_id for planned in self._promises.standing() for worker_id in planned.plan.types}
+
+    def redo_plans(self) -> None:
+        """There is more to be had, as the plans said or earlier: what was promised holds."""
+        self._promises.redo()
 
     def forget_plans(self) -> None:
         """What the plans rest on has changed."""
@@ -392,6 +404,11 @@ class Placement:
         """How many bytes of the waiting task's datasets each worker has: the queue asks when it may start."""
         held = self._caches.bytes_held(self._ready[number].task.request.get("dataset_specs", ()))
         return {self._number(worker_id): much for worker_id, much in held.items()}
+
+
+def latest_end(request: TaskRequest, now: float, grace_s: float) -> float:
+    """When the task is over at the latest, were it to start now, as the queue reckons; inf if it may run for ever."""
+    return now + bound_s if (bound_s := limit_class(request, grace_s)) else inf
 
 
 def limit_class(request: TaskRequest, grace_s: float) -> int:

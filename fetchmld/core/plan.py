@@ -48,6 +48,11 @@ class Amount:
             {kind: min(count, other.gpus.get(kind, 0)) for kind, count in self.gpus.items()},
         )
 
+    def at_least_nothing(self) -> "Amount":
+        """With 0 for whatever is below it."""
+        gpus = {kind: max(0, count) for kind, count in self.gpus.items()}
+        return Amount(max(0, self.cpu), max(0, self.memory_gb), max(0, self.batch), max(0, self.service), gpus)
+
     def slots(self, kind: Kind) -> int:
         return self.service if kind == "service" else self.batch
 
@@ -153,6 +158,18 @@ def beside(node: Node, claims: Iterable[tuple[Amount, float]]) -> Node:
     return node
 
 
+def lowest(node: Node) -> Node:
+    """The node, some of which is taken in between (it returns less than nothing), as what is free for good from each
+    moment on."""
+    levels = [node.free]
+    for _, amount in node.returns:
+        levels.append(levels[-1].plus(amount))
+    for index in range(len(levels) - 2, -1, -1):
+        levels[index] = levels[index].least(levels[index + 1])
+    steps = (levels[i + 1].plus(levels[i], -1) for i in range(len(node.returns)))
+    return Node(node.worker_id, levels[0], [(when, step) for (when, _), step in zip(node.returns, steps, strict=True)])
+
+
 def by_time(item: tuple[float, Amount]) -> float:
     """The key by which what comes back is in order."""
     return item[0]
@@ -160,6 +177,4 @@ def by_time(item: tuple[float, Amount]) -> float:
 
 def spare(wanted: Resources, plan: Plan, node: Node) -> Amount:
     """How much of `node` somebody who will still run at the plan's time may use."""
-    left = node.free_at(plan.at).plus(claim(wanted, plan.types[node.worker_id]), -1)
-    gpus = {kind: max(0, count) for kind, count in left.gpus.items()}
-    return Amount(max(0, left.cpu), max(0, left.memory_gb), max(0, left.batch), max(0, left.service), gpus)
+    return node.free_at(plan.at).plus(claim(wanted, plan.types[node.worker_id]), -1).at_least_nothing()

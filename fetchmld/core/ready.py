@@ -20,6 +20,9 @@ worker could ever take it (`skip`); once `plans_max` tasks are planned, those af
 after a planned task in the order may use a worker that its plan holds only within the plan's spare, or if it ends before
 the plan's time. Whoever comes before it is not bound: if that one starts on a held worker the plan is void, and its task
 will be reported anew.
+
+What is kept. Capacity of the common pool may be kept for later (`keep`), for a reservation that has not begun. It binds
+everybody of that pool, whatever the rank, as a plan does: within its spare, or over before its time.
 """
 
 import heapq
@@ -34,6 +37,8 @@ NO_TASK: Final = -1
 COMMON_POOL: Final = 0
 EVERY_POOL: Final = -1
 PLANS_MAX: Final = 16  # planned tasks of one queue, at most
+KEEPS_MAX: Final = 32  # times `keep` of one queue, at most
+FIRST: Final = (-inf, NO_TASK)  # the rank before all others
 GPU_TYPES_MAX: Final = 64
 ANY_GPU_TYPE: Final = (1 << GPU_TYPES_MAX) - 1
 
@@ -96,6 +101,10 @@ class Queue(Protocol):
     def unplan(self, task: int = NO_TASK, /) -> None: ...
 
     def planned(self) -> list[int]: ...
+
+    def keep(self, name: int, at: float, holds: list[Hold], /) -> None: ...
+
+    def unkeep(self, name: int, /) -> None: ...
 
     def skip(self, task: int, /) -> None: ...
 
@@ -183,6 +192,7 @@ class ReadyQueue:
     def __init__(self, plans_max: int = 1) -> None:
         self._plans_max = checked_plans_max(plans_max)
         self._plans: list[_Plan] = []  # in the order of their tasks
+        self._keeps: dict[int, _Plan] = {}  # plans of nobody
         self._shapes: dict[_Shape, int] = {}
         self._by_index: list[_Shape | None] = []
         self._unused: list[int] = []  # indices of forgotten shapes
@@ -327,7 +337,7 @@ class ReadyQueue:
                 break
             rank, index = min(heads)
             shape = self._known(index)
-            binding = [plan for plan in self._plans if plan.binds(shape, rank, now)]
+            binding = [plan for plan in (*self._plans, *self._keeps.values()) if plan.binds(shape, rank, now)]
             prefers = self._preference(rank[1]) if shape.near else {}
             nodes = self._choose(shape, binding, prefers)
             if nodes:
@@ -344,7 +354,7 @@ class ReadyQueue:
         return ahead < self._plans_max and all(plan.rank != rank for plan in self._plans)
 
     def could_pass(self, task: int, /) -> bool:
-        """Whether, were there no plans, the head of some shape that comes after `task` fits now.
+        """Whether, were there no plans and nothing kept, the head of some shape that comes after `task` fits now.
 
         Raises ValueError if the task is not in.
         """
@@ -372,7 +382,7 @@ class ReadyQueue:
         del self._live[rank[1]]
         for worker, gpu_type in nodes:
             self._pools[shape.pool][worker].take(shape, gpu_type, 1)
-        for plan in list(self._plans):
+        for plan in (*self._plans, *self._keeps.values()):
             self._note_start(plan, shape, rank, nodes, plan in binding)
 
     def _note_start(
@@ -397,10 +407,7 @@ class ReadyQueue:
         is removed, or when `plans_max` others are planned that are ahead of it. Raises ValueError if the task is not in.
         """
         index, key = self._entry(task)
-        spare = {
-            worker: _free(cpu, memory_gb, batch, service, gpus)
-            for worker, cpu, memory_gb, gpus, batch, service in holds
-        }
+        spare = _spare(holds)
         self._end_plan(task)
         self._plans.append(_Plan(task, self._known(index).pool, (-key, task), at, everything, spare))
         self._plans.sort(key=lambda plan: plan.rank)
@@ -417,6 +424,20 @@ class ReadyQueue:
     def planned(self) -> list[int]:
         """The tasks that have a plan, in order."""
         return [plan.task for plan in self._plans]
+
+    def keep(self, name: int, at: float, holds: list[Hold], /) -> None:
+        """Keep, of the common pool, what these holds do not spare: nobody uses it who may run beyond `at`.
+
+        What was kept by that name is kept no longer. Raises ValueError where KEEPS_MAX other names are in use.
+        """
+        spare = _spare(holds)
+        if name not in self._keeps and len(self._keeps) == KEEPS_MAX:
+            raise ValueError(f"a queue keeps capacity for {KEEPS_MAX} names at most")
+        self._keeps[name] = _Plan(NO_TASK, COMMON_POOL, FIRST, at, False, spare)
+
+    def unkeep(self, name: int, /) -> None:
+        """Keep nothing by that name; ignored where nothing is."""
+        self._keeps.pop(name, None)
 
     def _end_plan(self, task: int) -> None:
         self._plans = [plan for plan in self._plans if plan.task != task]
@@ -446,6 +467,12 @@ def _free(cpu: int, memory_gb: int, batch: int, service: int, gpus: GpuCounts) -
     for bit, _ in gpus:
         _check_gpu_type(bit)
     return _Free(cpu, memory_gb, batch, service, dict(gpus))
+
+
+def _spare(holds: list[Hold]) -> dict[int, _Free]:
+    return {
+        worker: _free(cpu, memory_gb, batch, service, gpus) for worker, cpu, memory_gb, gpus, batch, service in holds
+    }
 
 
 def _check_gpu_type(bit: int) -> None:

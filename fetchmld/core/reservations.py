@@ -3,17 +3,22 @@
 What a reservation asks for is durable (`state.reservations`); which GPUs it holds is not, it follows again after a restart
 from what is free then. A reservation holds on each of its targets `gpu_count` GPUs of one type, those that its own tasks
 use included. Free ones are taken at once, the others as they come free (gathering). Beside each GPU goes its even share of
-the worker's cores and memory, and a batch slot. From `lead_s` before its start it gathers, and only from its start may
-its tasks use what it holds. Nobody else can: the queue keeps each reservation's capacity in a pool of its own.
+the worker's cores and memory, and a batch slot: what a task of it asks for beyond that comes from what it keeps beside
+its other GPUs, never from what is everybody's. Only from its start on may its tasks use what it holds, and nobody else can:
+the queue keeps each reservation's capacity in a pool of its own.
+
+From `lead_s` before its start it has its targets, and lends: others may use its share if they are over by its start (see
+`leads`). Whatever still runs there then is gathered.
 
 Never oversold: no GPU index is held twice, and what is held is taken from what is free.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from fetchmld.core.model import Reservation, Task, Worker, WorkerId
 from fetchmld.core.plan import Amount
+from fetchmld.core.ready import KEEPS_MAX
 from fetchmld.core.state import State
 
 
@@ -33,6 +38,7 @@ class Holds:
         self._lead_s = lead_s
         self._targets: dict[str, dict[WorkerId, Target]] = {}
         self._begun: set[str] = set()  # reservations whose tasks may use what they hold
+        self._lending: set[str] = set()  # those whose share others may use until they begin
 
     # -- asked by the placement
 
@@ -49,14 +55,26 @@ class Holds:
         """Whether its tasks may start."""
         return reservation_id in self._begun
 
+    def lends(self, reservation_id: str) -> bool:
+        """Whether its share is everybody's who is over by its start."""
+        return reservation_id in self._lending
+
+    def lending(self) -> list[tuple[Reservation, dict[WorkerId, Target]]]:
+        """The reservations that lend, and their targets, in the order in which they begin."""
+        found = [(self._state.reservations[name], self._targets.get(name, {})) for name in self._lending]
+        return sorted(found, key=lambda item: _by_start(item[0]))
+
     def held(self, reservation_id: str) -> dict[WorkerId, int]:
-        """On which workers how many GPUs it keeps, those that its tasks use included."""
+        """On which workers how many GPUs it keeps, those that its tasks use included, those that are lent not."""
         reservation = self._state.reservations[reservation_id]
         targets = self._targets.get(reservation_id, {})
-        return {
-            worker_id: len(target.idle) + self.used(reservation, self._state.workers[worker_id]).gpus.get("", 0)
-            for worker_id, target in sorted(targets.items())
-        }
+        return {name: self._count(reservation, target, name) for name, target in sorted(targets.items())}
+
+    def _count(self, reservation: Reservation, target: Target, worker_id: WorkerId) -> int:
+        worker = self._state.workers[worker_id]
+        if reservation.id in self._lending:
+            return min(reservation.gpu_count, len(self._free(worker, target.gpu_type)))
+        return len(target.idle) + self.used(reservation, worker).gpus.get("", 0)
 
     def use(self, reservation_id: str, worker_id: WorkerId, count: int) -> list[int]:
         """The lowest idle indices for a task of the reservation; they count as idle no longer."""
@@ -95,6 +113,8 @@ class Holds:
         common = free_of(worker)
         pools = []
         for reservation, target in self.of(worker.id):
+            if reservation.id in self._lending:
+                continue
             wanted = self.wanted(reservation, target, worker)
             pool = Amount(
                 min(wanted.cpu, max(0, common.cpu)),
@@ -109,44 +129,85 @@ class Holds:
 
     # -- changed by the scheduler
 
-    def settle(self, now: float, workers: list[Worker]) -> set[WorkerId]:
+    def settle(
+        self, now: float, workers: list[Worker], promised: Collection[WorkerId] = ()
+    ) -> tuple[set[WorkerId], bool]:
         """Take for each reservation what it lacks and is free on `workers` (those that may be given work).
 
-        Returns the workers whose split is not what it was.
+        What is free on the workers `promised` is somebody else's, where there are others. Returns the workers whose split
+        is not what it was, and whether some reservation counts on a worker on which it did not.
         """
-        changed: set[WorkerId] = set()
         usable = {worker.id: worker for worker in workers}
-        for reservation in self._state.reservations.values():
-            if reservation.status != "expired" and reservation.starts_t - self._lead_s <= now:
-                changed |= self._settle_one(reservation, now, usable)
-        return changed
+        due = [r for r in self._state.reservations.values() if r.status != "expired" and self._is_due(r, now)]
+        coming = sorted((r for r in due if r.starts_t > now), key=_by_start)
+        changed, moved = self._lend({r.id for r in coming[:KEEPS_MAX]}), False
+        for reservation in due:
+            targets = self._targets.setdefault(reservation.id, {})
+            aimed = self._aim(reservation, targets, usable, promised)
+            changed |= aimed | self._settle_one(reservation, targets, now, usable)
+            moved = moved or bool(aimed)
+        return changed, moved
 
     def drop(self, reservation_id: str) -> set[WorkerId]:
         """The reservation is over: what it held is everybody's. Returns the workers concerned."""
         self._begun.discard(reservation_id)
+        self._lending.discard(reservation_id)
         return set(self._targets.pop(reservation_id, {}))
 
-    def _settle_one(self, reservation: Reservation, now: float, usable: dict[WorkerId, Worker]) -> set[WorkerId]:
-        targets = self._targets.setdefault(reservation.id, {})
+    def _is_due(self, reservation: Reservation, now: float) -> bool:
+        return reservation.starts_t - self._lead_s <= now
+
+    def _lend(self, names: set[str]) -> set[WorkerId]:
+        """These and no others lend. Returns the workers concerned."""
+        changed: set[WorkerId] = set()
+        for name in names ^ self._lending:
+            targets = self._targets.get(name, {})
+            changed |= targets.keys()
+            for target in targets.values():
+                target.idle.clear()
+        self._lending = names
+        return changed
+
+    def _aim(
+        self,
+        reservation: Reservation,
+        targets: dict[WorkerId, Target],
+        usable: dict[WorkerId, Worker],
+        promised: Collection[WorkerId],
+    ) -> set[WorkerId]:
+        """Give it as many workers as it needs, where there are. Returns those that come or go."""
         changed = {worker_id for worker_id in targets if worker_id not in usable}
         for worker_id in changed:
             del targets[worker_id]
         while len(targets) < reservation.node_count:
-            new = self._best_target(reservation, targets, usable.values())
+            new = self._best_target(reservation, targets, usable.values(), promised)
             if new is None:
                 break
             targets[new[0]] = Target(new[1])
             changed.add(new[0])
-        for worker_id, target in targets.items():
-            if self._gather(reservation, target, usable[worker_id]):
-                changed.add(worker_id)
+        return changed
+
+    def _settle_one(
+        self,
+        reservation: Reservation,
+        targets: dict[WorkerId, Target],
+        now: float,
+        usable: dict[WorkerId, Worker],
+    ) -> set[WorkerId]:
+        if reservation.id in self._lending:
+            return set()
+        changed = {name for name, target in targets.items() if self._gather(reservation, target, usable[name])}
         if reservation.starts_t <= now and reservation.id not in self._begun:
             self._begun.add(reservation.id)
             changed |= targets.keys()
         return changed
 
     def _best_target(
-        self, reservation: Reservation, targets: dict[WorkerId, Target], workers: Iterable[Worker]
+        self,
+        reservation: Reservation,
+        targets: dict[WorkerId, Target],
+        workers: Iterable[Worker],
+        promised: Collection[WorkerId],
     ) -> tuple[WorkerId, str] | None:
         """The worker with the most GPUs free for it, then the one with the fewest others, then the oldest."""
         best: tuple[int, int, int, WorkerId, str] | None = None
@@ -154,7 +215,7 @@ class Holds:
             for gpu_type in sorted({gpu.type for gpu in worker.capacity.gpus}):
                 if not suits(reservation.gpu_type, gpu_type) or self._room(worker, gpu_type) < reservation.gpu_count:
                     continue
-                free = min(reservation.gpu_count, len(self._free(worker, gpu_type)))
+                free = 0 if worker.id in promised else min(reservation.gpu_count, len(self._free(worker, gpu_type)))
                 rank = (-free, self._room(worker, gpu_type), order, worker.id, gpu_type)
                 best = rank if best is None else min(best, rank)
         return None if best is None else (best[3], best[4])
@@ -176,6 +237,10 @@ class Holds:
         taken = self._free(worker, target.gpu_type)[: max(0, lacks)]
         target.idle.update(taken)
         return bool(gone or taken)
+
+
+def _by_start(reservation: Reservation) -> tuple[float, int]:
+    return reservation.starts_t, reservation.number
 
 
 def claimants(state: State, reservation_id: str, worker: Worker) -> list[Task]:

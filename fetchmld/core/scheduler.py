@@ -364,7 +364,7 @@ class Scheduler:
         """What it held is everybody's; who waited for it has nothing to wait for."""
         for worker_id in self._desk.holds.drop(reservation.id):
             self._placement.refresh(worker_id)
-        self._placement.forget_plans()
+        self._placement.redo_plans()
         for task in self.state.tasks.values():
             waits = task.status == "queued" or task.array is not None
             if waits and task.request.get("reservation_id") == reservation.id:
@@ -375,11 +375,12 @@ class Scheduler:
         if not self.state.reservations:
             return
         workers = [worker for worker in self.state.workers.values() if worker.status in ("active", "suspect")]
-        changed = self._desk.holds.settle(self._now, workers)
+        changed, moved = self._desk.holds.settle(self._now, workers, self._placement.promised())
         for worker_id in sorted(changed):
             self._placement.refresh(worker_id)
-        if changed:
+        if moved:
             self._placement.forget_plans()
+        self._placement.leads.settle(self._now)
 
     def _claim(self, task: Task, at_us: int) -> None:
         """The first task of a reservation is about to start."""

@@ -6,6 +6,7 @@ tell. A failure is an AssertionError that names the rule.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from math import inf
 from operator import attrgetter
 from typing import Any, Final
 
@@ -104,6 +105,29 @@ class Rules(Watcher):
         drained = [worker for worker in workers if core.state.workers[WorkerId(worker)].draining]
         assert not drained, f"{task.id} starts on {drained}, which is to be drained"
         self._check_ageing(core, task)
+        for node in nodes:
+            self._check_kept(core, task, WorkerId(node["worker_id"]))
+
+    def _check_kept(self, core: Scheduler, task: Task, worker_id: WorkerId) -> None:
+        """Who may outlive the start of a reservation leaves it its GPUs: long uses and shares are no more than there is."""
+        for name, share in _shares(core, worker_id).items():
+            reservation = core.state.reservations[name]
+            is_long = _ends_by(core, task) > reservation.starts_t > core_now(core)
+            if not is_long or not task.resources.gpu or task.request.get("reservation_id"):
+                continue
+            worker = core.state.workers[worker_id]
+            of_type = {gpu.index for gpu in worker.capacity.gpus if gpu.type == share[0]}
+            used = sum(
+                len(of_type & set(node["gpus"]))
+                for other in (core.state.tasks[t] for t in worker.tasks)
+                for node in other.assignments
+                if node["worker_id"] == worker_id and _ends_by(core, other) > reservation.starts_t
+            )
+            takes = any(of_type & set(n["gpus"]) for n in task.assignments if n["worker_id"] == worker_id)
+            left = len(of_type) - used
+            assert not takes or left >= share[1], (
+                f"{task.id} may outlive the start of {name}, which is left {left} GPUs"
+            )
 
     def _check_ageing(self, core: Scheduler, task: Task) -> None:
         """The promise: nobody of priority p is passed by one of its own kind that came (10 - p) tau later."""
@@ -337,6 +361,17 @@ class Rules(Watcher):
 def core_now(core: Scheduler) -> float:
     """The logical time of the newest event."""
     return core._now
+
+
+def _shares(core: Scheduler, worker_id: WorkerId) -> dict[str, tuple[str, int]]:
+    """The GPUs, type and number, that each reservation counts on there."""
+    return {r.id: (target.gpu_type, r.gpu_count) for r, target in core._desk.holds.of(worker_id)}
+
+
+def _ends_by(core: Scheduler, task: Task) -> float:
+    """When a started task is over at the latest, as the queue reckons."""
+    limit_s = limit_class(task.request, core.policy.grace_s)
+    return task.start_t + limit_s if limit_s else inf
 
 
 def _line(task: Task, grace_s: float) -> tuple[object, ...]:

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from fetchmld._fastqueue import FastQueue
-from fetchmld.core.ready import ANY_GPU_TYPE, NO_GPU, NO_TASK, Hold, Queue, ReadyQueue, make_queue, static_key
+from fetchmld.core.ready import (
+    ANY_GPU_TYPE,
+    KEEPS_MAX,
+    NO_GPU,
+    NO_TASK,
+    Hold,
+    Queue,
+    ReadyQueue,
+    make_queue,
+    static_key,
+)
 
 
 @pytest.fixture(params=[ReadyQueue, FastQueue], ids=["twin", "native"])
@@ -570,6 +580,44 @@ def test_a_plan_may_hold_everything(queue: Queue) -> None:
     assert [task for task, _ in queue.place(10, 0.0)[0]] == [1, 2]
 
 
+def test_what_is_kept_is_for_those_that_are_over_by_then(queue: Queue) -> None:
+    cores(queue, 0, 4)
+    long, short = cores_shape(queue, 2), cores_shape(queue, 2, limit_s=8)
+    queue.keep(7, 10.0, [spare_cores(0, 2)])
+    for task, shape in [(0, long), (1, long), (2, short)]:
+        queue.push(task, shape, 10.0 - task)
+    assert queue.place(9, 1.0) == ([(0, [(0, NO_GPU)])], 1), "the first is bound, whatever its rank"
+    queue.plan(1, inf, [])
+    assert queue.place(9, 1.0) == ([(2, [(0, NO_GPU)])], NO_TASK), "it ends in time, so it spends no spare"
+    queue.release(0, short, NO_GPU)
+    assert queue.place(9, 3.0) == ([], NO_TASK)
+    queue.unkeep(7)
+    assert queue.place(9, 3.0) == ([(1, [(0, NO_GPU)])], NO_TASK)
+
+
+def test_what_is_kept_by_several_names_is_kept_for_each(queue: Queue) -> None:
+    cores(queue, 0, 4)
+    shapes = [cores_shape(queue, 2, limit_s=limit_s) for limit_s in (0, 15, 5)]
+    queue.keep(1, 10.0, [spare_cores(0, 2)])
+    queue.keep(2, 20.0, [spare_cores(0, 0)])
+    for task, shape in enumerate(shapes):
+        queue.push(task, shape, 10.0 - task)
+    assert queue.place(9, 0.0) == ([], 0)
+    queue.remove(0)
+    assert queue.place(9, 0.0) == ([(1, [(0, NO_GPU)]), (2, [(0, NO_GPU)])], NO_TASK)
+
+
+def test_other_pools_are_not_kept_and_there_are_not_too_many_names(queue: Queue) -> None:
+    cores(queue, 0, 2, pool=3)
+    queue.keep(0, inf, [spare_cores(0, 0)])
+    queue.push(1, queue.shape(2, 0, 0, 0, False, pool=3), 1.0)
+    assert queue.place(9, 0.0)[0] == [(1, [(0, NO_GPU)])]
+    for name in range(KEEPS_MAX):
+        queue.keep(name, inf, [])
+    with pytest.raises(ValueError, match="names at most"):
+        queue.keep(KEEPS_MAX, inf, [])
+
+
 def test_whether_anybody_could_pass(queue: Queue) -> None:
     big, small = cores_shape(queue, 4), cores_shape(queue, 1)
     queue.push(1, big, 9.0)
@@ -704,6 +752,7 @@ counts = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4)), max_size=3, u
 workers = st.integers(0, 5)
 some_workers = st.lists(workers, max_size=2)
 pools = st.sampled_from([0, 0, 0, 1])
+hold = st.tuples(workers, st.integers(0, 5), st.integers(0, 5), counts, st.integers(0, 3), st.integers(0, 2))
 
 
 class Twins(RuleBasedStateMachine):
@@ -819,6 +868,20 @@ class Twins(RuleBasedStateMachine):
         for queue in self.both:
             queue.unplan(task)
 
+    @rule(
+        name=st.integers(1, 3),
+        at=st.sampled_from([0.0, 2.0, 4.0, inf]),
+        holds=st.lists(hold, max_size=3, unique_by=lambda h: h[0]),
+    )
+    def keep(self, name: int, at: float, holds: list[Hold]) -> None:
+        for queue in self.both:
+            queue.keep(name, self.now + at, holds)
+
+    @rule(name=st.integers(1, 3))
+    def unkeep(self, name: int) -> None:
+        for queue in self.both:
+            queue.unkeep(name)
+
     @rule(task=st.integers(0, 80))
     def skip(self, task: int) -> None:
         if self.twin.position(task) >= 0:
@@ -871,9 +934,6 @@ def refusal(queue: Queue, shape: int) -> str:
     except (ValueError, IndexError) as error:
         return repr(error)
     return ""
-
-
-hold = st.tuples(workers, st.integers(0, 5), st.integers(0, 5), counts, st.integers(0, 3), st.integers(0, 2))
 
 
 def test_the_twins_agree_on_many_shapes_and_workers() -> None:

@@ -15,11 +15,13 @@ from fetchmld.core import placement, state
 from fetchmld.core.agent import AgentCore, Forget, Spawn
 from fetchmld.core.desk import Desk
 from fetchmld.core.ends import Ends
+from fetchmld.core.leads import Leads
 from fetchmld.core.lifecycle import STARTED
 from fetchmld.core.line import Hearing, Line
 from fetchmld.core.messages import AcknowledgeEnd, Fact, Persist, Reply, WorkerJoined
 from fetchmld.core.model import EndReport, Task, TaskId
 from fetchmld.core.placement import Placement
+from fetchmld.core.reservations import Holds, free_of
 from fetchmld.core.scheduler import Scheduler
 from fetchmld.core.waiting import Waiting
 from fetchmld.sim.cluster import Setting
@@ -32,6 +34,7 @@ SEEDS_MAX = 60
 CROWDED = Setting(nodes=2, tasks_per_hour=3000.0, faults_s=240.0)
 PARTITIONED = Setting(faults=Faults(partition_per_h=400.0))
 OVERTAKEN = Setting(tasks_per_hour=1000.0, faults=Faults(duplicate_up_p=0.5, lose_p=0.05))
+RESERVING = Setting(tasks_per_hour=1000.0, reservations_per_hour=60.0)
 REBOOTING = Setting(faults=Faults(reboot_per_h=120.0))
 
 
@@ -179,6 +182,23 @@ def _impossible(*_arguments: Any) -> str:
     return "nobody could"
 
 
+def _no_gpus(*_arguments: Any) -> set[int]:
+    return set()
+
+
+def _split_nothing(_holds: Holds, worker: Any) -> tuple[Any, list[Any]]:
+    return free_of(worker), []
+
+
+def _expire_again(core: Scheduler, at_us: int) -> None:
+    for found in core.state.reservations.values():
+        if found.expires_t <= core._now:
+            fact = Fact("scheduler_drain", "reservation.expire", found.id, found.user_id, at_us=at_us)
+            found.status = "active"
+            core._desk.persist(fact)
+            core._let_go(found)
+
+
 _lose, _watch, _start, _finish, _admit = Ends.lose, Scheduler._watch, Scheduler._start, Desk.finish, Waiting.admit
 _handle = Scheduler.handle
 _release_all, _hold = state._release_all, state._hold
@@ -283,5 +303,9 @@ PLANTS: list[Plant] = [
     Plant("blame the program for a reboot", Runner, "_not_seen", _lost_unknown, "no runner was killed", REBOOTING),
     Plant("refuse what could run", Scheduler, "_never", _impossible, "is refused", Setting(unsatisfiable_share=1.0)),
     Plant("forget what was asked of a dependency", state, "_tell_dependents", _any_end_will_do, "is not so"),
+    Plant("let long tasks into what is reserved", Leads, "settle", _nothing, "may outlive the start of", RESERVING),
+    Plant("promise reserved GPUs twice", Holds, "idle_gpus", _no_gpus, "reserved twice|are not free", RESERVING),
+    Plant("give reserved GPUs to anybody", Holds, "split", _split_nothing, "GPUs per node, not", RESERVING),
+    Plant("end a reservation at every tick", Scheduler, "_expire", _expire_again, "ends twice", RESERVING),
     Plant("never let a reservation end", Scheduler, "_expire", _nothing, "never end|over time"),
 ]
