@@ -16,6 +16,7 @@ _READ: Final = frozenset(
         "explainTask",
         "getQueueStats",
         "getSchedulerStatus",
+        "getMetrics",
         "streamSchedulerStatus",
         "listWorkers",
         "getWorker",

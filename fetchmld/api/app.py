@@ -8,7 +8,7 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-from fetchmld.api.context import CONFIG, DOCUMENT, HEAD, HUB, INTAKE, STREAMS
+from fetchmld.api.context import CONFIG, DOCUMENT, HEAD, HUB, INTAKE, METER, STREAMS
 from fetchmld.api.feed import Hub
 from fetchmld.api.guard import Operation, add_headers, make_guard
 from fetchmld.api.handlers import (
@@ -27,6 +27,7 @@ from fetchmld.api.handlers import (
 )
 from fetchmld.api.head import Head
 from fetchmld.api.intake import Intake
+from fetchmld.api.meter import Meter
 from fetchmld.api.openapi import build_document
 from fetchmld.api.protocol import make_runner
 from fetchmld.api.streams import Streams
@@ -81,6 +82,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("proveAuditConsistency", "GET", "/v1/audit/consistency", audit.consistency),
     Operation("queryHistory", "POST", "/v1/history/query", history.ask),
     Operation("rotateAuditKey", "POST", "/v1/audit/rotate-key", audit.rotate_key),
+    Operation("getMetrics", "GET", "/metrics", health.metrics),
     Operation("explainTask", "GET", f"{_TASK}/explain", tasks.explain),
     Operation("undrainWorker", "POST", f"{_WORKER}/undrain", scheduler.undrain),
     Operation("releaseReservation", "DELETE", f"{_RESERVATIONS}/{{reservationId}}", reservations.release),
@@ -97,11 +99,13 @@ def build_app(head: Head, config: Config) -> web.Application:
     """The whole API over `head`. Run it with `make_runner`, so that errors below the application have our shape too."""
     mounted: dict[web.AbstractRoute, Operation] = {}
     guard = make_guard(head, mounted)
-    app = web.Application(middlewares=[guard], client_max_size=config.body_bytes_max)
+    meter = Meter(mounted)
+    app = web.Application(middlewares=[meter, guard], client_max_size=config.body_bytes_max)
     app[HEAD] = head
     app[CONFIG] = config
     app[INTAKE] = Intake(config)
     app[DOCUMENT] = orjson.dumps(build_document(OPERATIONS))
+    app[METER] = meter
     app[HUB] = Hub(head)
     long_answers = app[STREAMS] = Streams(head)
     for operation in OPERATIONS:

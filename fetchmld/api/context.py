@@ -13,6 +13,7 @@ from fetchmld.config import Config
 if TYPE_CHECKING:
     from fetchmld.api.feed import Hub
     from fetchmld.api.intake import Intake
+    from fetchmld.api.meter import Meter
     from fetchmld.api.streams import Streams
 
 HEAD: Final[web.AppKey[Head]] = web.AppKey("head")
@@ -20,6 +21,7 @@ CONFIG: Final = web.AppKey("config", Config)
 INTAKE: Final[web.AppKey["Intake"]] = web.AppKey("intake")
 HUB: Final[web.AppKey["Hub"]] = web.AppKey("hub")
 STREAMS: Final[web.AppKey["Streams"]] = web.AppKey("streams")
+METER: Final[web.AppKey["Meter"]] = web.AppKey("meter")
 DOCUMENT: Final = web.AppKey("document", bytes)
 
 CALLER: Final = web.RequestKey("caller", Caller)

@@ -109,6 +109,14 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
             headers.setdefault(name, value)
 
 
+def _key_elsewhere(request: web.Request) -> str:
+    """The key of a client that cannot set our header: Prometheus sends `Authorization: Bearer`, browsers see below."""
+    if request.path == "/metrics":
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        return key.strip() if scheme.lower() == "bearer" else ""
+    return _key_among_protocols(request)
+
+
 def _key_among_protocols(request: web.Request) -> str:
     """The key that a browser's WebSocket brings, which cannot set headers: `fetchml.key.<base64url of the key>`."""
     if request.headers.get("Upgrade", "").lower() != "websocket":
@@ -133,7 +141,7 @@ class Logins:
     async def caller(self, request: web.Request, trace_id: str) -> Caller:
         """Who is asking. Raises Unauthorized where no valid key came with the request."""
         address = request.remote or ""
-        given = request.headers.get("X-API-Key") or _key_among_protocols(request)
+        given = request.headers.get("X-API-Key") or _key_elsewhere(request)
         if not given:
             raise self._failed(request, address, trace_id, "no API key; send it in the X-API-Key header")
         digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).hexdigest()

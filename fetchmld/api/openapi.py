@@ -143,6 +143,7 @@ DOCS: Final[dict[str, Doc]] = {
     "getLiveness": Doc("Does the process answer?", ref("Probe"), tags=_SERVER),
     "getReadiness": Doc("Is everything there that a task needs?", ref("Probe"), tags=_SERVER, errors=(503,)),
     "getOpenapi": Doc("This document.", {"type": "object"}, tags=_SERVER),
+    "getMetrics": Doc("Numbers for Prometheus.", STRING, media_type="text/plain", tags=_SERVER),
     "listTasks": Doc("List tasks, newest first.", ref("TaskList"), tags=_TASKS, query=_LIST_TASKS),
     "createTask": Doc(
         "Submit a task; answered once it is on disk.", ref("Task"), 201, tags=_TASKS, body=ref("CreateTaskRequest")

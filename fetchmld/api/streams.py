@@ -27,6 +27,11 @@ class Streams:
         self._head = head
         self._tasks: dict[asyncio.Task[object], str] = {}  # with the hash of the key that it came with
 
+    @property
+    def count(self) -> int:
+        """How many are under way."""
+        return len(self._tasks)
+
     @contextmanager
     def one_more(self, request: web.Request) -> Iterator[None]:
         """Counts the current request as a long one; the server's stop ends it. Raises Unavailable beyond the bound."""

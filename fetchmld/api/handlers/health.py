@@ -9,7 +9,8 @@ from aiohttp import web
 from fetchmld import __version__
 from fetchmld.api import wire
 from fetchmld.api.answers import JSON_TYPE, reply
-from fetchmld.api.context import DOCUMENT, HEAD
+from fetchmld.api.context import DOCUMENT, HEAD, METER, STREAMS
+from fetchmld.api.meter import CONTENT_TYPE
 from fetchmld.core.errors import FetchmlError, Unavailable
 
 PROBE_S_MAX: Final = 2.0
@@ -38,6 +39,13 @@ async def readyz(request: web.Request) -> web.Response:
 async def openapi(request: web.Request) -> web.Response:
     """The document of this API."""
     return web.Response(body=request.app[DOCUMENT], content_type=JSON_TYPE)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """GET /metrics, for Prometheus."""
+    head = request.app[HEAD]
+    text = request.app[METER].text(await head.counts(), await head.newest(), request.app[STREAMS].count)
+    return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
 
 async def _missing(request: web.Request) -> list[str]:

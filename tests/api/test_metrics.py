@@ -1,0 +1,75 @@
+"""GET /metrics: readable by Prometheus's own parser, named as its conventions ask, and bounded."""
+
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.api.served import KEYS, Api, with_api
+
+UNITS = ("_total", "_seconds", "_bytes", "_info", "_created")
+COUNTS = {"fetchml_tasks_queued", "fetchml_tasks_running", "fetchml_workers", "fetchml_reservations_active"} | {
+    "fetchml_ledger_events",
+    "fetchml_long_answers",
+    "fetchml_head_process_open_fds",
+    "fetchml_head_process_max_fds",
+}
+
+
+async def numbers(api: Api) -> dict[tuple[str, ...], float]:
+    response = await api.raw("GET", "/metrics", key=None, headers={"Authorization": f"Bearer {KEYS['viewer']}"})
+    assert response.status == 200
+    assert response.headers["Content-Type"].startswith("text/plain; version=")
+    families = text_string_to_metric_families(await response.text())
+    return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+
+
+def test_the_numbers_are_the_clusters(tmp_path: Path) -> None:
+    async def test(api: Api) -> None:
+        await api.submit()
+        await api.submit(cpu=64)
+        await api.refused({}, 422)
+        found = await numbers(api)
+        assert found["fetchml_tasks_running",] == 1
+        assert found["fetchml_tasks_queued", "batch"] == 1
+        assert found["fetchml_workers", "active"] == 1
+        assert found["fetchml_ledger_events",] == len(api.head.facts)
+        assert found["fetchml_http_requests_total", "createTask", "201"] == 2
+        assert found["fetchml_http_requests_total", "createTask", "422"] == 1
+        assert found["fetchml_http_request_duration_seconds_count", "createTask"] == 3
+
+    with_api(tmp_path, test)
+
+
+def test_no_label_names_a_task_or_a_user_and_unknown_paths_are_one_series(tmp_path: Path) -> None:
+    async def test(api: Api) -> None:
+        task = await api.submit()
+        for number in range(20):
+            await api.call("GET", f"/nowhere/{number}")
+        found = await numbers(api)
+        assert found["fetchml_http_requests_total", "none", "404"] == 20
+        labels = {label for name in found for label in name[1:]}
+        assert not labels & {task["id"], "user", "viewer", "127.0.0.1"}
+
+    with_api(tmp_path, test)
+
+
+def test_names_say_their_unit(tmp_path: Path) -> None:
+    async def test(api: Api) -> None:
+        await api.submit()
+        for name, *_ in await numbers(api):
+            base = name.removesuffix("_bucket").removesuffix("_count").removesuffix("_sum")
+            assert name.startswith("fetchml_")
+            assert base.endswith(UNITS) or base in COUNTS, name
+
+    with_api(tmp_path, test)
+
+
+def test_a_bearer_is_taken_here_only(tmp_path: Path) -> None:
+    async def test(api: Api) -> None:
+        bearer = {"Authorization": f"Bearer {KEYS['user']}"}
+        assert (await api.call("GET", "/metrics", key=KEYS["user"]))[0] == 200
+        assert (await api.call("GET", "/metrics", key=None))[0] == 401
+        assert (await api.call("GET", "/metrics", key=None, headers={"Authorization": "Basic eDp5"}))[0] == 401
+        assert (await api.call("GET", "/v1/tasks", key=None, headers=bearer))[0] == 401
+
+    with_api(tmp_path, test)
