@@ -19,6 +19,7 @@ from actors import node
 from actors.cache_news import CacheNews
 from actors.log_reader import LogReader
 from actors.runner_link import RunnerLink
+from actors.task_code import TaskCode, code_of, read_fact
 from actors.workspace import CannotRun, empty, environment_of, program_of
 from actors.workspaces import Workspaces
 from fetchmld.channel import Client, Message, Peer, Server, serve
@@ -50,11 +51,12 @@ from fetchmld.core.agent import (
 )
 from fetchmld.core.errors import BadRequest
 from fetchmld.core.line import Hearing
-from fetchmld.core.messages import LaunchOrder
+from fetchmld.core.messages import Fact, LaunchOrder
 from fetchmld.core.model import Capacity, DatasetSpec, EndReport, LogPlace
 from fetchmld.runner import frames
 from fetchmld.runner.loop import boottime
 from fetchmld.runner.proctree import boot_id
+from fetchmld.store.code import CodeStore
 from fetchmld.store.content import ContentStore
 from fetchmld.store.dataset_cache import Dataset, DatasetCache
 from fetchmld.store.datasets import DatasetError, DatasetStore, mount, shown, variable_of
@@ -62,8 +64,9 @@ from fetchmld.store.datasets import DatasetError, DatasetStore, mount, shown, va
 log = logging.getLogger(__name__)
 
 LEASE_MARGIN_S: Final = 30.0  # an attempt's lease ends this long before its task may start elsewhere
-UNSENT_MAX: Final = 10_000  # dataset accesses that wait for the scheduler to come back
+UNSENT_MAX: Final = 10_000  # accesses of datasets and snapshots that wait for the scheduler to come back
 NOT_ITS_DOING: Final = ("LEASE_EXPIRED", "WORKER_LOST")  # ends that say nothing of the program: retried elsewhere
+_FETCHED: Final = frozenset({"dataset_specs", "snapshot_id"})  # fields of a request that take time to prepare
 COLLECTS_MAX: Final = 2  # at once: they read and sync much
 
 
@@ -81,6 +84,7 @@ class Agent:
         self._core = AgentCore()
         self._hearing = Hearing()
         self._objects = ContentStore(paths.objects)
+        self._code = CodeStore(paths.code)
         self._cache = DatasetCache(paths.node_dir / "cache", self._config.dataset_cache_bytes_max)
         self._told = CacheNews(self._cache)
         self._datasets = DatasetStore(
@@ -311,7 +315,7 @@ class Agent:
     def _do_now(self, effect: Effect) -> Event | None:
         """The event of an effect that takes no time; None for all others, which `_perform` does."""
         match effect:
-            case Prepare(order) if not order["request"].get("dataset_specs"):
+            case Prepare(order) if not order["request"].keys() & _FETCHED:
                 return self._prepare(order, {})
             case Collect(key, rank) if not self._workspaces.of(_name(key, rank)).has_output():
                 return Collected(key, None)
@@ -321,7 +325,7 @@ class Agent:
         match effect:
             case Prepare(order):
                 key = RunKey(order["task_id"], order["attempt"])
-                self._preparing[key] = self._spawn_task(self._prepare_with_datasets(key, order))
+                self._preparing[key] = self._spawn_task(self._fetch_and_prepare(key, order))
             case Abandon(key):
                 if key in self._preparing:
                     self._preparing[key].cancel()
@@ -342,14 +346,16 @@ class Agent:
 
     # -- preparing
 
-    def _prepare(self, order: LaunchOrder, datasets: dict[str, tuple[DatasetSpec, Dataset]]) -> Event:
+    def _prepare(
+        self, order: LaunchOrder, datasets: dict[str, tuple[DatasetSpec, Dataset]], code: TaskCode | None = None
+    ) -> Event:
         """Make the directory, find the program, and have the start ready."""
         key, rank = RunKey(order["task_id"], order["attempt"]), order["rank"]
         request = order["request"]
         try:
             workspace = self._workspaces.create(_name(key, rank))
-            if "snapshot_id" in request:
-                raise CannotRun("LAUNCH_FAILED", "this version does not unpack snapshots yet")
+            if code is not None:
+                code.unpack(workspace.work)
             places = {
                 variable_of(name): str(mount(dataset, Path(workspace.work), spec["mount_path"]))
                 for name, (spec, dataset) in datasets.items()
@@ -357,7 +363,7 @@ class Agent:
             env = environment_of(order, workspace, self._capacity.gpus, places)
             path, argv = program_of(request, workspace.work, env["PATH"])
         except CannotRun as error:
-            return PrepareFailed(key, error.word, error.detail)
+            return PrepareFailed(key, error.word, error.detail, error.infrastructure)
         except ValueError as error:  # of a mount path
             return PrepareFailed(key, "LAUNCH_FAILED", str(error))
         except OSError as error:
@@ -374,14 +380,15 @@ class Agent:
         }
         return Prepared(key)
 
-    async def _prepare_with_datasets(self, key: RunKey, order: LaunchOrder) -> None:
-        event: Event = PrepareFailed(key, "CANCELLED", "it was stopped while its datasets were fetched")
+    async def _fetch_and_prepare(self, key: RunKey, order: LaunchOrder) -> None:
+        event: Event = PrepareFailed(key, "CANCELLED", "it was stopped while what it needs was fetched")
         datasets: dict[str, tuple[DatasetSpec, Dataset]] = {}
         try:
-            for spec in order["request"]["dataset_specs"]:
+            code = await self._task_code(order)
+            for spec in order["request"].get("dataset_specs", ()):
                 datasets[spec["name"]] = (spec, await self._dataset(key, spec))
-            event = await _finished(asyncio.to_thread(self._prepare, order, datasets))
-        except DatasetError as error:
+            event = await _finished(asyncio.to_thread(self._prepare, order, datasets, code))
+        except (DatasetError, CannotRun) as error:
             event = PrepareFailed(key, error.word, error.detail, error.infrastructure)
         finally:
             for _, dataset in datasets.values():
@@ -389,6 +396,26 @@ class Agent:
             self._preparing.pop(key, None)
             if not self._closing:
                 self._apply([event])
+
+    async def _task_code(self, order: LaunchOrder) -> TaskCode | None:
+        """The snapshot that the task runs in, if it has one; the record hears of it."""
+        snapshot_id = order["request"].get("snapshot_id")
+        if snapshot_id is None:
+            return None
+        try:
+            code = await code_of(self._code, snapshot_id)
+        except CannotRun as error:
+            self._record(read_fact(order, self._worker_id, snapshot_id, error, None))
+            raise
+        self._record(read_fact(order, self._worker_id, snapshot_id, None, code))
+        return code
+
+    def _record(self, fact: Fact) -> None:
+        """Have a fact put on record, once the scheduler is there."""
+        if self._scheduler.connected:
+            self._scheduler.post("fact", asdict(fact))
+        elif len(self._unsent) < UNSENT_MAX:
+            self._unsent.append(("fact", asdict(fact)))
 
     async def _dataset(self, key: RunKey, spec: DatasetSpec) -> Dataset:
         """Fetch one dataset, or find it in the cache; either way, and when it fails, the record hears of it."""

@@ -15,6 +15,7 @@ import orjson
 from aiohttp import web
 
 from actors import feed
+from actors.code_desk import CodeDesk
 from actors.notes import Notes
 from fetchmld.api.app import build_app
 from fetchmld.api.head import (
@@ -56,6 +57,7 @@ from fetchmld.core.model import (
     TaskView,
     WorkerView,
 )
+from fetchmld.store.code import CodeStore
 from fetchmld.store.content import ContentStore
 
 log = logging.getLogger(__name__)
@@ -81,6 +83,7 @@ class HeadActor:
         self._config = Config.from_dump(settings)
         self._run_dir = Path(settings["run_dir"])
         self._objects = ContentStore(self._config.paths.objects)
+        self.code = CodeDesk(CodeStore(self._config.paths.code), self._record)
         self._scheduler = self._client("scheduler")
         self._history = self._client("history")
         self._audit = self._client("audit")
@@ -302,7 +305,7 @@ class HeadActor:
         metadata = {name: result[name] for name in ("valid", "total_events", "first_bad", "root_hash", "index_valid")}
         fact = Fact("audit_verified", "audit.verify", "ledger", caller.user_id, result["valid"], caller.ip_address)
         fact.metadata = {**metadata, "trace_id": caller.trace_id}
-        await self._scheduler.request("fact", asdict(fact))
+        await self._record(fact)
         return result
 
     async def root(self) -> Root:
@@ -313,6 +316,10 @@ class HeadActor:
             total_events=durable["seq"] + 1,
             anchoring=await self._anchoring(),
         )
+
+    async def _record(self, fact: Fact) -> None:
+        """Put a fact on record; durable when this returns."""
+        await self._scheduler.request("fact", asdict(fact))
 
     async def _anchoring(self) -> Anchoring:
         try:

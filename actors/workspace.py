@@ -26,12 +26,13 @@ _PASSED_ON: Final = ("LANG", "LC_ALL", "TZ")  # all that a task gets of our own 
 
 
 class CannotRun(Exception):
-    """There is nothing that could be started. `word` begins the task's error."""
+    """There is nothing that could be started. `word` begins the task's error; `infrastructure`: elsewhere it may go."""
 
-    def __init__(self, word: str, detail: str) -> None:
-        super().__init__(word, detail)
+    def __init__(self, word: str, detail: str, infrastructure: bool = False) -> None:
+        super().__init__(word, detail, infrastructure)
         self.word = word
         self.detail = detail
+        self.infrastructure = infrastructure
 
 
 class Workspace:
@@ -111,8 +112,9 @@ def program_of(request: TaskRequest, work: str, path: str) -> tuple[str, list[st
     words += _words("args", request.get("args", ""))
     first = words[0]
     if first.endswith((".py", ".sh")):
-        if not os.path.isfile(os.path.join(work, first)):
-            raise CannotRun("ENTRYPOINT_NOT_FOUND", f"there is no file {first!r} in the working directory")
+        where = f"snapshot {request['snapshot_id']}" if "snapshot_id" in request else "the working directory"
+        if ".." in Path(first).parts or not os.path.isfile(os.path.join(work, first)):
+            raise CannotRun("ENTRYPOINT_NOT_FOUND", f"there is no file {first!r} in {where}")
         interpreter = sys.executable if first.endswith(".py") else _found("bash", path)
         return interpreter, [interpreter, *words]
     return _found(first, path), words

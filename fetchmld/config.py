@@ -90,6 +90,10 @@ class Config(BaseSettings):
         default=False, description="May http(s) datasets come from loopback and private addresses? Off against SSRF."
     )
 
+    snapshot_bytes_max: int = Field(
+        default=10 * 2**30, ge=1, description="Largest snapshot of code that is taken, all files together, bytes."
+    )
+
     segment_bytes: int = Field(
         default=64 * 2**20,
         ge=2**16,
@@ -262,6 +266,11 @@ class Paths:
     @property
     def objects(self) -> Path:
         return self.data_dir / "objects"
+
+    @property
+    def code(self) -> Path:
+        """Snapshots of code, on the head."""
+        return self.objects / "code"
 
     @property
     def datasets(self) -> Path:

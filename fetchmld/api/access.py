@@ -42,6 +42,12 @@ _WORK: Final = frozenset(
         "createExperiment",
         "startJupyterService",
         "stopJupyterService",
+        "diffBlobs",
+        "createSnapshot",
+        "listSnapshots",
+        "getSnapshot",
+        "putBlob",
+        "getBlob",
     }
 )
 _RUN_WORKERS: Final = frozenset({"drainWorker", "undrainWorker"})

@@ -14,6 +14,7 @@ from fetchmld.api.guard import Operation, add_headers, make_guard
 from fetchmld.api.handlers import (
     artifacts,
     audit,
+    blobs,
     experiments,
     health,
     history,
@@ -22,6 +23,7 @@ from fetchmld.api.handlers import (
     logs,
     reservations,
     scheduler,
+    snapshots,
     streams,
     tasks,
 )
@@ -39,6 +41,7 @@ _TASK: Final = "/v1/tasks/{taskId}"
 _PLUGIN: Final = "/v1/plugins/{pluginName}"
 _WORKER: Final = "/v1/scheduler/workers/{workerId}"
 _RESERVATIONS: Final = "/v1/scheduler/reservations"
+_BLOB: Final = "/v1/blobs/{hash}"
 _JOB: Final = "/v1/scheduler/jobs/{jobId}"
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
@@ -92,6 +95,12 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("getTaskLogs", "GET", f"{_TASK}/logs", logs.read),
     Operation("listTaskArtifacts", "GET", f"{_TASK}/artifacts", artifacts.list_),
     Operation("getTaskArtifact", "GET", f"{_TASK}/artifacts/{{path:.+}}", artifacts.read),
+    Operation("diffBlobs", "POST", "/v1/snapshots/diff", snapshots.diff),
+    Operation("createSnapshot", "POST", "/v1/snapshots", snapshots.create),
+    Operation("listSnapshots", "GET", "/v1/snapshots", snapshots.list_),
+    Operation("getSnapshot", "GET", "/v1/snapshots/{snapshotId}", snapshots.read),
+    Operation("putBlob", "PUT", _BLOB, blobs.put),
+    Operation("getBlob", "GET", _BLOB, blobs.read),
 )
 
 

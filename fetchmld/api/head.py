@@ -22,6 +22,7 @@ from fetchmld.core.model import (
     UserId,
     WorkerView,
 )
+from fetchmld.manifest import CodeManifest
 
 
 @dataclass(slots=True, frozen=True)
@@ -224,8 +225,47 @@ class ArtifactEntry(TypedDict):
     hash: str
 
 
+class CodeSnapshot(TypedDict):
+    """A snapshot of code as lists have it; the last three where git knew."""
+
+    id: str
+    created_at: float
+    file_count: int
+    total_bytes: int
+    commit: NotRequired[str]
+    remote: NotRequired[str]
+    dirty: NotRequired[bool]
+
+
+class Code(Protocol):
+    """Snapshots of code, and the blobs they are made of. Everything is the caller's own; what others have is not there."""
+
+    async def missing(self, caller: Caller, hashes: list[str]) -> list[str]:
+        """The blobs that the caller has yet to send. Invalid for what is no hash."""
+
+    async def put_blob(self, caller: Caller, digest: str, chunks: AsyncIterator[bytes]) -> None:
+        """Returns once it is durable. Invalid where the bytes have another hash."""
+
+    async def blob(self, caller: Caller, digest: str) -> tuple[int, AsyncIterator[bytes]]:
+        """Its size, and its bytes once. NotFound for an unknown one."""
+
+    async def keep(self, caller: Caller, manifest: CodeManifest) -> CodeSnapshot:
+        """On record and durable. Invalid where blobs of it are missing."""
+
+    async def read(self, caller: Caller, snapshot_id: str) -> tuple[CodeSnapshot, CodeManifest]:
+        """What is in it; that somebody read it is on record. NotFound for an unknown one."""
+
+    async def owned(self, caller: Caller) -> list[CodeSnapshot]:
+        """Newest first."""
+
+    async def has(self, caller: Caller, snapshot_id: str) -> bool: ...
+
+
 class Head(Protocol):
     """Every method raises `FetchmlError`s only. What changes state returns once the change is durable."""
+
+    @property
+    def code(self) -> Code: ...
 
     async def submit(self, caller: Caller, requests: list[TaskRequest]) -> list[TaskView | FetchmlError]:
         """For each, in order, the task or why it was refused. All that were accepted are durable, or none is."""

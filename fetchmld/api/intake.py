@@ -128,9 +128,6 @@ class CreateTask(TypedDict, total=False):
 
 _CREATE_TASK: Final[TypeAdapter[CreateTask]] = TypeAdapter(CreateTask)
 _DATASETS: Final = frozenset({"datasets", "dataset_specs"})
-_REFUSED: Final[dict[str, str]] = {
-    "snapshot_id": "there is no such snapshot; this version does not take snapshots yet",
-}
 
 
 class Intake:
@@ -142,9 +139,6 @@ class Intake:
     def task_request(self, body: dict[str, Any]) -> TaskRequest:
         """The request that `body` describes, complete. Raises Invalid naming what is wrong."""
         given: dict[str, Any] = validate(_CREATE_TASK, body)
-        if refused := given.keys() & _REFUSED.keys():
-            name = min(refused)
-            raise Invalid(f"{name}: {_REFUSED[name]}")
         if given.get("plugin_configs"):
             raise Invalid(f"plugin_configs: no plugin named {min(given['plugin_configs'])!r} is available")
         if given.keys() & _DATASETS:

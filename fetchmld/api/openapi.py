@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from fetchmld.api.guard import Operation
 from fetchmld.api.schemas import (
+    BLOB_HASH,
     BOOLEAN,
     CHAIN_ROOT,
     EVENT_TYPES,
@@ -25,6 +26,7 @@ from fetchmld.api.schemas import (
     record,
     ref,
 )
+from fetchmld.manifest import FILES_MAX
 
 _PATH_PATTERN: Final = re.compile(r"\{(\w+):[^}]*\}")
 _PATH_NAME: Final = re.compile(r"\{(\w+)\}")
@@ -62,6 +64,7 @@ class Doc:
     tags: tuple[str, ...] = ()
     query: tuple[Schema, ...] = ()
     body: Schema | None = None
+    body_type: str = "application/json"
     errors: tuple[int, ...] = ()
     more_types: dict[str, Schema] = field(default_factory=dict)
     empty: str = ""  # when it answers 204 instead
@@ -135,7 +138,7 @@ _SET_PRIORITY: Final = record({"priority": {"type": "integer", "minimum": 1, "ma
 _LATER: Final = (501,)
 _PLUGINS, _SCHEDULER, _AUDIT = ("Plugins",), ("Scheduler",), ("Audit",)
 _TASKS, _EXPERIMENTS, _JUPYTER, _SERVER = ("Tasks",), ("Experiments",), ("Jupyter",), ("Server",)
-_KEYS: Final = ("Keys",)
+_KEYS, _SNAPSHOTS = ("Keys",), ("Snapshots",)
 _EVENTS_TYPE: Final = "text/event-stream"
 
 DOCS: Final[dict[str, Doc]] = {
@@ -271,6 +274,38 @@ DOCS: Final[dict[str, Doc]] = {
     "createExperiment": Doc(
         "Create an experiment.", ref("Experiment"), 201, tags=_EXPERIMENTS, body=ref("CreateExperimentRequest")
     ),
+    "diffBlobs": Doc(
+        "Which of these blobs has the caller yet to send?",
+        record({"missing": array(STRING)}, required=["missing"]),
+        tags=_SNAPSHOTS,
+        body={**array(BLOB_HASH), "maxItems": FILES_MAX},
+    ),
+    "createSnapshot": Doc(
+        "Make a snapshot of code of blobs that were sent; the same files give the same snapshot.",
+        ref("Snapshot"),
+        201,
+        tags=_SNAPSHOTS,
+        body=ref("CreateSnapshotRequest"),
+    ),
+    "listSnapshots": Doc("List the caller's snapshots, newest first.", array(ref("Snapshot")), tags=_SNAPSHOTS),
+    "getSnapshot": Doc(
+        "Read one of the caller's snapshots, with its files.", ref("Snapshot"), tags=_SNAPSHOTS, errors=(404,)
+    ),
+    "putBlob": Doc(
+        "Send a blob; answered once it is on disk under the hash that it has.",
+        None,
+        204,
+        tags=_SNAPSHOTS,
+        body=_BYTES,
+        body_type="application/octet-stream",
+    ),
+    "getBlob": Doc(
+        "A blob that the caller sent.",
+        _BYTES,
+        media_type="application/octet-stream",
+        tags=_SNAPSHOTS,
+        errors=(404,),
+    ),
     "listJupyterServices": Doc("List Jupyter services.", array(ref("JupyterService")), tags=_JUPYTER, errors=_LATER),
     "startJupyterService": Doc(
         "Start a Jupyter service.",
@@ -332,7 +367,7 @@ def _operation(operation: Operation, path: str) -> dict[str, Any]:
     if parameters := [*_path_parameters(path), *doc.query]:
         out["parameters"] = parameters
     if doc.body:
-        out["requestBody"] = {"required": True, "content": {"application/json": {"schema": doc.body}}}
+        out["requestBody"] = {"required": True, "content": {doc.body_type: {"schema": doc.body}}}
     out["responses"] = responses
     return out
 

@@ -132,7 +132,7 @@ _CREATE_TASK: Final = record(
             "The program and its first words, quoted as for a shell; no shell runs it. A first word ending in .py is run "
             "by Python, .sh by bash. At most 65,536 characters.",
         ),
-        "snapshot_id": said(STRING, "The snapshot to unpack; none are taken by this version yet."),
+        "snapshot_id": said(STRING, "The snapshot of code to run in; one of the caller's own."),
         "datasets": said(STRINGS, "Names that an administrator registered."),
         "dataset_specs": said(array(ref("DatasetSpec")), "At most 64, the registered names included."),
         "cpu": said(INTEGER, "Whole cores per node, 0 to 4,096; 1 where absent."),
@@ -184,6 +184,24 @@ _WORKER: Final = record(
         "detail": {"type": "object", "additionalProperties": True, "description": "What else the node says of itself."},
     }
 )
+
+BLOB_HASH: Final[Schema] = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "BLAKE3, hexadecimal."}
+
+_CODE_FILE: Final = record(
+    {
+        "path": said(STRING, "Relative to the top, with `/`; no `.`, `..`, empty parts or control characters."),
+        "size": said({"type": "integer", "minimum": 0}, "Bytes."),
+        "hash": BLOB_HASH,
+        "executable": said({"type": "boolean", "default": False}, "May it be executed?"),
+    },
+    required=["path", "size", "hash"],
+    additionalProperties=False,
+)
+_FROM_GIT: Final[dict[str, Schema]] = {
+    "commit": said(STRING, "The commit that was checked out."),
+    "diff": {**BLOB_HASH, "description": "A blob: what was not committed, as git diff writes it."},
+    "remote": said(STRING, "The repository's address, without credentials."),
+}
 
 CHAIN_ROOT: Final = record(
     {
@@ -245,6 +263,23 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "failed": said(INTEGER, "Since the start of the UTC day."),
             "workers": said(INTEGER, "Active workers."),
         }
+    ),
+    "CreateSnapshotRequest": record(
+        {"files": {**array(_CODE_FILE), "minItems": 1, "maxItems": 100_000}, **_FROM_GIT},
+        required=["files"],
+        additionalProperties=False,
+    ),
+    "Snapshot": record(
+        {
+            "id": said(STRING, "The BLAKE3 of its files and what git said, in one form."),
+            "created_at": INSTANT,
+            "file_count": INTEGER,
+            "total_bytes": INTEGER,
+            "dirty": said(BOOLEAN, "Was anything not committed? Where git knew."),
+            "files": said(array(_CODE_FILE), "On the single snapshot only."),
+            **_FROM_GIT,
+        },
+        required=["id", "created_at", "file_count", "total_bytes"],
     ),
     "Experiment": record(
         {

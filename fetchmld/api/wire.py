@@ -11,6 +11,7 @@ from typing import Any, Final
 from fetchmld.api.access import sees_all
 from fetchmld.api.head import (
     Caller,
+    CodeSnapshot,
     ConsistencyProof,
     Ended,
     EventRow,
@@ -31,6 +32,7 @@ from fetchmld.core.model import (
     TaskView,
     WorkerView,
 )
+from fetchmld.manifest import CodeManifest
 
 _SHOWN_AS_GIVEN: Final = (
     "entrypoint",
@@ -363,6 +365,16 @@ def consistency(found: ConsistencyProof) -> dict[str, Any]:
 
 def rotated_key(found: RotatedKey) -> dict[str, Any]:
     return {"sequence_num": found["seq"], "verifier_key": found["verifier_key"], "checkpoint": found["note"]}
+
+
+def snapshot(found: CodeSnapshot, manifest: CodeManifest | None = None) -> dict[str, Any]:
+    """A Snapshot, with its files where the manifest is given."""
+    out: dict[str, Any] = {**found, "created_at": instant(found["created_at"])}
+    if manifest is not None:
+        out["files"] = manifest["files"]
+        if "diff" in manifest:
+            out["diff"] = manifest["diff"]
+    return out
 
 
 def experiment(found: Experiment) -> dict[str, Any]:

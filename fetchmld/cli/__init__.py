@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "drain": ("scheduling", "Place nothing more on a worker."),
     "undrain": ("scheduling", "Let a drained worker take work again."),
     "reserve": ("reserve", "Keep GPUs for yourself; list reservations, or give one back."),
+    "snapshots": ("snapshots", "Send, list and fetch snapshots of code."),
     "experiments": ("experiments", "Create and list experiments."),
     "audit": ("audit", "Verify and read the record of what was done."),
     "keys": ("keys", "Make, list and revoke API keys."),

@@ -111,9 +111,7 @@ def _later(what: str) -> Any:
 @click.option("--reservation", "reservation_id", metavar="ID", help="The reservation to run under.")
 @click.option("--after", "depends_on", type=After(), multiple=True, metavar="ID[:COND]",
               help="Start when that task has ended: ok (the default), any or failed. Repeatable.")  # fmt: skip
-@click.option(
-    "--snapshot", callback=_later("snapshots"), expose_value=False, metavar="DIR", help="Code to run in (later)."
-)
+@click.option("--snapshot", metavar="DIR", help="Send DIR and run in it; or the id of a snapshot.")
 @click.option("--array", type=ArraySpec(), metavar="SPEC",
               help="Many as one: N of them, N%K at most K at a time; also 0-9%2.")  # fmt: skip
 @click.option("--param", "params", type=Param(), multiple=True, metavar="NAME=V1,V2",
@@ -124,19 +122,34 @@ def _later(what: str) -> Any:
 @click.option("--wait", "wait_", is_flag=True, help="Wait until it has ended; exit as it did.")
 @click.option("--follow", "-f", is_flag=True, help="Show its output until it has ended; exit as it did.")
 @click.option("--dry-run", is_flag=True, help="Print the request and send nothing.")
-@click.argument("command", nargs=-1, required=True, metavar="-- COMMAND...")
+@click.argument("command", nargs=-1, metavar="-- COMMAND...")
 @client_command
 def submit(
-    session: Session, command: tuple[str, ...], wait_: bool, follow: bool, dry_run: bool, **options: Any
+    session: Session,
+    command: tuple[str, ...],
+    snapshot: str | None,
+    wait_: bool,
+    follow: bool,
+    dry_run: bool,
+    **options: Any,
 ) -> int | None:
-    """Submit a task. It runs COMMAND on a worker, without a shell: `sh -c '...'` where one is needed."""
+    """Submit a task. It runs COMMAND on a worker, without a shell: `sh -c '...'` where one is needed.
+
+    With --snapshot it runs in that directory's files, and COMMAND may be left out: then their train.py is run.
+    """
+    if not command and snapshot is None:
+        raise click.UsageError("Missing argument '-- COMMAND...'.")
+    options["name"] = options["name"] or name_of(command[0] if command else Path(snapshot or "").resolve().name)
     request = build_request(command, options)
     if follow and "array" in request:
         raise click.UsageError("--follow: an array has no output of its own; follow one of its elements: ID-0")
+    if snapshot is not None:
+        request["snapshot_id"] = _snapshot_id(session, snapshot, dry_run)
     if dry_run:
         session.show_json(request)
         return None
-    _hint(command)
+    if snapshot is None:
+        _hint(command)
     task = session.client.submit(request)
     if not (wait_ or follow):
         _show_accepted(session, task)
@@ -146,10 +159,10 @@ def submit(
 
 def build_request(command: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
     """The CreateTaskRequest of a command and its options; only what was given."""
-    entrypoint, args = typed(command)
-    request = {"job_name": options.pop("name") or name_of(command[0]), "entrypoint": entrypoint}
-    if args:
-        request["args"] = args
+    request: dict[str, Any] = {"job_name": options.pop("name")}
+    if command:
+        request["entrypoint"], args = typed(command)
+        request.update({"args": args} if args else {})
     datasets, variables = options.pop("datasets"), options.pop("variables")
     names = [spec["source"] for spec in datasets if _is_registered_name(spec)]
     specs = [spec for spec in datasets if not _is_registered_name(spec)]
@@ -163,6 +176,15 @@ def build_request(command: tuple[str, ...], options: dict[str, Any]) -> dict[str
     request.update({name: value for name, value in more.items() if value})
     request.update({name: value for name, value in options.items() if value is not None})
     return request
+
+
+def _snapshot_id(session: Session, given: str, dry_run: bool) -> str:
+    """Of a directory, which is sent unless nothing is to be; or of a snapshot that is there."""
+    from fetchmld.cli import snapshots
+
+    if not Path(given).expanduser().is_dir():
+        return snapshots.find(session, given)
+    return snapshots.local_id(given) if dry_run else str(snapshots.send(session, Path(given))["id"])
 
 
 def name_of(program: str) -> str:
@@ -179,7 +201,10 @@ def _hint(command: tuple[str, ...]) -> None:
     """A script named by a relative path is looked for where the task runs, which is not here."""
     path = Path(command[0])
     if not path.is_absolute() and path.is_file() and ("/" in command[0] or path.suffix in (".py", ".sh")):
-        click.echo(f"Note: the task runs in a directory of its own; give {path.resolve()} to run this file.", err=True)
+        click.echo(
+            f"Note: the task runs in a directory of its own; give {path.resolve()} to run this file, or --snapshot DIR.",
+            err=True,
+        )
 
 
 def _show_accepted(session: Session, task: dict[str, Any]) -> None:

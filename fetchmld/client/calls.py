@@ -49,7 +49,7 @@ class Call(Generic[T]):
     path: str
     read: Callable[[Answer], T]
     query: Mapping[str, Any] = field(default_factory=dict)
-    body: Json | None = None
+    body: Json | list[Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     wait_s: float = 0.0
 

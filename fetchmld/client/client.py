@@ -4,9 +4,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, TypeVar
+from pathlib import Path
+from typing import Any, BinaryIO, Final, TypeVar
 
-from fetchmld.client.calls import Answer, Call, Json, api_error, path, read_bytes
+from fetchmld.client.calls import Answer, Call, Json, api_error, path, read_bytes, read_nothing
 from fetchmld.client.endpoints import WAIT_MAX_S, Endpoints
 from fetchmld.client.errors import ApiError, TimedOut, Unreachable
 from fetchmld.client.patience import Patience
@@ -17,6 +18,7 @@ T = TypeVar("T")
 ADDRESS_DEFAULT: Final = "http://127.0.0.1:9101"
 TIMEOUT_S: Final = 30.0
 SILENCE_S: Final = 60.0  # without a byte of a followed log, after which the connection is not trusted any more
+SYNCED_BYTES_PER_S: Final = 10e6  # what a slow disk takes: an upload is answered once it is on the disk
 ENDED: Final = frozenset({"completed", "failed"})
 
 
@@ -100,6 +102,37 @@ class Client(Endpoints):
                 continue  # a quiet task and a dead connection look the same: ask again, from where we are
             except (Unreachable, ApiError) as error:
                 patience.again(error)
+
+    def push(self, directory: str | Path, on_progress: Callable[[int, int], object] = lambda _done, _all: None) -> Json:
+        """Make a snapshot of a directory, sending only what is not there yet; its `id` goes into a request's `snapshot_id`.
+
+        `on_progress` is told how many bytes of how many have been sent. Raises `client.code.CannotSnapshot` as well.
+        """
+        from fetchmld.client.push import push
+
+        return push(self, directory, on_progress)
+
+    def pull(self, snapshot_id: str, directory: str | Path) -> Json:
+        """Write a snapshot's files below a directory that is new or empty; the Snapshot."""
+        from fetchmld.client.push import pull
+
+        return pull(self, snapshot_id, directory)
+
+    def put_blob(self, digest: str, content: BinaryIO, size: int) -> None:
+        """Send the next `size` bytes of `content`, whose BLAKE3 is `digest`."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        timeout_s = self.timeout_s + size / SYNCED_BYTES_PER_S
+        target = path("/v1/blobs/{}", digest)
+        answer = self._transport.ask("PUT", target, self._headers(headers), content, timeout_s)
+        Call("PUT", target, read_nothing).result(answer)
+
+    def blob(self, digest: str) -> Iterator[bytes]:
+        """The content of a blob that the caller sent, piece by piece."""
+        target = path("/v1/blobs/{}", digest)
+        for piece in self._transport.stream(target, self._headers({"Accept": "*/*"}), self.timeout_s):
+            if isinstance(piece, Answer):
+                raise api_error(piece)
+            yield piece
 
     def close(self) -> None:
         self._transport.close()

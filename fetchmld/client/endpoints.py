@@ -212,6 +212,26 @@ def create_experiment(name: str, description: str | None = None) -> Call[Json]:
     return Call("POST", "/v1/experiments", read_json, body=body)
 
 
+def diff_blobs(hashes: list[str]) -> Call[Json]:
+    """`missing`: those of the blobs that the caller has yet to send."""
+    return Call("POST", "/v1/snapshots/diff", read_json, body=hashes)
+
+
+def create_snapshot(manifest: Json) -> Call[Json]:
+    """The Snapshot of a CreateSnapshotRequest whose blobs have been sent; `Client.push` does all of it."""
+    return Call("POST", "/v1/snapshots", read_json, body=manifest, wait_s=60.0)
+
+
+def list_snapshots() -> Call[list[Json]]:
+    """The caller's Snapshots, newest first, without their files."""
+    return Call("GET", "/v1/snapshots", read_json)
+
+
+def get_snapshot(snapshot_id: str) -> Call[Json]:
+    """One of the caller's Snapshots, with its files."""
+    return Call("GET", path("/v1/snapshots/{}", snapshot_id), read_json)
+
+
 class Endpoints:
     """The table as methods, for whatever can send a `Call`."""
 
@@ -248,3 +268,7 @@ class Endpoints:
     revoke_key = endpoint(revoke_key)
     experiments = endpoint(list_experiments)
     create_experiment = endpoint(create_experiment)
+    diff_blobs = endpoint(diff_blobs)
+    create_snapshot = endpoint(create_snapshot)
+    snapshots = endpoint(list_snapshots)
+    snapshot = endpoint(get_snapshot)

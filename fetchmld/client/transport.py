@@ -12,7 +12,7 @@ import http.client
 import select
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import BinaryIO, Final
 from urllib.parse import urlsplit
 
 from fetchmld.client.calls import Answer
@@ -21,6 +21,7 @@ from fetchmld.client.errors import TimedOut, Unreachable
 CONNECT_TIMEOUT_S: Final = 5.0
 KEPT_CONNECTIONS_MAX: Final = 8  # idle ones; more may be in use at once
 PIECE_BYTES: Final = 64 * 1024
+Body = bytes | BinaryIO | None
 
 
 class Transport:
@@ -38,8 +39,11 @@ class Transport:
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
 
-    def ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float) -> Answer:
-        """Send one request and read its whole answer. Raises `Unreachable` or `TimedOut`."""
+    def ask(self, method: str, target: str, headers: Mapping[str, str], body: Body, timeout_s: float) -> Answer:
+        """Send one request and read its whole answer; a file as body is sent with the Content-Length that `headers` have.
+
+        Raises `Unreachable` or `TimedOut`.
+        """
         with self._errors(timeout_s):
             try:
                 return self._ask_once(method, target, headers, body, timeout_s)
@@ -48,9 +52,7 @@ class Transport:
                     raise
                 return self._ask_once(method, target, headers, body, timeout_s)
 
-    def _ask_once(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
-    ) -> Answer:
+    def _ask_once(self, method: str, target: str, headers: Mapping[str, str], body: Body, timeout_s: float) -> Answer:
         connection = self._take(timeout_s)
         try:
             connection.request(method, self._prefix + target, body=body, headers=dict(headers))

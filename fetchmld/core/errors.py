@@ -127,6 +127,8 @@ TASK_ERROR_WORDS: Final[frozenset[str]] = frozenset(
         "DATASET_NOT_FOUND",  # the source does not exist
         "DATASET_MISMATCH",  # what was fetched does not have the sum that was asked for
         "DATASET_UNAVAILABLE",  # it could not be fetched now (network, disk)
+        "SNAPSHOT_UNAVAILABLE",  # the code to run in could not be had
+        "ENVIRONMENT_FAILED",  # the packages that its code asks for could not be installed
         "LAUNCH_FAILED",  # our side could not start it
         "WORKER_LOST",  # the node went away under it
         "LEASE_EXPIRED",  # the node could not reach the head for too long and stopped it

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, TypedDict
 
@@ -47,6 +47,10 @@ class ContentStore:
             raise Invalid(f"{digest[:80]!r} is no hash of an object: 64 hexadecimal digits, lower case")
         return self._root / digest[:2] / digest
 
+    def has(self, digest: str) -> bool:
+        """Is it stored? False too for what is no hash of an object."""
+        return _HASH.fullmatch(digest) is not None and self.path(digest).exists()
+
     def open(self, digest: str) -> BinaryIO:
         """The object's bytes, to be closed by the caller. Raises `NotFound`."""
         try:
@@ -74,6 +78,12 @@ class ContentStore:
                 file.write(chunk)
                 total += len(chunk)
             return self._keep(file, name, digest.hexdigest()), total
+
+    @contextlib.contextmanager
+    def receive(self) -> Iterator["Incoming"]:
+        """An object that comes in pieces; gone again unless it was kept."""
+        with self._incoming() as (file, name):
+            yield Incoming(file, lambda digest: self._keep(file, name, digest))
 
     def put_tree(self, directory: Path, files_max: int = FILES_MAX, bytes_max: int = BYTES_MAX) -> "Kept":
         """Store every regular file below `directory` and a manifest of them. Links and special files are left out.
@@ -121,6 +131,30 @@ class ContentStore:
             os.rename(name, target)
             _sync_directory(target.parent)
         return digest
+
+
+class Incoming:
+    """An object on its way in: `write` its bytes, then `keep` it under the hash that they have."""
+
+    def __init__(self, file: BinaryIO, keep: Callable[[str], str]) -> None:
+        self._file = file
+        self._keep = keep
+        self._digest = blake3()
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        self._digest.update(data)
+        self._file.write(data)
+        self.size += len(data)
+
+    def keep(self, wanted: str) -> None:
+        """Store it, durably. Raises `Invalid` where its hash is not `wanted`."""
+        digest = self._digest.hexdigest()
+        if digest != wanted:
+            raise Invalid(
+                f"the {self.size} bytes that came have the BLAKE3 {digest}, not {wanted}; did the file change?"
+            )
+        self._keep(digest)
 
 
 class Kept:

@@ -7,8 +7,10 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Literal, cast
 
+from actors.code_desk import CodeDesk
 from fetchmld.api.head import (
     Anchoring,
     ArtifactEntry,
@@ -76,6 +78,7 @@ from fetchmld.core.model import (
     WorkerView,
 )
 from fetchmld.core.scheduler import Policy, Scheduler
+from fetchmld.store.code import CodeStore
 from tests.memory_log import MemoryLog
 
 WORKER = WorkerId("w1")
@@ -90,7 +93,8 @@ def digest(key: str) -> str:
 class LocalHead:
     """Implements `fetchmld.api.head.Head`. The methods below `-- the test's side` are what the world does to it."""
 
-    def __init__(self, cpu: int = 4) -> None:
+    def __init__(self, cpu: int = 4, code_dir: Path = Path("/nonexistent")) -> None:
+        self.code = CodeDesk(CodeStore(code_dir), self._record)
         self.core = Scheduler(Policy())
         self.facts: list[Fact] = []
         self.callers: list[Caller] = []
@@ -341,6 +345,10 @@ class LocalHead:
 
     async def revoke_key(self, caller: Caller, key_id: str) -> None:
         self._ask(KeyRevoked(key_id, caller.user_id, self._at_us(), ticket=1))
+
+    async def _record(self, fact: Fact) -> None:
+        self._trip()
+        self._handle(FactNoted(fact))
 
     def note(self, fact: Fact) -> None:
         self._handle(FactNoted(fact))

@@ -108,7 +108,7 @@ def assert_is_error(body: Any, trace_id: str) -> None:
 
 @asynccontextmanager
 async def serving(config: Config) -> AsyncIterator[Api]:
-    head = LocalHead()
+    head = LocalHead(code_dir=config.paths.code)
     for name, key in KEYS.items():
         head.add_key(key, name, "user" if name == "other" else name)  # type: ignore[arg-type]
     client: TestClient[web.BaseRequest, None] = TestClient(Server(build_app(head, config)))

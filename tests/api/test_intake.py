@@ -164,7 +164,6 @@ def test_job_name_is_refused(name: Any) -> None:
         ("dataset_specs", [{"source": "/data/a", "sha512": "x"}]),
         ("plugin_configs", {"mlflow": {"enabled": True}}),
         ("plugin_configs", {"mlflow": {"mode": "sideways"}}),
-        ("snapshot_id", "s1"),
         ("snapshot_id", ""),
         ("reservation_id", ""),
         ("depends_on", "t1"),

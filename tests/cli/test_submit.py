@@ -91,7 +91,7 @@ def test_a_name_is_made_of_the_program(program: str, name: str) -> None:
     assert name_of(program) == name
 
 
-@pytest.mark.parametrize("option", ["--snapshot", "--plugin"])
+@pytest.mark.parametrize("option", ["--plugin"])
 def test_what_is_not_there_yet_is_said(run: Run, option: str) -> None:
     ran = run("submit", option, "x", "--", "true")
     assert ran.code == 2

@@ -75,13 +75,17 @@ def _outcome(request: web.Request, one: TaskView | FetchmlError) -> dict[str, An
 
 
 async def accept(request: web.Request, body: dict[str, Any], known: set[str]) -> TaskRequest:
-    """What `body` asks for, if the caller may. `known`: experiments and tasks that were looked up already."""
+    """What `body` asks for, if the caller may. `known`: experiments, snapshots and tasks that were looked up already."""
     caller = request[CALLER]
     asked = request.app[INTAKE].task_request(body)
     access.check_priority(caller, asked.get("priority", PRIORITY_DEFAULT), request.app[CONFIG].user_priority_max)
     if (experiment_id := asked.get("experiment_id")) and experiment_id not in known:
         await _check_experiment(request, experiment_id)
         known.add(experiment_id)
+    if (snapshot_id := asked.get("snapshot_id")) and snapshot_id not in known:
+        if not await request.app[HEAD].code.has(caller, snapshot_id):
+            raise Invalid(f"snapshot_id: there is no snapshot {snapshot_id!r}; `fetchmld snapshots push DIR` makes one")
+        known.add(snapshot_id)
     for task_id in {needed["task_id"] for needed in asked.get("depends_on", ())} - known:
         await _check_dependency(request, task_id)
         known.add(task_id)
