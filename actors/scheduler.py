@@ -13,7 +13,7 @@ import gc
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any, Final
 from actors.background import in_background
 from actors.feed import Watchers
 from actors.mailbox import EVENTS
+from actors.retention_keeper import RetentionKeeper
 from actors.snapshot_keeper import SnapshotKeeper
 from fetchmld.channel import Message, Peer, Server, serve
 from fetchmld.config import Config
@@ -110,11 +111,15 @@ class SchedulerActor:
         self._wake = asyncio.Event()
         await self._in_thread(self._recover)
         self._server = await serve(self._socket, self._on_messages, self._on_close)
-        self._tasks = [asyncio.create_task(loop) for loop in (self._work(), self._tick(), self._snapshots.run())]
+        self._tasks = [asyncio.create_task(loop) for loop in self._loops()]
         self._probing = asyncio.create_task(self._probe_disk())
         gc.collect()
         gc.freeze()  # what start-up made lives as long as we do
         gc.set_threshold(50_000, 20, 100)
+
+    def _loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
+        retention = RetentionKeeper(self._config.paths.ledger_dir, self._config.seal_after_segments)
+        return self._work(), self._tick(), self._snapshots.run(), retention.run()
 
     async def _probe_disk(self) -> None:
         """Say once how long a sync takes here: every accepted request waits for one."""

@@ -5,13 +5,12 @@ also walks what this start left out, because it began at a snapshot; what is dam
 """
 
 import asyncio
-import json
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from actors.helper_process import ask_helper
 from fetchmld.store.segment import LedgerDamaged
 
 log = logging.getLogger(__name__)
@@ -64,20 +63,4 @@ class SnapshotKeeper:
 
     async def _ask_maker(self) -> dict[str, Any]:
         arguments = [str(self._ledger_dir), str(self._newest()), *(["--check"] if self._check_due else [])]
-        maker = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "fetchmld.store.snapshot_maker", *arguments),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        try:
-            out, complaint = await maker.communicate()
-        finally:
-            if maker.returncode is None:
-                maker.kill()
-        try:
-            said: dict[str, Any] = json.loads(out)
-        except ValueError:
-            lines = complaint.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-            return {"error": f"status {maker.returncode}: {lines[-1]}"}
-        return said
+        return await ask_helper("fetchmld.store.snapshot_maker", *arguments)

@@ -103,6 +103,9 @@ class Config(BaseSettings):
     snapshot_events: int = Field(
         default=100_000, ge=1_000, description="Events between two snapshots of the state; fewer: a quicker restart."
     )
+    seal_after_segments: int = Field(
+        default=8, ge=0, description="Newest segments that stay uncompressed; older ones take a sixth. 0: all stay."
+    )
     audit_on_failure: Literal["closed", "halt"] = Field(
         default="closed", description="When the record cannot be written: refuse changes until it can, or stop."
     )

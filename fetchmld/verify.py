@@ -22,6 +22,7 @@ from blake3 import blake3
 
 from fetchmld.core.chain import HASH_BYTES, RECORD_HEADER, RECORD_TAG, genesis_hash
 from fetchmld.store.landmarks import Head, read_genesis, read_head
+from fetchmld.store.sealed import read_segment
 from fetchmld.store.segment import (
     ENTRY,
     ENTRY_EXTRA_BYTES,
@@ -173,12 +174,14 @@ class Walk:
                 return
             if first_seq != self.next_seq:
                 raise _Bad(min(first_seq, self.next_seq), f"due was event {self.next_seq}, but {path.name} follows")
-            buffer = path.read_bytes()
+            buffer, wrapping = read_segment(path)
             try:
                 self._segment(buffer, path.name)
             finally:
                 self._note_rotations(buffer)
             self._hand_over_leaves()
+            if wrapping:
+                raise _Bad(max(first_seq, self.next_seq - 1), wrapping)
         if self._upto is not None and not self._done():
             raise _Bad(self.next_seq, f"the ledger ends before event {self.next_seq}; {self._upto} was its last")
         if self._head is not None and self._upto is None:
@@ -458,7 +461,7 @@ def _index_rows(db: "duckdb.DuckDBPyConnection") -> Iterator[tuple[Any, ...]]:
 def _rows(ledger_dir: Path) -> Iterator[tuple[Any, ...]]:
     """What the index's rows must be, straight from the bytes. Ends where the segments are no longer readable."""
     for _, path in list_segments(ledger_dir / "segments"):
-        buffer = path.read_bytes()
+        buffer, _ = read_segment(path)
         for start, size in _records(buffer):
             yield _row(buffer, start, size)
 

@@ -27,6 +27,7 @@ from fetchmld.core.messages import Fact
 from fetchmld.store import snapshots
 from fetchmld.store.landmarks import Head, Mark, read_genesis, read_head, write_genesis, write_head
 from fetchmld.store.recovery import End, find_end
+from fetchmld.store.sealed import read_segment
 from fetchmld.store.segment import (
     LedgerDamaged,
     list_segments,
@@ -286,7 +287,7 @@ def _never_used(directory: Path) -> bool:
     segments = list_segments(directory / SEGMENTS)
     if not segments:
         return not (directory / "head").exists()
-    return [first for first, _ in segments] == [0] and not segments[0][1].read_bytes().strip(b"\0")
+    return [first for first, _ in segments] == [0] and not read_segment(segments[0][1])[0].strip(b"\0")
 
 
 def _recover(directory: Path, genesis: Genesis, segment_bytes: int, since: Mark | None) -> tuple[End, Recovery]:

@@ -16,6 +16,7 @@ from typing import Final
 
 from fetchmld.core.chain import HASH_BYTES, Malformed, event_hash, unpack
 from fetchmld.store.landmarks import Mark
+from fetchmld.store.sealed import SEALED, read_segment
 from fetchmld.store.segment import (
     ENTRY_EXTRA_BYTES,
     FRAME_EXTRA_BYTES,
@@ -75,6 +76,8 @@ def find_end(
         if end.torn_bytes and index + 1 < len(files):
             raise LedgerDamaged(end.next_seq, f"{path.name} ends in an unfinished frame, yet another segment follows")
     vouched.reached(end.next_seq)
+    if end.path is not None and end.path.suffix == SEALED:
+        raise LedgerDamaged(end.next_seq, f"{end.path.name} was sealed while others followed, and they are gone")
     if end.file_bytes < prepared_bytes and (end.torn_bytes or end.offset == end.file_bytes):
         raise LedgerDamaged(end.next_seq, f"the newest segment has been cut off at its byte {end.file_bytes}")
     return end
@@ -107,8 +110,8 @@ def _not_due(first_seq: int, due: int) -> LedgerDamaged:
 
 def _walk(path: Path, end: End, vouched: "_Vouched", offset: int = 0, until: int | None = None) -> None:
     """Advance `end` over the intact frames of one segment from `offset` on, and judge what follows them."""
-    buffer = path.read_bytes()[:until]
-    last = None
+    buffer, problem = read_segment(path)
+    buffer, last, began = buffer[:until], None, end.next_seq
     while (header := read_header(buffer, offset)) is not None and payload_intact(buffer, offset, header):
         _check_place(buffer, offset, header, end)
         last = (buffer, offset, header)
@@ -121,6 +124,8 @@ def _walk(path: Path, end: End, vouched: "_Vouched", offset: int = 0, until: int
         _note_times(*last, end)
     end.path, end.offset, end.file_bytes = path, offset, len(buffer)
     end.torn_bytes = 0 if is_zero(buffer, offset, len(buffer)) else _torn_bytes(buffer, offset, end)
+    if problem:
+        raise LedgerDamaged(max(began, end.next_seq - 1), problem)
 
 
 def _check_place(buffer: bytes, offset: int, header: FrameHeader, end: End) -> None:

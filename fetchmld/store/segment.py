@@ -27,7 +27,7 @@ FRAME_BYTES_MAX: Final = 1024 * 1024 * 1024
 ENTRY_EXTRA_BYTES: Final = SIZE.size + HASH_BYTES
 FRAME_EXTRA_BYTES: Final = HEADER.size + len(TRAILER)
 
-_NAME: Final = re.compile(r"\d{20}\.log")
+_NAME: Final = re.compile(r"\d{20}\.log(\.gz)?")
 _ZEROS: Final = bytes(1024 * 1024)
 
 
@@ -69,12 +69,19 @@ def segment_name(first_seq: int) -> str:
 
 
 def list_segments(directory: Path) -> list[tuple[int, Path]]:
-    """(first sequence number, path) of each segment, in order. Empty where the directory is not there."""
+    """(first sequence number, path) of each segment, in order. Empty where the directory is not there.
+
+    One that is there sealed (`store.sealed`) and as it was written, too, counts as it was written.
+    """
     try:
         names = os.listdir(directory)
     except FileNotFoundError:
         return []
-    return [(int(name[:20]), directory / name) for name in sorted(names) if _NAME.fullmatch(name)]
+    found: dict[int, Path] = {}
+    for name in sorted(names):
+        if _NAME.fullmatch(name):
+            found.setdefault(int(name[:20]), directory / name)
+    return list(found.items())
 
 
 def pack_frame(first_seq: int, acked: int, entries: Sequence[tuple[bytes, bytes]]) -> bytes:

@@ -24,6 +24,7 @@ from fetchmld.core.chain import HASH_BYTES
 from fetchmld.core.state import State
 from fetchmld.store import state_form
 from fetchmld.store.landmarks import Mark
+from fetchmld.store.sealed import open_segment
 from fetchmld.store.segment import TRAILER, list_segments, sync_directory, write_at
 
 SNAPSHOTS: Final = "snapshots"
@@ -154,10 +155,13 @@ def _check_place(segments: Path, mark: Mark, earlier: tuple[int, ...]) -> None:
     there = dict(list_segments(segments))
     if any(first not in there for first in earlier) or mark.segment not in there:
         raise NoSnapshot("a segment before it is gone")
-    with there[mark.segment].open("rb") as file:
-        file.seek(mark.offset - len(TRAILER) - HASH_BYTES)
-        if file.read(HASH_BYTES + len(TRAILER)) != mark.event_hash + TRAILER:
-            raise NoSnapshot(f"the chain has another event {mark.seq - 1} there")
+    file = open_segment(there[mark.segment])
+    try:
+        found = file.pread(HASH_BYTES + len(TRAILER), mark.offset - len(TRAILER) - HASH_BYTES)
+    finally:
+        file.close()
+    if found != mark.event_hash + TRAILER:
+        raise NoSnapshot(f"the chain has another event {mark.seq - 1} there")
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -5,13 +5,13 @@ stopped. It never writes. What is acknowledged is intact and there; so an acknow
 damage, and any other incomplete frame is simply not there yet.
 """
 
-import os
 from pathlib import Path
 from typing import Final
 
 import orjson
 
 from fetchmld.core.chain import HASH_BYTES, Event, unpack
+from fetchmld.store.sealed import SegmentFile, open_segment
 from fetchmld.store.segment import (
     ENTRY,
     ENTRY_EXTRA_BYTES,
@@ -35,7 +35,7 @@ class Tail:
         """`prev_hash`: of the event before `from_seq`, where it is known: then the first one must follow from it."""
         self.next_seq = from_seq
         self._segments = directory / "segments"
-        self._file = -1
+        self._file: SegmentFile | None = None
         self._segment = -1
         self._offset = 0  # in the segment, of the frame that comes next
         self._frame_seq = 0  # that frame's first event
@@ -94,13 +94,9 @@ class Tail:
         return hashes, found
 
     def close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-
-    def __del__(self) -> None:
-        if getattr(self, "_file", -1) >= 0:
-            self.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _take(self, events: list[Event], count: int) -> None:
         """The next `count` events of the current frame."""
@@ -135,7 +131,7 @@ class Tail:
     def _next_frame(self) -> bool:
         """Load the frame that holds `next_seq`. False where it is not there yet."""
         while True:
-            if self._file < 0 and not self._open():
+            if self._file is None and not self._open():
                 return False
             header = self._header()
             if header is None:
@@ -184,22 +180,23 @@ class Tail:
 
     def _at(self, size: int, fresh: bool) -> int:
         """Where in the buffer `size` bytes from the next frame on are; fewer where the file ends."""
+        assert self._file is not None
         at = self._offset - self._buffer_at
         if fresh or at < 0 or at + size > len(self._buffer):
-            self._buffer = os.pread(self._file, max(size, _READ_BYTES), self._offset)
+            self._buffer = self._file.pread(max(size, _READ_BYTES), self._offset)
             self._buffer_at, at = self._offset, 0
         return at
 
     def _open(self) -> bool:
         """Go to the segment that holds what comes next. False where there is no other than the present one."""
-        wanted = self._frame_seq if self._file >= 0 else self.next_seq
+        wanted = self._frame_seq if self._file is not None else self.next_seq
         fitting = [(first, path) for first, path in list_segments(self._segments) if first <= wanted]
-        if not fitting or (self._file >= 0 and fitting[-1][0] < wanted):
+        if not fitting or (self._file is not None and fitting[-1][0] < wanted):
             return False
         first, path = fitting[-1]
-        if self._file >= 0 and first == self._segment:
+        if self._file is not None and first == self._segment:
             return False
-        fresh = os.open(path, os.O_RDONLY)
+        fresh = open_segment(path)
         self.close()
         self._file, self._segment, self._frame_seq = fresh, first, first
         self._offset, self._buffer, self._buffer_at = 0, b"", 0
