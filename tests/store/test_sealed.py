@@ -125,7 +125,7 @@ def test_stopped_at_any_step_the_ledger_is_whole_and_the_next_run_goes_on(
         assert [event.fact for event in ledger.read()] == facts(0, EVENTS)
     retention.seal_old(directory, 1)
     assert sum(name.endswith(".log") for name in names(directory)) == 1
-    assert not list((directory / "segments").glob("*.new"))
+    assert not list((directory / "segments").glob("*.gz.new"))
     assert verify_segments(directory).total_events == EVENTS
 
 
@@ -135,7 +135,7 @@ def test_what_does_not_read_back_is_not_taken(directory: Path, monkeypatch: pyte
     with pytest.raises(OSError, match="does not read back"):
         retention.seal_old(directory, 1)
     assert names(directory) == before
-    assert not list((directory / "segments").glob("*.new"))
+    assert not list((directory / "segments").glob("*.gz.new"))
 
 
 def test_a_changed_byte_anywhere_in_a_sealed_segment_is_found(directory: Path) -> None:
