@@ -59,13 +59,6 @@ def _held(wanted: Resources, indices: list[int], types: dict[int, str]) -> Amoun
     return Amount(wanted.cpu, wanted.memory_gb, int(not service), int(service), gpus)
 
 
-def empty_node(worker: Worker) -> Node:
-    """`worker` with nothing on it."""
-    capacity, gpus = worker.capacity, dict(worker.gpu_totals)
-    amount = Amount(capacity.cpu, capacity.memory_gb, capacity.batch_slots, capacity.service_slots, gpus)
-    return Node(worker.id, amount)
-
-
 def is_large_enough(wanted: Resources, worker: Worker) -> bool:
     """Whether one node of the task fits on the empty worker."""
     capacity = worker.capacity

@@ -34,19 +34,16 @@ def wait_reason(desk: Desk, task: Task) -> str:
     if not workers:
         return "no worker is connected" + _shut_ones(desk)
     able, away = _able(desk, wanted, workers), desk.placement.away(task)
-    if not able:
-        return f"no worker is large enough: {_never(wanted, max(workers, key=_size))}" + _shut_ones(desk)
     if len(able) < wanted.node_count:
-        return f"asks for {wanted.node_count} nodes at once, {len(able)} of the workers are large enough" + _shut_ones(
-            desk
-        )
+        return why_never(wanted, workers, able) + _shut_ones(desk)
     able = [worker for worker in able if worker.id != away]
     examined = able[:EXAMINED_MAX] if wanted.node_count == 1 else able
     until_t = latest_end(task.request, desk.now, desk.policy.grace_s)
     missing = [_not_now(desk, wanted, worker, until_t) for worker in examined]
     ready = missing.count("")
     if ready < wanted.node_count:
-        least = min((text for text in missing if text), key=len)
+        kept = f"it was lost with worker {away}, and tries others first"
+        least = min((text for text in missing if text), key=len, default=kept)
         return least if wanted.node_count == 1 else f"needs {wanted.node_count} nodes, {ready} have room; {least}"
     return _ahead(desk, task)
 
@@ -78,8 +75,21 @@ def _able(desk: Desk, wanted: Resources, workers: list[Worker]) -> list[Worker]:
     return found
 
 
-def _size(worker: Worker) -> tuple[int, int, int]:
-    return len(worker.capacity.gpus), worker.capacity.cpu, worker.capacity.memory_gb
+def why_never(wanted: Resources, workers: list[Worker], able: list[Worker] | None = None) -> str:
+    """Why too few of these workers could hold the request, were they empty; "" if enough could. Names the largest."""
+    able = [worker for worker in workers if not _never(wanted, worker)] if able is None else able
+    if len(able) >= wanted.node_count:
+        return ""
+    if able:
+        return f"asks for {wanted.node_count} nodes at once, {len(able)} of the workers are large enough"
+    largest = max(workers, key=lambda worker: _largeness(wanted, worker))
+    return f"no worker is large enough: {_never(wanted, largest)}"
+
+
+def _largeness(wanted: Resources, worker: Worker) -> tuple[int, int]:
+    """How far into what is asked for the worker has enough, and how much it has of what it first lacks."""
+    needs = _all_of(wanted, worker)
+    return next(((index, has) for index, (need, has, _) in enumerate(needs) if need > has), (len(needs), 0))
 
 
 def _held(desk: Desk, task: Task) -> str:
@@ -123,19 +133,23 @@ def _ahead(desk: Desk, task: Task) -> str:
 
 def _never(wanted: Resources, worker: Worker) -> str:
     """What `worker` lacks even when it is empty; "" if nothing."""
-    capacity = worker.capacity
-    slots = capacity.service_slots if wanted.kind == "service" else capacity.batch_slots
-    gpus = max((n for kind, n in worker.gpu_totals.items() if suits(wanted.gpu_type, kind)), default=0)
-    kind = wanted.gpu_type or "any type"
-    for need, has, unit in (
-        (wanted.gpu, gpus, f"GPUs of {kind}"),
-        (wanted.cpu, capacity.cpu, "cores"),
-        (wanted.memory_gb, capacity.memory_gb, "GB of memory"),
-        (1, slots, f"{wanted.kind} slots"),
-    ):
+    for need, has, unit in _all_of(wanted, worker):
         if need > has:
             return f"asks for {need} {unit}, worker {worker.id} has {has}"
     return ""
+
+
+def _all_of(wanted: Resources, worker: Worker) -> list[tuple[int, int, str]]:
+    """What one node asks for of each thing, and how much the empty worker has."""
+    capacity = worker.capacity
+    slots = capacity.service_slots if wanted.kind == "service" else capacity.batch_slots
+    gpus = max((n for kind, n in worker.gpu_totals.items() if suits(wanted.gpu_type, kind)), default=0)
+    return [
+        (wanted.gpu, gpus, f"GPUs of {wanted.gpu_type or 'any type'}"),
+        (wanted.cpu, capacity.cpu, "cores"),
+        (wanted.memory_gb, capacity.memory_gb, "GB of memory"),
+        (1, slots, f"{wanted.kind} slots"),
+    ]
 
 
 def _not_now(desk: Desk, wanted: Resources, worker: Worker, until_t: float) -> str:

@@ -11,11 +11,10 @@ from typing import Any, Final
 
 from fetchmld.core import arrays, invariants, keys, views
 from fetchmld.core.caches import keys_of
-from fetchmld.core.capacity import empty_node
 from fetchmld.core.desk import Desk, Policy
 from fetchmld.core.ends import Ends, hash_seed
 from fetchmld.core.errors import Conflict, FetchmlError, Forbidden, Invalid, NotFound
-from fetchmld.core.explain import explain, wait_reason
+from fetchmld.core.explain import explain, why_never
 from fetchmld.core.lifecycle import PHASES, STARTED, TASK, advance
 from fetchmld.core.messages import (
     AcknowledgeEnd,
@@ -58,7 +57,6 @@ from fetchmld.core.model import (
     WorkerView,
 )
 from fetchmld.core.placement import PLACE_MAX, Nodes, Placement
-from fetchmld.core.plan import make_plan
 from fetchmld.core.promises import Planned
 from fetchmld.core.ready import Queue
 from fetchmld.core.reservations import why_over_capacity
@@ -242,9 +240,7 @@ class Scheduler:
     def _never(self, task: Task) -> str:
         """Why no worker that we know of could ever take the task; "" if one could or none is known."""
         known = [worker for worker in self.state.workers.values() if worker.status != "offline"]
-        if not known or make_plan(task.resources, [empty_node(worker) for worker in known]) is not None:
-            return ""
-        return wait_reason(self._desk, task)
+        return why_never(task.resources, known) if known else ""
 
     def _start(self, task: Task, nodes: Nodes, at_us: int) -> None:
         self._claim(task, at_us)

@@ -6,15 +6,15 @@ tell. A failure is an AssertionError that names the rule.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from math import inf
 from operator import attrgetter
 from typing import Any, Final
 
 from fetchmld.core.arrays import element, place_of
+from fetchmld.core.capacity import ends_by
 from fetchmld.core.lifecycle import STARTED
 from fetchmld.core.messages import Effect, Event, Fact, HeartbeatReceived, Launch, Persist, TimePassed
 from fetchmld.core.model import Capacity, Dependency, Resources, Task, TaskId, TaskRequest, Worker, WorkerId
-from fetchmld.core.placement import limit_class
+from fetchmld.core.placement import latest_end, limit_class
 from fetchmld.core.scheduler import Policy, Scheduler
 from fetchmld.core.state import State
 from fetchmld.sim.head import Watcher
@@ -112,7 +112,8 @@ class Rules(Watcher):
         """Who may outlive the start of a reservation leaves it its GPUs: long uses and shares are no more than there is."""
         for name, share in _shares(core, worker_id).items():
             reservation = core.state.reservations[name]
-            is_long = _ends_by(core, task) > reservation.starts_t > core_now(core)
+            now, grace_s = core_now(core), core.policy.grace_s
+            is_long = latest_end(task.request, task.start_t, grace_s) > reservation.starts_t > now
             if not is_long or not task.resources.gpu or task.request.get("reservation_id"):
                 continue
             worker = core.state.workers[worker_id]
@@ -121,7 +122,7 @@ class Rules(Watcher):
                 len(of_type & set(node["gpus"]))
                 for other in (core.state.tasks[t] for t in worker.tasks)
                 for node in other.assignments
-                if node["worker_id"] == worker_id and _ends_by(core, other) > reservation.starts_t
+                if node["worker_id"] == worker_id and ends_by(other, now, grace_s) > reservation.starts_t
             )
             takes = any(of_type & set(n["gpus"]) for n in task.assignments if n["worker_id"] == worker_id)
             left = len(of_type) - used
@@ -366,12 +367,6 @@ def core_now(core: Scheduler) -> float:
 def _shares(core: Scheduler, worker_id: WorkerId) -> dict[str, tuple[str, int]]:
     """The GPUs, type and number, that each reservation counts on there."""
     return {r.id: (target.gpu_type, r.gpu_count) for r, target in core._desk.holds.of(worker_id)}
-
-
-def _ends_by(core: Scheduler, task: Task) -> float:
-    """When a started task is over at the latest, as the queue reckons."""
-    limit_s = limit_class(task.request, core.policy.grace_s)
-    return task.start_t + limit_s if limit_s else inf
 
 
 def _line(task: Task, grace_s: float) -> tuple[object, ...]:

@@ -110,6 +110,41 @@ def test_or_it_fails_where_so_set() -> None:
     assert driver.view(early)["error"].startswith("UNSATISFIABLE: no worker is large enough: asks for 64 GPUs")
 
 
+MANY_GB = Capacity(4, 512, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"node_count": 3}, "asks for 3 nodes at once, 2 of the workers are large enough"),
+        ({"gpu": 1, "node_count": 2}, "asks for 2 nodes at once, 1 of the workers are large enough"),
+        ({"gpu": 1, "gpu_type": "H100|T4"}, "no worker is large enough: asks for 1 GPUs of H100|T4, worker w1 has 0"),
+        ({"memory_gb": 900}, "no worker is large enough: asks for 900 GB of memory, worker w2 has 512"),
+        ({"cpu": 9}, "no worker is large enough: asks for 9 cores, worker w1 has 8"),
+        ({"gpu": 2, "memory_gb": 64}, "no worker is large enough: asks for 64 GB of memory, worker w1 has 32"),
+        ({"cpu": 1, "kind": "service", "node_count": 3}, "asks for 3 nodes at once, 2 of the workers are large enough"),
+    ],
+)
+def test_what_nobody_could_ever_run_fails_where_so_set_and_names_the_largest(asked: dict[str, Any], said: str) -> None:
+    driver = Driver(Policy(unsatisfiable="fail"))
+    driver.join(W1, WITH_GPUS)
+    driver.join(W2, MANY_GB)
+    assert driver.view(driver.submit(**asked))["error"] == f"UNSATISFIABLE: {said}"
+    assert driver.status(driver.submit(cpu=1)) == "preparing"
+
+
+def test_what_a_draining_worker_could_run_is_kept_and_the_reason_is_about_all_that_are_known() -> None:
+    driver = Driver(Policy(unsatisfiable="fail"))
+    driver.join(W1, WITH_GPUS)
+    driver.drain(W1)
+    assert driver.status(driver.submit(gpu=4)) == "queued"
+    large = driver.submit(gpu=5)
+    assert (
+        driver.view(large)["error"]
+        == "UNSATISFIABLE: no worker is large enough: asks for 5 GPUs of any type, worker w1 has 4"
+    )
+
+
 def test_a_mig_slice_is_a_type_of_its_own() -> None:
     driver = Driver()
     slices = (Gpu(0, "A100-1g.5gb", "MIG-0"), Gpu(1, "A100-1g.5gb", "MIG-1"), Gpu(2, "A100", "GPU-2"))

@@ -34,6 +34,7 @@ SEEDS_MAX = 60
 CROWDED = Setting(nodes=2, tasks_per_hour=3000.0, faults_s=240.0)
 PARTITIONED = Setting(faults=Faults(partition_per_h=400.0))
 OVERTAKEN = Setting(tasks_per_hour=1000.0, faults=Faults(duplicate_up_p=0.5, lose_p=0.05))
+HOLDING = replace(CROWDED, faults=Faults(reboot_per_h=200.0))  # many wait for their next attempt
 RESERVING = Setting(tasks_per_hour=1000.0, reservations_per_hour=60.0)
 REBOOTING = Setting(faults=Faults(reboot_per_h=120.0))
 
@@ -173,6 +174,13 @@ def _youngest_first(priority: int, submit_t: float, ageing_tau_s: float) -> floa
     return priority + submit_t / ageing_tau_s
 
 
+def _leave_held(waiting: Waiting, task: Task) -> None:
+    held = task.id in waiting.held
+    _leave(waiting, task)
+    if held:
+        waiting.held.add(task.id)
+
+
 def _any_end_will_do(found: Any, task: Task, _now_t: float) -> None:
     for dependent in found.dependents.pop(task.id, ()):
         found.tasks[dependent].waits_for.pop(task.id)
@@ -200,7 +208,7 @@ def _expire_again(core: Scheduler, at_us: int) -> None:
 
 
 _lose, _watch, _start, _finish, _admit = Ends.lose, Scheduler._watch, Scheduler._start, Desk.finish, Waiting.admit
-_handle = Scheduler.handle
+_handle, _leave = Scheduler.handle, Waiting.leave
 _release_all, _hold = state._release_all, state._hold
 
 # ---- the agent and its runner -------------------------------------------------------------------------------------
@@ -285,7 +293,8 @@ PLANTS: list[Plant] = [
     Plant("release what was held twice", state, "_release_all", _release_twice, "do not add up|record"),
     Plant("forget to release", state, "_release_all", _nothing, "do not add up|KeyError|record"),
     Plant("forget that a GPU is held", state, "_hold", _keep_gpus, "held twice|counts as free"),
-    Plant("let the young pass the old", placement, "static_key", _youngest_first, "passes|waits though", CROWDED),
+    Plant("let the young pass the old", placement, "static_key", _youngest_first, "beyond the promise", CROWDED),
+    Plant("keep the hold of a task that leaves", Waiting, "leave", _leave_held, "not all of them are queued", HOLDING),
     Plant("forget an end that nobody heard of", AgentCore, "on_collected", _forget_at_once, "second time"),
     Plant("say nothing to a new head", AgentCore, "on_greeted", _deaf, "never end"),
     Plant("ignore the lease", Runner, "_enforce_lease", _nothing, "lives", PARTITIONED),
