@@ -6,7 +6,7 @@ import gc
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -49,6 +49,7 @@ from fetchmld.core.model import (
     Experiment,
     Explanation,
     Feed,
+    Intent,
     Key,
     ReservationView,
     Role,
@@ -74,6 +75,16 @@ def new_id() -> str:
     """60 random bits in 12 letters and digits."""
     bits = secrets.randbits(60)
     return "".join(ID_ALPHABET[bits >> shift & 31] for shift in range(55, -1, -5))
+
+
+def _asker(caller: Caller) -> dict[str, str]:
+    """What a message says of who asks for a change, for the record."""
+    return {"user_id": caller.user_id, "ip_address": caller.ip_address, "trace_id": caller.trace_id}
+
+
+def _by(caller: Caller) -> dict[str, str]:
+    """As `_asker`, for what is done to the user of a key."""
+    return {"by": caller.user_id, "ip_address": caller.ip_address, "trace_id": caller.trace_id}
 
 
 class HeadActor:
@@ -126,16 +137,16 @@ class HeadActor:
 
     # -- tasks
 
-    async def submit(self, caller: Caller, requests: list[TaskRequest]) -> list[TaskView | FetchmlError]:
-        body = {
-            "user_id": caller.user_id,
-            "ip_address": caller.ip_address,
-            "trace_id": caller.trace_id,
-            "tasks": [
-                {"id": new_id(), "request": request, "known_ended": await self._ended_needs(request)}
-                for request in requests
-            ],
-        }
+    async def submit(
+        self, caller: Caller, requests: list[TaskRequest], intents: Sequence[Intent | None] = ()
+    ) -> list[TaskView | FetchmlError]:
+        tasks: list[dict[str, Any]] = [
+            {"id": new_id(), "request": request, "known_ended": await self._ended_needs(request)}
+            for request in requests
+        ]
+        for task, intent in zip(tasks, intents, strict=False):
+            task["intent"] = intent and asdict(intent)
+        body = {**_asker(caller), "tasks": tasks}
         outcomes = (await self._scheduler.request("submit", body)).body
         return [one["task"] if "task" in one else from_name(*one["refused"]) for one in outcomes]
 
@@ -149,9 +160,8 @@ class HeadActor:
         body = {
             "task_id": task_id,
             "priority": priority,
-            "user_id": caller.user_id,
             "known_ended": live is None and await self._ended_task(task_id) is not None,
-            "ip_address": caller.ip_address,
+            **_asker(caller),
         }
         return cast(TaskView, (await self._scheduler.request("priority", body)).body)
 
@@ -165,10 +175,8 @@ class HeadActor:
             raise NotFound(f"no task {task_id}")
         body = {
             "task_id": task_id,
-            "user_id": caller.user_id,
             "known_ended": known_ended,
-            "ip_address": caller.ip_address,
-            "trace_id": caller.trace_id,
+            **_asker(caller),
         }
         await self._scheduler.request("cancel", body)
 
@@ -269,29 +277,24 @@ class HeadActor:
         body = {
             "worker_id": worker_id,
             "wanted": wanted,
-            "user_id": caller.user_id,
-            "ip_address": caller.ip_address,
+            **_asker(caller),
         }
         return cast(WorkerView, (await self._scheduler.request("drain", body)).body)
 
     async def reservations(self) -> list[ReservationView]:
         return cast(list[ReservationView], (await self._scheduler.request("reservations")).body)
 
-    async def reserve(self, caller: Caller, wanted: ReservationRequest) -> ReservationView:
-        body = {
-            "reservation_id": new_id(),
-            "user_id": caller.user_id,
-            "ip_address": caller.ip_address,
-            **asdict(wanted),
-        }
+    async def reserve(
+        self, caller: Caller, wanted: ReservationRequest, intent: Intent | None = None
+    ) -> ReservationView:
+        body = {"reservation_id": new_id(), **_asker(caller), **asdict(wanted), "intent": intent and asdict(intent)}
         return cast(ReservationView, (await self._scheduler.request("reserve", body)).body)
 
     async def release(self, caller: Caller, reservation_id: str, any_user: bool) -> None:
         body = {
             "reservation_id": reservation_id,
-            "user_id": caller.user_id,
             "any_user": any_user,
-            "ip_address": caller.ip_address,
+            **_asker(caller),
         }
         await self._scheduler.request("unreserve", body)
 
@@ -346,8 +349,11 @@ class HeadActor:
     async def experiments(self) -> list[Experiment]:
         return cast(list[Experiment], await self._ask_history("experiments", {}))
 
-    async def create_experiment(self, caller: Caller, name: str, description: str) -> Experiment:
-        body = {"id": new_id(), "name": name, "description": description, "user_id": caller.user_id}
+    async def create_experiment(
+        self, caller: Caller, name: str, description: str, intent: Intent | None = None
+    ) -> Experiment:
+        given = {"experiment_id": new_id(), "name": name, "description": description}
+        body = {**given, **_asker(caller), "intent": intent and asdict(intent)}
         return cast(Experiment, (await self._scheduler.request("experiment", body)).body)
 
     # -- changes
@@ -403,14 +409,12 @@ class HeadActor:
             "role": role,
             "sha256": sha256,
             "expires_at": expires_at,
-            "by": caller.user_id,
-            "ip_address": caller.ip_address,
+            **_by(caller),
         }
         return Key(**(await self._scheduler.request("create_key", body)).body)
 
     async def revoke_key(self, caller: Caller, key_id: str) -> None:
-        body = {"key_id": key_id, "by": caller.user_id, "ip_address": caller.ip_address}
-        await self._scheduler.request("revoke_key", body)
+        await self._scheduler.request("revoke_key", {"key_id": key_id, **_by(caller)})
         self._keys.clear()
 
     def note(self, fact: Fact) -> None:

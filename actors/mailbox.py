@@ -28,17 +28,31 @@ from fetchmld.core.messages import (
     TaskSubmitted,
     WorkerJoined,
 )
-from fetchmld.core.model import TaskId, UserId, WorkerId
+from fetchmld.core.model import Intent, TaskId, UserId, WorkerId
 from fetchmld.core.state import capacity_of
 
 Body = dict[str, Any]
 
 
+def _intent(data: dict[str, str] | None) -> Intent | None:
+    return Intent(**data) if data else None
+
+
 def _submit(body: Body, at_us: int, ticket: int) -> list[Event]:
-    user, ip, trace = UserId(body["user_id"]), body["ip_address"], body["trace_id"]
+    user, ip, trace = UserId(body["user_id"]), body["ip_address"], body.get("trace_id", "")
     tasks = body["tasks"]
     return [
-        TaskSubmitted(TaskId(task["id"]), user, task["request"], at_us, ip, trace, ticket, task.get("known_ended", {}))
+        TaskSubmitted(
+            TaskId(task["id"]),
+            user,
+            task["request"],
+            at_us,
+            ip,
+            trace,
+            ticket,
+            task.get("known_ended", {}),
+            _intent(task.get("intent")),
+        )
         for task in tasks
     ]
 
@@ -51,7 +65,7 @@ def _cancel(body: Body, at_us: int, ticket: int) -> list[Event]:
             at_us,
             body["known_ended"],
             body["ip_address"],
-            body["trace_id"],
+            body.get("trace_id", ""),
             ticket,
         )
     ]
@@ -67,17 +81,18 @@ def _priority(body: Body, at_us: int, ticket: int) -> list[Event]:
             body["known_ended"],
             body["ip_address"],
             ticket,
+            body.get("trace_id", ""),
         )
     ]
 
 
 def _drain(body: Body, at_us: int, ticket: int) -> list[Event]:
-    user = UserId(body["user_id"])
-    return [DrainChanged(WorkerId(body["worker_id"]), body["wanted"], user, at_us, body["ip_address"], ticket)]
+    user, ip, trace = UserId(body["user_id"]), body["ip_address"], body.get("trace_id", "")
+    return [DrainChanged(WorkerId(body["worker_id"]), body["wanted"], user, at_us, ip, ticket, trace)]
 
 
 def _reserve(body: Body, at_us: int, ticket: int) -> list[Event]:
-    return [ReservationAsked(**{**body, "at_us": at_us, "ticket": ticket})]
+    return [ReservationAsked(**{**body, "at_us": at_us, "ticket": ticket, "intent": _intent(body.get("intent"))})]
 
 
 def _unreserve(body: Body, at_us: int, ticket: int) -> list[Event]:
@@ -85,7 +100,7 @@ def _unreserve(body: Body, at_us: int, ticket: int) -> list[Event]:
 
 
 def _experiment(body: Body, at_us: int, ticket: int) -> list[Event]:
-    return [ExperimentCreated(body["id"], body["name"], body["description"], body["user_id"], at_us, ticket=ticket)]
+    return [ExperimentCreated(**{**body, "at_us": at_us, "ticket": ticket, "intent": _intent(body.get("intent"))})]
 
 
 def _key(body: Body, at_us: int, ticket: int) -> list[Event]:
@@ -101,12 +116,14 @@ def _key(body: Body, at_us: int, ticket: int) -> list[Event]:
             at_us,
             ip,
             ticket,
+            body.get("trace_id", ""),
         )
     ]
 
 
 def _revoke(body: Body, at_us: int, ticket: int) -> list[Event]:
-    return [KeyRevoked(body["key_id"], UserId(body["by"]), at_us, body["ip_address"], ticket)]
+    by, ip = UserId(body["by"]), body["ip_address"]
+    return [KeyRevoked(body["key_id"], by, at_us, ip, ticket, body.get("trace_id", ""))]
 
 
 def _fact(body: Body, at_us: int, ticket: int) -> list[Event]:

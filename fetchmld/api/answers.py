@@ -71,7 +71,8 @@ def refusal(
 def refusal_of(error: FetchmlError, trace_id: str) -> web.Response:
     """The answer to one of our own errors; of our own faults (500) no detail leaves the house."""
     message = "something went wrong on our side; quote the trace_id" if error.status == 500 else error.message
-    return refusal(error.status, error.code, message, trace_id)
+    later = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s else None
+    return refusal(error.status, error.code, message, trace_id, later)
 
 
 def error_body(error: FetchmlError, trace_id: str) -> dict[str, str]:

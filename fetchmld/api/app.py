@@ -8,7 +8,7 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-from fetchmld.api.context import CONFIG, DOCUMENT, HEAD, HUB, INTAKE, METER, STREAMS
+from fetchmld.api.context import CONFIG, DOCUMENT, HEAD, HUB, INTAKE, METER, STREAMS, UNDER_WAY
 from fetchmld.api.feed import Hub
 from fetchmld.api.guard import Operation, add_headers, make_guard
 from fetchmld.api.handlers import (
@@ -113,6 +113,7 @@ def build_app(head: Head, config: Config) -> web.Application:
     app[HEAD] = head
     app[CONFIG] = config
     app[INTAKE] = Intake(config)
+    app[UNDER_WAY] = set()
     app[DOCUMENT] = orjson.dumps(build_document(OPERATIONS))
     app[METER] = meter
     app[HUB] = Hub(head)

@@ -23,6 +23,7 @@ HUB: Final[web.AppKey["Hub"]] = web.AppKey("hub")
 STREAMS: Final[web.AppKey["Streams"]] = web.AppKey("streams")
 METER: Final[web.AppKey["Meter"]] = web.AppKey("meter")
 DOCUMENT: Final = web.AppKey("document", bytes)
+UNDER_WAY: Final[web.AppKey[set[str]]] = web.AppKey("under_way")  # requests with an Idempotency-Key
 
 CALLER: Final = web.RequestKey("caller", Caller)
 KEY_HASH: Final = web.RequestKey("key_hash", str)

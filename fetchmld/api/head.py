@@ -1,6 +1,6 @@
 """What the API needs from the rest of us. The head actor implements it over the cluster, the tests without one."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
@@ -12,6 +12,7 @@ from fetchmld.core.model import (
     Experiment,
     Explanation,
     Feed,
+    Intent,
     Key,
     ReservationView,
     Role,
@@ -267,8 +268,13 @@ class Head(Protocol):
     @property
     def code(self) -> Code: ...
 
-    async def submit(self, caller: Caller, requests: list[TaskRequest]) -> list[TaskView | FetchmlError]:
-        """For each, in order, the task or why it was refused. All that were accepted are durable, or none is."""
+    async def submit(
+        self, caller: Caller, requests: list[TaskRequest], intents: Sequence[Intent | None] = ()
+    ) -> list[TaskView | FetchmlError]:
+        """For each, in order, the task or why it was refused. All that were accepted are durable, or none is.
+
+        `intents`, one for each or none at all: `Repeated` for what was done under the same intent before.
+        """
 
     async def cancel(self, caller: Caller, task_id: TaskId) -> None:
         """Cancel a live task, or take an ended one out of the listings. NotFound for an unknown one."""
@@ -311,7 +317,10 @@ class Head(Protocol):
     async def reservations(self) -> list[ReservationView]:
         """Live ones and the newest ended ones, newest first."""
 
-    async def reserve(self, caller: Caller, wanted: ReservationRequest) -> ReservationView: ...
+    async def reserve(
+        self, caller: Caller, wanted: ReservationRequest, intent: Intent | None = None
+    ) -> ReservationView:
+        """Raises `Repeated` where the intent was met before."""
 
     async def release(self, caller: Caller, reservation_id: str, any_user: bool) -> None:
         """Give it back. NotFound for an unknown one, or another's unless `any_user`; Conflict for one that is over."""
@@ -336,7 +345,10 @@ class Head(Protocol):
 
     async def experiments(self) -> list[Experiment]: ...
 
-    async def create_experiment(self, caller: Caller, name: str, description: str) -> Experiment: ...
+    async def create_experiment(
+        self, caller: Caller, name: str, description: str, intent: Intent | None = None
+    ) -> Experiment:
+        """Raises `Repeated` where the intent was met before."""
 
     async def newest(self) -> int:
         """The sequence number of the newest durable fact."""

@@ -5,6 +5,6 @@ library, so that a command line built on it starts fast.
 """
 
 from fetchmld.client.client import Client
-from fetchmld.client.errors import ApiError, ClientError, TimedOut, Unreachable
+from fetchmld.client.errors import ApiError, ClientError, Lost, TimedOut, Unreachable
 
-__all__ = ["ApiError", "Client", "ClientError", "TimedOut", "Unreachable"]
+__all__ = ["ApiError", "Client", "ClientError", "Lost", "TimedOut", "Unreachable"]

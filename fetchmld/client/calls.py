@@ -43,6 +43,7 @@ class Call(Generic[T]):
     """What to ask. `path` is quoted already; query values that are None are left out; `body` is sent as JSON.
 
     `wait_s` is how long the server may hold the answer back on purpose, over and above the client's own time limit.
+    `makes`: it makes something new, and the server knows it again by its Idempotency-Key.
     """
 
     method: str
@@ -52,6 +53,7 @@ class Call(Generic[T]):
     body: Json | list[Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     wait_s: float = 0.0
+    makes: bool = False
 
     @property
     def target(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Final, TypeVar
 
 from fetchmld.client.calls import Answer, Call, Json, api_error, path, read_bytes, read_nothing
 from fetchmld.client.endpoints import WAIT_MAX_S, Endpoints
-from fetchmld.client.errors import ApiError, TimedOut, Unreachable
+from fetchmld.client.errors import ApiError, Lost, TimedOut, Unreachable
 from fetchmld.client.patience import Patience
 from fetchmld.client.transport import Transport
 
@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 ADDRESS_DEFAULT: Final = "http://127.0.0.1:9101"
 TIMEOUT_S: Final = 30.0
+LOST_MAX_S: Final = 30.0  # for a request whose answer was lost; a restart of the daemon takes 5 to 12
+KEY_HEADER: Final = "Idempotency-Key"
 SILENCE_S: Final = 60.0  # without a byte of a followed log, after which the connection is not trusted any more
 SYNCED_BYTES_PER_S: Final = 10e6  # what a slow disk takes: an upload is answered once it is on the disk
 ENDED: Final = frozenset({"completed", "failed"})
@@ -40,11 +42,33 @@ class Client(Endpoints):
         return self._transport.address
 
     def send(self, call: Call[T], /) -> T:
-        """Send one call of the table and read its result."""
+        """Send one call of the table and read its result.
+
+        One that makes something goes with an Idempotency-Key, and is sent again for up to `LOST_MAX_S` where its answer
+        was lost, or says that it cannot be done now: that thing is made once.
+        """
         body = None if call.body is None else json.dumps(call.body).encode()
         headers = self._headers(call.headers, body)
-        answer = self._transport.ask(call.method, call.target, headers, body, self.timeout_s + call.wait_s)
-        return call.result(answer)
+        if not call.makes:
+            return self._send_once(call, headers, body)
+        headers.setdefault(KEY_HEADER, os.urandom(16).hex())
+        return self._send_until_answered(call, headers, body)
+
+    def _send_once(self, call: Call[T], headers: Mapping[str, str], body: bytes | None) -> T:
+        return call.result(self._transport.ask(call.method, call.target, headers, body, self.timeout_s + call.wait_s))
+
+    def _send_until_answered(self, call: Call[T], headers: Mapping[str, str], body: bytes | None) -> T:
+        patience, was_lost = Patience(LOST_MAX_S), False
+        while True:
+            try:
+                return self._send_once(call, headers, body)
+            except ApiError as error:
+                patience.again(error)
+            except (Unreachable, TimedOut) as error:
+                was_lost = was_lost or isinstance(error, Lost | TimedOut)
+                if not was_lost:
+                    raise
+                patience.again(error)
 
     def _headers(self, more: Mapping[str, str], body: bytes | None = None) -> dict[str, str]:
         headers = {"Accept": "application/json", "User-Agent": "fetchml-client", **more}

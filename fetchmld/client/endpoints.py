@@ -25,7 +25,7 @@ def ready() -> Call[Json]:
 def create_task(request: Json, idempotency_key: str | None = None) -> Call[Json]:
     """Submit a CreateTaskRequest; the Task as accepted, durable by then."""
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-    return Call("POST", "/v1/tasks", read_json, body=request, headers=headers)
+    return Call("POST", "/v1/tasks", read_json, body=request, headers=headers, makes=True)
 
 
 def list_tasks(
@@ -121,7 +121,7 @@ def list_reservations() -> Call[list[Json]]:
 
 def create_reservation(request: Json) -> Call[Json]:
     """The Reservation of a CreateReservationRequest."""
-    return Call("POST", "/v1/scheduler/reservations", read_json, body=request)
+    return Call("POST", "/v1/scheduler/reservations", read_json, body=request, makes=True)
 
 
 def release_reservation(reservation_id: str) -> Call[None]:
@@ -209,7 +209,7 @@ def list_experiments() -> Call[list[Json]]:
 def create_experiment(name: str, description: str | None = None) -> Call[Json]:
     """A new Experiment."""
     body: Json = {"name": name} if description is None else {"name": name, "description": description}
-    return Call("POST", "/v1/experiments", read_json, body=body)
+    return Call("POST", "/v1/experiments", read_json, body=body, makes=True)
 
 
 def diff_blobs(hashes: list[str]) -> Call[Json]:

@@ -3,6 +3,7 @@
 ClientError
 ├── ApiError       the daemon answered with an error; `code` and `status` are the contract's
 ├── Unreachable    nobody answered at the address, or the connection broke
+│   └── Lost       it broke after the request was sent: nobody knows whether it was carried out
 └── TimedOut       somebody is there, but no answer came in time
 """
 
@@ -44,6 +45,10 @@ class Unreachable(ClientError):
 
     def __str__(self) -> str:
         return f"cannot reach a daemon at {self.address}: {self.why}"
+
+
+class Lost(Unreachable):
+    """The connection to `address` broke while the answer was awaited."""
 
 
 class TimedOut(ClientError):

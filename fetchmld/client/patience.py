@@ -8,7 +8,7 @@ from fetchmld.client.errors import ApiError, ClientError
 AWAY_MAX_S: Final = 120.0  # a restart from nothing takes a tenth of it
 PAUSE_FIRST_S: Final = 0.1
 PAUSE_MAX_S: Final = 2.0
-PASSING: Final = frozenset({429, 503})
+PASSING: Final = frozenset({429, 503})  # and whatever says when to try again: 409 for a request that is under way
 
 
 class Patience:
@@ -24,7 +24,7 @@ class Patience:
 
     def again(self, error: ClientError) -> None:
         """Pause before another try, or raise `error`: it will not pass, or it has lasted too long."""
-        if isinstance(error, ApiError) and error.status not in PASSING:
+        if isinstance(error, ApiError) and error.status not in PASSING and error.retry_after_s is None:
             raise error
         now = time.monotonic()
         self._since = now if self._since is None else self._since

@@ -4,7 +4,7 @@
 third of urllib3's time, which alone would cost most of the 150 ms that a command may take to start.
 
 A connection that the server has closed meanwhile is noticed before it is used again (it is readable though nothing was
-asked), so that a POST is never sent twice; only a GET that was cut off before any answer is asked once more.
+asked), so that a POST is never sent twice here; only a GET that was cut off before any answer is asked once more.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 from urllib.parse import urlsplit
 
 from fetchmld.client.calls import Answer
-from fetchmld.client.errors import TimedOut, Unreachable
+from fetchmld.client.errors import Lost, TimedOut, Unreachable
 
 CONNECT_TIMEOUT_S: Final = 5.0
 KEPT_CONNECTIONS_MAX: Final = 8  # idle ones; more may be in use at once
@@ -47,7 +47,7 @@ class Transport:
         with self._errors(timeout_s):
             try:
                 return self._ask_once(method, target, headers, body, timeout_s)
-            except (http.client.RemoteDisconnected, ConnectionResetError):
+            except Lost:
                 if method != "GET":
                     raise
                 return self._ask_once(method, target, headers, body, timeout_s)
@@ -58,6 +58,12 @@ class Transport:
             connection.request(method, self._prefix + target, body=body, headers=dict(headers))
             response = connection.getresponse()
             answer = Answer(response.status, _lowered(response), response.read())
+        except TimeoutError:
+            connection.close()
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise Lost(self.address, f"the connection broke ({type(error).__name__})") from None
         except BaseException:
             connection.close()
             raise

@@ -75,17 +75,28 @@ class Desk:
         error: str = "",
         ip: str = "",
     ) -> None:
-        """`persist` a fact that follows from what `event` says, at its wall time."""
+        """`persist` a fact that follows from what `event` says, at its wall time, with the trace id of its request."""
+        if trace_id := getattr(event, "trace_id", ""):
+            metadata["trace_id"] = trace_id
         self.persist(Fact(event_type, action, resource, user_id, not error, ip, error, metadata, event.at_us))
 
     def finish(
-        self, task: Task, action: str, error: str, report: EndReport, at_us: int, by: str = "", ip: str = ""
+        self,
+        task: Task,
+        action: str,
+        error: str,
+        report: EndReport,
+        at_us: int,
+        by: dict[str, str] | None = None,
+        ip: str = "",
     ) -> None:
-        """The task is over, and its array with the last of its elements. Who depends on it becomes due."""
+        """The task is over, and its array with the last of its elements. Who depends on it becomes due.
+
+        `by`: where somebody asked for that, who, and under which trace id.
+        """
         self.due.extend(self.state.dependents.get(task.id, ()))
         metadata: dict[str, Any] = {"attempt": task.attempt, "report": report}
-        if by:
-            metadata["by"] = by
+        metadata.update(by or {})
         if task.array_id:
             metadata["priority"] = task.priority
         if task.array is not None:

@@ -6,6 +6,7 @@
     ├── Forbidden                   FORBIDDEN 403            the key's role may not do this
     ├── NotFound                    NOT_FOUND 404            no such object, or not yours
     ├── Conflict                    CONFLICT 409             the object's state forbids this
+    │   └── Repeated                                         its Idempotency-Key was used before; the message is the id made
     ├── BodyTooLarge                BAD_REQUEST 413          the body is over the limit
     ├── Invalid                     VALIDATION_ERROR 422     readable, but its content is wrong
     ├── RateLimited                 RATE_LIMITED 429         too many requests for this key
@@ -17,7 +18,7 @@ Each takes one message and says what was wrong, with what value, and what to do.
 (class name, message), so each keeps exactly that one positional argument.
 """
 
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
 
 
 class FetchmlError(Exception):
@@ -25,10 +26,16 @@ class FetchmlError(Exception):
 
     code: ClassVar[str] = "INTERNAL_ERROR"
     status: ClassVar[int] = 500
+    retry_after_s: int = 0  # where it passes by itself; not carried across processes
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+    def passing(self, retry_after_s: int) -> Self:
+        """This error, saying after how many seconds to try again."""
+        self.retry_after_s = retry_after_s
+        return self
 
     def __str__(self) -> str:
         return self.message
@@ -57,6 +64,10 @@ class NotFound(FetchmlError):
 class Conflict(FetchmlError):
     code = "CONFLICT"
     status = 409
+
+
+class Repeated(Conflict):
+    """What was asked for was done before, under the same Idempotency-Key: `message` is the id of what it made."""
 
 
 class BodyTooLarge(FetchmlError):
@@ -97,6 +108,7 @@ BY_NAME: Final[dict[str, type[FetchmlError]]] = {
         Forbidden,
         NotFound,
         Conflict,
+        Repeated,
         BodyTooLarge,
         Invalid,
         RateLimited,

@@ -13,6 +13,7 @@ from fetchmld.core.model import (
     Assignment,
     Capacity,
     EndReport,
+    Intent,
     ParamValue,
     Role,
     TaskId,
@@ -66,6 +67,7 @@ class TaskSubmitted:
     trace_id: str = ""
     ticket: int = 0
     known_ended: dict[TaskId, TaskStatus] = field(default_factory=dict)  # dependencies that only the history knows
+    intent: Intent | None = None
 
 
 @dataclass(slots=True)
@@ -95,6 +97,7 @@ class PriorityChanged:
     known_ended: bool = False
     ip_address: str = ""
     ticket: int = 0
+    trace_id: str = ""
 
 
 @dataclass(slots=True)
@@ -107,6 +110,7 @@ class DrainChanged:
     at_us: int
     ip_address: str = ""
     ticket: int = 0
+    trace_id: str = ""
 
 
 @dataclass(slots=True)
@@ -123,6 +127,8 @@ class ReservationAsked:
     starts_in_s: float = 0.0
     ip_address: str = ""
     ticket: int = 0
+    trace_id: str = ""
+    intent: Intent | None = None
 
 
 @dataclass(slots=True)
@@ -135,6 +141,7 @@ class ReservationReleased:
     any_user: bool = False
     ip_address: str = ""
     ticket: int = 0
+    trace_id: str = ""
 
 
 @dataclass(slots=True)
@@ -227,6 +234,7 @@ class KeyCreated:
     at_us: int
     ip_address: str = ""
     ticket: int = 0
+    trace_id: str = ""
 
 
 @dataclass(slots=True)
@@ -236,6 +244,7 @@ class KeyRevoked:
     at_us: int
     ip_address: str = ""
     ticket: int = 0
+    trace_id: str = ""
 
 
 @dataclass(slots=True)
@@ -247,6 +256,8 @@ class ExperimentCreated:
     at_us: int
     ip_address: str = ""
     ticket: int = 0
+    trace_id: str = ""
+    intent: Intent | None = None
 
 
 @dataclass(slots=True)

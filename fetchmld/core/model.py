@@ -22,6 +22,8 @@ PRIORITY_DEFAULT: Final = 5
 OUTPUT_TAIL_BYTES: Final = 64 * 1024
 RECENT_TASKS_MAX: Final = 10_000
 ENDED_RESERVATIONS_MAX: Final = 1_000
+INTENTS_MAX: Final = 100_000  # Idempotency-Keys remembered; the oldest are forgotten first
+INTENT_KEPT_S: Final = 86_400
 DEPENDENCIES_MAX: Final = 64
 ARRAY_SIZE_MAX: Final = 10_000  # with it a listing of all elements is ten pages, and one ending is still one write
 
@@ -302,6 +304,27 @@ class Key:
     def is_valid(self, at: float) -> bool:
         """Whether it lets its user in at wall time `at`."""
         return not self.revoked_at and (not self.expires_at or at < self.expires_at)
+
+
+@dataclass(slots=True, frozen=True)
+class Intent:
+    """What an Idempotency-Key stands for: hashes of (user, route, key), and of the body that came with it."""
+
+    key: str
+    body: str
+
+
+@dataclass(slots=True, frozen=True)
+class Deed:
+    """What was made for an intent: the id of it, the hash of the body, and when by the logical clock."""
+
+    made: str
+    body: str
+    at_us: int
+
+    @property
+    def forget_at_us(self) -> int:
+        return self.at_us + INTENT_KEPT_S * 1_000_000
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ no I/O here. Who is eligible is decided in `waiting`, who starts where in `place
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
-from fetchmld.core import arrays, invariants, keys, views
+from fetchmld.core import arrays, intents, invariants, keys, views
 from fetchmld.core.caches import keys_of
 from fetchmld.core.desk import Desk, Policy
 from fetchmld.core.ends import Ends, hash_seed
@@ -115,6 +115,8 @@ class Scheduler:
     # -- tasks
 
     def _on_submitted(self, event: TaskSubmitted) -> None:
+        if intents.was_met(self._desk, event):
+            return
         try:
             waits_for, doomed = self._waiting.dependencies(event)
             self._waiting.check_reservation(event)
@@ -125,7 +127,7 @@ class Scheduler:
             "request": event.request,
             "priority": event.request.get("priority", PRIORITY_DEFAULT),
         }
-        more = {"trace_id": event.trace_id, "waits_for": waits_for, "doomed": doomed}
+        more = {"waits_for": waits_for, "doomed": doomed, **intents.metadata(event.intent)}
         metadata.update({name: value for name, value in more.items() if value})
         self._desk.record(
             event, "job_queued", "task.submit", event.task_id, event.user_id, metadata, ip=event.ip_address
@@ -180,7 +182,8 @@ class Scheduler:
     def _cancel_queued(self, task: Task, event: CancelRequested) -> None:
         self._waiting.leave(task)
         error = f"CANCELLED: by {event.user_id} while queued"
-        self._desk.finish(task, "task.cancelled", error, {}, event.at_us, by=event.user_id, ip=event.ip_address)
+        by = _asker(event)
+        self._desk.finish(task, "task.cancelled", error, {}, event.at_us, by, event.ip_address)
         self._desk.reply(event.ticket)
 
     def _cancel_started(self, task: Task, event: CancelRequested) -> None:
@@ -195,7 +198,7 @@ class Scheduler:
     def _cancel_array(self, task: Task, event: CancelRequested) -> None:
         """Those that wait end with this; those that run are stopped."""
         if not task.cancel_by:
-            by = {"by": event.user_id}
+            by = _asker(event)
             fact = Fact("job_completed", "task.cancel_requested", task.id, event.user_id, metadata=by)
             fact.ip_address, fact.at_us = event.ip_address, event.at_us
             self._waiting.close(task, fact)
@@ -290,12 +293,14 @@ class Scheduler:
     # -- reservations
 
     def _on_reservation_asked(self, event: ReservationAsked) -> None:
+        if intents.was_met(self._desk, event):
+            return
         asked = self._reservation(event)
         if error := self._refusal(asked, event):
             self._desk.fail(event.ticket, error)
             return
         names = ("gpu_count", "gpu_type", "node_count", "starts_at", "expires_at", "starts_t", "expires_t")
-        metadata = {name: getattr(asked, name) for name in names}
+        metadata = {name: getattr(asked, name) for name in names} | intents.metadata(event.intent)
         self._desk.record(
             event, "scheduler_drain", "reservation.create", asked.id, asked.user_id, metadata, ip=event.ip_address
         )
@@ -549,10 +554,12 @@ class Scheduler:
         self._desk.reply(event.ticket, self.state.seq - 1)
 
     def _on_experiment_created(self, event: ExperimentCreated) -> None:
+        if intents.was_met(self._desk, event):
+            return
         if event.experiment_id in self.state.experiments:
             self._desk.fail(event.ticket, Invalid(f"experiment {event.experiment_id} exists already"))
             return
-        metadata = {"name": event.name, "description": event.description}
+        metadata = {"name": event.name, "description": event.description, **intents.metadata(event.intent)}
         self._desk.record(
             event,
             "file_access",
@@ -627,6 +634,11 @@ class Scheduler:
     def check(self, about: Collection[str] | None = None) -> None:
         """Assert every invariant of the state, or those about these tasks and workers. Called after each event in tests."""
         invariants.check(self._desk, self._waiting, about)
+
+
+def _asker(event: CancelRequested) -> dict[str, str]:
+    said = {"by": event.user_id, "trace_id": event.trace_id}
+    return {name: value for name, value in said.items() if value}
 
 
 _HANDLERS: Final[dict[type[Any], Callable[[Scheduler, Any], None]]] = {

@@ -15,10 +15,12 @@ from fetchmld.core.lifecycle import ENDED, STARTED, advance
 from fetchmld.core.messages import Fact
 from fetchmld.core.model import (
     ENDED_RESERVATIONS_MAX,
+    INTENTS_MAX,
     RECENT_TASKS_MAX,
     Array,
     Capacity,
     Condition,
+    Deed,
     Experiment,
     Gpu,
     Key,
@@ -51,6 +53,7 @@ class State:
     reservations: dict[str, Reservation] = field(default_factory=dict)  # live, and the newest ended ones
     reservation_count: int = 0
     dependents: dict[TaskId, list[TaskId]] = field(default_factory=dict)  # who waits for this live task to end
+    intents: OrderedDict[str, Deed] = field(default_factory=OrderedDict)  # by the intent's key, oldest first
 
     def apply(self, fact: Fact) -> None:
         """Take one fact in. Facts of actions that change no state (logins, file accesses) only move the count."""
@@ -59,6 +62,8 @@ class State:
             change(self, fact)
         self.seq += 1
         self.clock_us = max(self.clock_us, fact.clock_us)
+        if self.intents:
+            _forget_intents(self)
 
     def task(self, task_id: TaskId) -> Task | None:
         """The task, live or among the newest ended ones; an element that no fact has named is made from its array."""
@@ -93,6 +98,7 @@ class State:
             "reservations": {name: _fields(found) for name, found in self.reservations.items()},
             "reservation_count": self.reservation_count,
             "dependents": {task_id: list(waiting) for task_id, waiting in self.dependents.items()},
+            "intents": list(self.intents.items()),
         }
 
 
@@ -137,6 +143,7 @@ def _submitted(state: State, fact: Fact) -> None:
     for needed in state.tasks[task_id].waits_for:
         state.dependents.setdefault(needed, []).append(task_id)
     state.submit_count += 1 + (array.size if array is not None else 0)
+    _remember_intent(state, fact)
 
 
 def _named(state: State, fact: Fact) -> Task:
@@ -343,6 +350,7 @@ def _reserved(state: State, fact: Fact) -> None:
         starts_t=meta["starts_t"],
         expires_t=meta["expires_t"],
     )
+    _remember_intent(state, fact)
 
 
 def _reservation_claimed(state: State, fact: Fact) -> None:
@@ -379,6 +387,23 @@ def _experiment_created(state: State, fact: Fact) -> None:
         created_at=fact.at_us / 1e6,
         user_id=fact.user_id,
     )
+    _remember_intent(state, fact)
+
+
+def _remember_intent(state: State, fact: Fact) -> None:
+    """A request that is sent again under the same Idempotency-Key is to find what it made the first time."""
+    if intent := fact.metadata.get("intent"):
+        state.intents.pop(intent["key"], None)
+        state.intents[intent["key"]] = Deed(fact.resource, intent["body"], max(state.clock_us, fact.clock_us))
+
+
+def _forget_intents(state: State) -> None:
+    """Those that are old by the newest fact's clock, and the oldest beyond the bound."""
+    while state.intents:
+        oldest = next(iter(state.intents.values()))
+        if len(state.intents) <= INTENTS_MAX and state.clock_us < oldest.forget_at_us:
+            return
+        state.intents.popitem(last=False)
 
 
 _CHANGES: Final[dict[str, Callable[[State, Fact], None]]] = {

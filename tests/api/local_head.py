@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -65,6 +65,7 @@ from fetchmld.core.model import (
     Explanation,
     Feed,
     Gpu,
+    Intent,
     Key,
     LogPlace,
     ReservationView,
@@ -103,6 +104,7 @@ class LocalHead:
         self.anchoring = Anchoring(anchored=False, checkpoint_size=0, sinks=[], problem="")
         self.parts: dict[Part, bool] = {"scheduler": True, "history": True, "audit": True, "worker": True}
         self.broken: Exception | None = None  # raised by whatever is asked next
+        self.slow: asyncio.Event | None = None  # what submissions wait for
         self.index_first_bad = -1
         self._order: list[TaskId] = []
         self._gone: set[TaskId] = set()
@@ -119,15 +121,23 @@ class LocalHead:
 
     # -- Head
 
-    async def submit(self, caller: Caller, requests: list[TaskRequest]) -> list[TaskView | FetchmlError]:
+    async def submit(
+        self, caller: Caller, requests: list[TaskRequest], intents: Sequence[Intent | None] = ()
+    ) -> list[TaskView | FetchmlError]:
         self._trip()
         self.callers.append(caller)
-        return [self._submit_one(caller, request) for request in requests]
+        if self.slow is not None:
+            await self.slow.wait()
+        return [
+            self._submit_one(caller, request, intent) for request, intent in itertools.zip_longest(requests, intents)
+        ]
 
     async def cancel(self, caller: Caller, task_id: TaskId) -> None:
         self._trip()
         known = task_id in self._order and self.core.state.live(task_id) is None
-        event = CancelRequested(task_id, caller.user_id, self._at_us(), ticket=1, known_ended=known)
+        event = CancelRequested(
+            task_id, caller.user_id, self._at_us(), ticket=1, known_ended=known, trace_id=caller.trace_id
+        )
         self._ask(event)
         if known:
             self._gone.add(task_id)
@@ -135,7 +145,9 @@ class LocalHead:
     async def set_priority(self, caller: Caller, task_id: TaskId, priority: int) -> TaskView:
         self._trip()
         known = task_id in self._order and task_id not in self.core.state.tasks
-        event = PriorityChanged(task_id, priority, caller.user_id, self._at_us(), known, ticket=1)
+        event = PriorityChanged(
+            task_id, priority, caller.user_id, self._at_us(), known, ticket=1, trace_id=caller.trace_id
+        )
         return cast(TaskView, self._ask(event))
 
     async def explain(self, task_id: TaskId) -> Explanation | None:
@@ -219,21 +231,27 @@ class LocalHead:
 
     async def drain(self, caller: Caller, worker_id: str, wanted: bool) -> WorkerView:
         self._trip()
-        event = DrainChanged(WorkerId(worker_id), wanted, caller.user_id, self._at_us(), ticket=1)
+        trace_id = caller.trace_id
+        event = DrainChanged(WorkerId(worker_id), wanted, caller.user_id, self._at_us(), ticket=1, trace_id=trace_id)
         return cast(WorkerView, self._ask(event))
 
     async def reservations(self) -> list[ReservationView]:
         self._trip()
         return self.core.reservation_views()
 
-    async def reserve(self, caller: Caller, wanted: ReservationRequest) -> ReservationView:
+    async def reserve(
+        self, caller: Caller, wanted: ReservationRequest, intent: Intent | None = None
+    ) -> ReservationView:
         self._trip()
-        event = ReservationAsked(self._id("r"), caller.user_id, at_us=self._at_us(), ticket=1, **asdict(wanted))
+        asked = {**asdict(wanted), "intent": intent, "trace_id": caller.trace_id}
+        event = ReservationAsked(self._id("r"), caller.user_id, at_us=self._at_us(), ticket=1, **asked)
         return cast(ReservationView, self._ask(event))
 
     async def release(self, caller: Caller, reservation_id: str, any_user: bool) -> None:
         self._trip()
-        self._ask(ReservationReleased(reservation_id, caller.user_id, self._at_us(), any_user, ticket=1))
+        event = ReservationReleased(reservation_id, caller.user_id, self._at_us(), any_user, ticket=1)
+        event.trace_id = caller.trace_id
+        self._ask(event)
 
     async def events(self, query: EventQuery) -> EventPage:
         self._trip()
@@ -305,9 +323,12 @@ class LocalHead:
         self._trip()
         return list(self.core.state.experiments.values())
 
-    async def create_experiment(self, caller: Caller, name: str, description: str) -> Experiment:
+    async def create_experiment(
+        self, caller: Caller, name: str, description: str, intent: Intent | None = None
+    ) -> Experiment:
         self._trip()
         event = ExperimentCreated(self._id("e"), name, description, caller.user_id, self._at_us(), ticket=1)
+        event.intent, event.trace_id = intent, caller.trace_id
         return cast(Experiment, self._ask(event))
 
     async def newest(self) -> int:
@@ -341,10 +362,11 @@ class LocalHead:
         event = KeyCreated(
             self._id("k"), UserId(user_id), role, sha256, expires_at, caller.user_id, self._at_us(), ticket=1
         )
+        event.trace_id = caller.trace_id
         return cast(Key, self._ask(event))
 
     async def revoke_key(self, caller: Caller, key_id: str) -> None:
-        self._ask(KeyRevoked(key_id, caller.user_id, self._at_us(), ticket=1))
+        self._ask(KeyRevoked(key_id, caller.user_id, self._at_us(), ticket=1, trace_id=caller.trace_id))
 
     async def _record(self, fact: Fact) -> None:
         self._trip()
@@ -405,9 +427,10 @@ class LocalHead:
 
     # -- inside
 
-    def _submit_one(self, caller: Caller, request: TaskRequest) -> TaskView | FetchmlError:
+    def _submit_one(self, caller: Caller, request: TaskRequest, intent: Intent | None) -> TaskView | FetchmlError:
         task_id = TaskId(self._id("t"))
         event = TaskSubmitted(task_id, caller.user_id, request, self._at_us(), trace_id=caller.trace_id, ticket=1)
+        event.intent = intent
         try:
             view = cast(TaskView, self._ask(event))
         except FetchmlError as error:

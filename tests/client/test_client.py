@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fetchmld.client import ApiError, Client, TimedOut, Unreachable
+from fetchmld.client import ApiError, Client, Lost, TimedOut, Unreachable
+from fetchmld.client import client as client_module
 from fetchmld.client import patience as patience_module
 from tests.client.stub import CLOSE, Asked, Stub, answer, chunked, refused
 
@@ -70,13 +71,6 @@ def test_a_get_that_was_cut_off_is_asked_once_more(stub: Stub) -> None:
     stub.handlers["GET /health"] = [CLOSE, answer(200, {"status": "healthy"})]
     with Client(stub.address) as client:
         assert client.health()["status"] == "healthy"
-
-
-def test_a_post_that_was_cut_off_is_not_sent_again(stub: Stub) -> None:
-    stub.handlers["POST /v1/tasks"] = [CLOSE, answer(201, {})]
-    with Client(stub.address) as client, pytest.raises(Unreachable, match="broke|reset"):
-        client.submit({"job_name": "x"})
-    assert len(stub.asked) == 1
 
 
 def test_threads_share_a_client(stub: Stub) -> None:
@@ -216,3 +210,55 @@ def test_the_client_imports_nothing_of_the_daemon() -> None:
                 assert any(f"fetchmld.{name}" in line for name in ("client", "manifest", "unpacking")), (
                     f"{source.name}: {line}"
                 )
+
+
+# -- answers that are lost
+
+
+def test_a_submit_whose_answer_was_lost_is_sent_again_under_its_key(stub: Stub) -> None:
+    busy = [refused(503, "SERVICE_UNAVAILABLE"), refused(409, "CONFLICT", headers={"Retry-After": "0"})]
+    stub.handlers["POST /v1/tasks"] = [CLOSE, CLOSE, *busy, answer(201, {"id": "t1"})]
+    with Client(stub.address) as client:
+        assert client.submit({"job_name": "x"}) == {"id": "t1"}
+        assert client.submit({"job_name": "x"}) == {"id": "t1"}
+    keys = [asked.headers["idempotency-key"] for asked in stub.asked]
+    assert len(set(keys[:5])) == 1
+    assert keys[5] != keys[0]
+    assert len(keys[0]) == 32
+
+
+def test_a_key_of_ones_own_is_kept(stub: Stub) -> None:
+    stub.handlers["POST /v1/tasks"] = [CLOSE, answer(201, {"id": "t1"})]
+    with Client(stub.address) as client:
+        client.submit({"job_name": "x"}, idempotency_key="mine")
+    assert [asked.headers["idempotency-key"] for asked in stub.asked] == ["mine", "mine"]
+
+
+def test_what_was_answered_is_not_asked_again(stub: Stub) -> None:
+    for status in (400, 409, 422, 500):
+        stub.handlers["POST /v1/tasks"] = refused(status, "X")
+        with Client(stub.address) as client, pytest.raises(ApiError):
+            client.submit({"job_name": "x"})
+    assert len(stub.asked) == 4
+
+
+def test_nobody_there_is_said_at_once() -> None:
+    with Stub() as gone:
+        address = gone.address
+    with Client(address) as client, pytest.raises(Unreachable):
+        client.submit({"job_name": "x"})
+
+
+def test_a_lost_answer_is_waited_for_only_so_long(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "LOST_MAX_S", 0.05)
+    stub.handlers["POST /v1/experiments"] = CLOSE
+    with Client(stub.address) as client, pytest.raises(Lost):
+        client.create_experiment("digits")
+    assert len(stub.asked) > 1
+
+
+def test_a_change_that_makes_nothing_is_sent_once(stub: Stub) -> None:
+    stub.handlers["PATCH /v1/scheduler/jobs/t1/priority"] = CLOSE
+    with Client(stub.address) as client, pytest.raises(Lost):
+        client.set_priority("t1", 9)
+    assert len(stub.asked) == 1

@@ -10,7 +10,10 @@ from fetchmld.api import access, wire
 from fetchmld.api.answers import reply
 from fetchmld.api.body import read_object
 from fetchmld.api.context import CALLER, HEAD
+from fetchmld.api.idempotency import REPLAYED, intent_of, under_way
 from fetchmld.api.validation import validate
+from fetchmld.core.errors import Repeated
+from fetchmld.core.model import Experiment, Intent
 
 DESCRIPTION_CHARACTERS_MAX: Final = 4_096  # 16 KiB at most in UTF-8, which is what the record keeps of a text
 
@@ -41,6 +44,22 @@ async def list_(request: web.Request) -> web.Response:
 
 async def create(request: web.Request) -> web.Response:
     """POST /v1/experiments: 201 once it is on disk."""
-    given: CreateExperiment = validate(_CREATE_EXPERIMENT, await read_object(request))
-    made = await request.app[HEAD].create_experiment(request[CALLER], given["name"], given.get("description", ""))
-    return reply(wire.experiment(made), 201)
+    body = await read_object(request)
+    given: CreateExperiment = validate(_CREATE_EXPERIMENT, body)
+    with under_way(request, "experiments") as scope:
+        made, more = await _create(request, given, intent_of(scope, body))
+    return reply(wire.experiment(made), 201, more)
+
+
+async def _create(
+    request: web.Request, given: CreateExperiment, intent: Intent | None
+) -> tuple[Experiment, dict[str, str]]:
+    """The experiment, made now or before, and the headers that say which."""
+    head, caller = request.app[HEAD], request[CALLER]
+    try:
+        return await head.create_experiment(caller, given["name"], given.get("description", ""), intent), {}
+    except Repeated as before:
+        for found in await head.experiments():
+            if found["id"] == before.message:
+                return found, REPLAYED
+        raise

@@ -13,10 +13,12 @@ from fetchmld.api.answers import reply
 from fetchmld.api.body import read_object
 from fetchmld.api.context import CALLER, HEAD
 from fetchmld.api.head import ReservationRequest
+from fetchmld.api.idempotency import REPLAYED, intent_of, under_way
 from fetchmld.api.intake import GpuType
 from fetchmld.api.query import instant_us
 from fetchmld.api.validation import validate
-from fetchmld.core.errors import BadRequest, Invalid
+from fetchmld.core.errors import BadRequest, Conflict, Invalid, Repeated
+from fetchmld.core.model import Intent, ReservationView
 
 DEFAULT_MINUTES: Final = 30
 MINUTES_MAX: Final = 10_080
@@ -47,7 +49,8 @@ async def list_(request: web.Request) -> web.Response:
 
 async def create(request: web.Request) -> web.Response:
     """POST /v1/scheduler/reservations: 201 once it is on disk."""
-    given: CreateReservation = validate(_CREATE, await read_object(request))
+    body = await read_object(request)
+    given: CreateReservation = validate(_CREATE, body)
     wanted = ReservationRequest(
         gpu_count=given["gpu_count"],
         gpu_type=given.get("gpu_type", ""),
@@ -55,8 +58,23 @@ async def create(request: web.Request) -> web.Response:
         duration_s=given.get("expires_minutes", DEFAULT_MINUTES) * 60.0,
         starts_in_s=_starts_in_s(given["starts_at"]) if "starts_at" in given else 0.0,
     )
-    made = await request.app[HEAD].reserve(request[CALLER], wanted)
-    return reply(wire.reservation(made), 201, {"Location": f"/v1/scheduler/reservations/{made['id']}"})
+    with under_way(request, "reservations") as scope:
+        made, more = await _reserve(request, wanted, intent_of(scope, body))
+    return reply(wire.reservation(made), 201, {"Location": f"/v1/scheduler/reservations/{made['id']}", **more})
+
+
+async def _reserve(
+    request: web.Request, wanted: ReservationRequest, intent: Intent | None
+) -> tuple[ReservationView, dict[str, str]]:
+    """The reservation, made now or before, and the headers that say which."""
+    head = request.app[HEAD]
+    try:
+        return await head.reserve(request[CALLER], wanted, intent), {}
+    except Repeated as before:
+        for found in await head.reservations():
+            if found["id"] == before.message:
+                return found, REPLAYED
+        raise Conflict(f"this key made reservation {before.message}, which is long over; use a new key") from None
 
 
 async def release(request: web.Request) -> web.Response:

@@ -14,15 +14,17 @@ from fetchmld.api.attempts import of_attempt
 from fetchmld.api.body import as_object, read_list, read_object
 from fetchmld.api.context import CALLER, CONFIG, HEAD, INTAKE, STREAMS, TRACE
 from fetchmld.api.head import Head, TaskQuery
+from fetchmld.api.idempotency import REPLAYED, intent_of, under_way
 from fetchmld.api.validation import validate
-from fetchmld.core.errors import BadRequest, FetchmlError, Invalid, NotFound
-from fetchmld.core.model import OUTPUT_TAIL_BYTES, PRIORITY_DEFAULT, TaskId, TaskRequest, TaskStatus, TaskView
+from fetchmld.core.errors import BadRequest, Conflict, FetchmlError, Invalid, NotFound, Repeated
+from fetchmld.core.model import OUTPUT_TAIL_BYTES, PRIORITY_DEFAULT, Intent, TaskId, TaskRequest, TaskStatus, TaskView
 
 LIST_DEFAULT: Final = 50
 BATCH_BYTES_MAX: Final = 16 * 2**20
 BATCH_ITEMS_MAX: Final = 10_000
 BATCH_SLICE: Final = 50  # items that are looked at in one go
 _STATUSES: Final = cast(tuple[TaskStatus, ...], get_args(TaskStatus))
+_Accepted = tuple[TaskRequest, Intent | None]
 _TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -38,30 +40,52 @@ _SET_PRIORITY: Final[TypeAdapter[SetPriority]] = TypeAdapter(SetPriority)
 
 async def create(request: web.Request) -> web.Response:
     """POST /v1/tasks: 201 once the task is on disk."""
-    asked = await accept(request, await read_object(request), set())
-    (found,) = await request.app[HEAD].submit(request[CALLER], [asked])
-    if isinstance(found, FetchmlError):
-        raise found
-    return reply(wire.task(found), 201, {"Location": f"/v1/tasks/{found['id']}"})
+    body = await read_object(request)
+    with under_way(request, "tasks") as scope:
+        asked = await accept(request, body, set())
+        (found,) = await request.app[HEAD].submit(request[CALLER], [asked], [intent_of(scope, body)])
+    task = await _made_before(request, found) if isinstance(found, Repeated) else found
+    if isinstance(task, FetchmlError):
+        raise task
+    more = REPLAYED if isinstance(found, Repeated) else {}
+    return reply(wire.task(task), 201, {"Location": f"/v1/tasks/{task['id']}", **more})
+
+
+async def _made_before(request: web.Request, repeated: Repeated) -> TaskView | FetchmlError:
+    """The task that the request's Idempotency-Key made, as it is now."""
+    task_id = repeated.message
+    found = await request.app[HEAD].task(TaskId(task_id))
+    return found or Conflict(f"this key made task {task_id}, which was deleted meanwhile; use a new key for another")
 
 
 async def create_many(request: web.Request) -> web.Response:
     """POST /v1/tasks/batch: an answer for each of a list, in its order, once all that were accepted are on disk."""
-    asked: list[TaskRequest | FetchmlError] = []
+    items = await read_list(request, BATCH_BYTES_MAX, BATCH_ITEMS_MAX)
+    with under_way(request, "tasks/batch") as scope:
+        asked = await _accept_many(request, items, scope)
+        good = [one for one in asked if not isinstance(one, FetchmlError)]
+        requests, intents = [one for one, _ in good], [intent for _, intent in good]
+        found = iter(await request.app[HEAD].submit(request[CALLER], requests, intents) if good else ())
+    outcomes = [one if isinstance(one, FetchmlError) else next(found) for one in asked]
+    settled = [await _made_before(request, one) if isinstance(one, Repeated) else one for one in outcomes]
+    return reply([_outcome(request, one) for one in settled])
+
+
+async def _accept_many(request: web.Request, items: list[Any], scope: str) -> list[_Accepted | FetchmlError]:
+    asked: list[_Accepted | FetchmlError] = []
     known: set[str] = set()
-    for item in await read_list(request, BATCH_BYTES_MAX, BATCH_ITEMS_MAX):
-        asked.append(await _accept_one(request, item, known))
+    for place, item in enumerate(items):
+        asked.append(await _accept_one(request, item, known, intent_of(scope, item, place)))
         if len(asked) % BATCH_SLICE == 0:
             await asyncio.sleep(0)  # others have their turn
-    good = [one for one in asked if not isinstance(one, FetchmlError)]
-    found = iter(await request.app[HEAD].submit(request[CALLER], good) if good else ())
-    outcomes = [one if isinstance(one, FetchmlError) else next(found) for one in asked]
-    return reply([_outcome(request, one) for one in outcomes])
+    return asked
 
 
-async def _accept_one(request: web.Request, item: Any, known: set[str]) -> TaskRequest | FetchmlError:
+async def _accept_one(
+    request: web.Request, item: Any, known: set[str], intent: Intent | None
+) -> _Accepted | FetchmlError:
     try:
-        return await accept(request, as_object(item), known)
+        return await accept(request, as_object(item), known), intent
     except FetchmlError as error:
         if error.status >= 500:
             raise
