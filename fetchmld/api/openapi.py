@@ -68,6 +68,7 @@ class Doc:
     errors: tuple[int, ...] = ()
     more_types: dict[str, Schema] = field(default_factory=dict)
     empty: str = ""  # when it answers 204 instead
+    is_once: bool = False  # takes an Idempotency-Key
 
 
 def parameter(name: str, schema: Schema, description: str = "", **keywords: Any) -> Schema:
@@ -134,6 +135,13 @@ _FOLLOW: Final = (
         "after", {"type": "integer", "minimum": 0}, "Resume after this event's number; where absent, from now on."
     ),
 )
+_IDEMPOTENCY_KEY: Final[Schema] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same request again under the same key, within a day, is answered with what it made the first time "
+    "(and `Idempotency-Replayed: true`); with another body it is 422, while the first is under way 409.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+}
 _SET_PRIORITY: Final = record({"priority": {"type": "integer", "minimum": 1, "maximum": 10}}, required=["priority"])
 _LATER: Final = (501,)
 _PLUGINS, _SCHEDULER, _AUDIT = ("Plugins",), ("Scheduler",), ("Audit",)
@@ -149,13 +157,21 @@ DOCS: Final[dict[str, Doc]] = {
     "getMetrics": Doc("Numbers for Prometheus.", STRING, media_type="text/plain", tags=_SERVER),
     "listTasks": Doc("List tasks, newest first.", ref("TaskList"), tags=_TASKS, query=_LIST_TASKS),
     "createTask": Doc(
-        "Submit a task; answered once it is on disk.", ref("Task"), 201, tags=_TASKS, body=ref("CreateTaskRequest")
+        "Submit a task; answered once it is on disk.",
+        ref("Task"),
+        201,
+        tags=_TASKS,
+        body=ref("CreateTaskRequest"),
+        errors=(409,),
+        is_once=True,
     ),
     "createTasks": Doc(
         "Submit many tasks at once; answered one by one, in their order, once all that were accepted are on disk.",
         array(ref("BatchAnswer")),
         tags=_TASKS,
         body={**array(ref("CreateTaskRequest")), "maxItems": 10_000},
+        errors=(409,),
+        is_once=True,
     ),
     "getTask": Doc("Read a task.", ref("Task"), tags=_TASKS, query=_READ_TASK, errors=(404,)),
     "deleteTask": Doc(
@@ -222,6 +238,7 @@ DOCS: Final[dict[str, Doc]] = {
         tags=_SCHEDULER,
         body=ref("CreateReservationRequest"),
         errors=(409,),
+        is_once=True,
     ),
     "releaseReservation": Doc(
         "Give a reservation back; its running tasks go on.", None, 204, tags=_SCHEDULER, errors=(404, 409)
@@ -272,7 +289,13 @@ DOCS: Final[dict[str, Doc]] = {
     ),
     "listExperiments": Doc("List experiments.", array(ref("Experiment")), tags=_EXPERIMENTS),
     "createExperiment": Doc(
-        "Create an experiment.", ref("Experiment"), 201, tags=_EXPERIMENTS, body=ref("CreateExperimentRequest")
+        "Create an experiment.",
+        ref("Experiment"),
+        201,
+        tags=_EXPERIMENTS,
+        body=ref("CreateExperimentRequest"),
+        errors=(409,),
+        is_once=True,
     ),
     "diffBlobs": Doc(
         "Which of these blobs has the caller yet to send?",
@@ -364,7 +387,7 @@ def _operation(operation: Operation, path: str) -> dict[str, Any]:
         out["security"] = []
     elif operation.id == "openWebSocket":
         out["security"] = [{"ApiKeyAuth": []}]
-    if parameters := [*_path_parameters(path), *doc.query]:
+    if parameters := [*_path_parameters(path), *doc.query, *([_IDEMPOTENCY_KEY] if doc.is_once else ())]:
         out["parameters"] = parameters
     if doc.body:
         out["requestBody"] = {"required": True, "content": {doc.body_type: {"schema": doc.body}}}

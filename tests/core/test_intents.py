@@ -80,10 +80,10 @@ def test_ten_thousand_retries_with_lost_answers_and_restarts_make_each_thing_onc
     wanted = [f"k{number}" for number in range(500)]
     sent = 0
     while len(answered) < len(wanted) or sent < 10_000:
-        key, intent_of = dice.choice(wanted), lambda key: Intent(key, "body of " + key)
+        key = dice.choice(wanted)
         driver.now += dice.random()
         sent += 1
-        effects = driver.core.handle(submitted(driver, f"t{sent}", intent_of(key)), driver.now)
+        effects = driver.core.handle(submitted(driver, f"t{sent}", Intent(key, "body of " + key)), driver.now)
         facts = [effect.fact for effect in effects if isinstance(effect, Persist)]
         fate = dice.random()
         if fate < 0.002:  # it dies before the write: nobody was told
