@@ -17,10 +17,12 @@ from typing import Any, Final, cast
 
 from actors import node
 from actors.cache_news import CacheNews
+from actors.environments import Environment, Environments
 from actors.log_reader import LogReader
+from actors.requirements import wanted_by
 from actors.runner_link import RunnerLink
 from actors.task_code import TaskCode, code_of, read_fact
-from actors.workspace import CannotRun, empty, environment_of, program_of
+from actors.workspace import CannotRun, empty, environment_of, program_of, script_of
 from actors.workspaces import Workspaces
 from fetchmld.channel import Client, Message, Peer, Server, serve
 from fetchmld.config import Config
@@ -87,6 +89,13 @@ class Agent:
         self._code = CodeStore(paths.code)
         self._cache = DatasetCache(paths.node_dir / "cache", self._config.dataset_cache_bytes_max)
         self._told = CacheNews(self._cache)
+        self._environments = Environments(
+            paths.node_dir / "environments",
+            self._config.environment_cache_bytes_max,
+            self._config.environment_build_s,
+            self._config.environment_from_source,
+            lambda attempt: os.path.exists(self._workspaces.of(attempt).base),
+        )
         self._datasets = DatasetStore(
             self._cache,
             self._config.source_roots,
@@ -111,6 +120,7 @@ class Agent:
     async def start(self) -> None:
         """Find the runner, or start one, learn what it has, and join the scheduler."""
         self._workspaces.make_roots()
+        await asyncio.to_thread(self._environments.open)
         self._capacity = await asyncio.to_thread(node.capacity_of_node, self._config)
         await self._runner.start()
         self._discard_strangers()
@@ -145,6 +155,7 @@ class Agent:
             await self._scheduler.close()
         await self._runner.close()
         await asyncio.to_thread(self._datasets.close)
+        await asyncio.to_thread(self._environments.close)
         self._files.shutdown()
 
     def _spawn_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -347,7 +358,11 @@ class Agent:
     # -- preparing
 
     def _prepare(
-        self, order: LaunchOrder, datasets: dict[str, tuple[DatasetSpec, Dataset]], code: TaskCode | None = None
+        self,
+        order: LaunchOrder,
+        datasets: dict[str, tuple[DatasetSpec, Dataset]],
+        code: TaskCode | None = None,
+        python: Environment | None = None,
     ) -> Event:
         """Make the directory, find the program, and have the start ready."""
         key, rank = RunKey(order["task_id"], order["attempt"]), order["rank"]
@@ -360,8 +375,13 @@ class Agent:
                 variable_of(name): str(mount(dataset, Path(workspace.work), spec["mount_path"]))
                 for name, (spec, dataset) in datasets.items()
             }
-            env = environment_of(order, workspace, self._capacity.gpus, places)
-            path, argv = program_of(request, workspace.work, env["PATH"])
+            if python is None:
+                env = environment_of(order, workspace, self._capacity.gpus, places)
+                path, argv = program_of(request, workspace.work, env["PATH"])
+            else:
+                self._environments.hold(python, _name(key, rank))
+                env = environment_of(order, workspace, self._capacity.gpus, places, python.variables)
+                path, argv = program_of(request, workspace.work, env["PATH"], python.python)
         except CannotRun as error:
             return PrepareFailed(key, error.word, error.detail, error.infrastructure)
         except ValueError as error:  # of a mount path
@@ -377,22 +397,27 @@ class Agent:
             "cwd": workspace.work,
             "grace_s": self._config.grace_s,
             "time_limit_s": request.get("time_limit_s", 0),
+            "prelude": self._logs.prelude(key),
         }
         return Prepared(key)
 
     async def _fetch_and_prepare(self, key: RunKey, order: LaunchOrder) -> None:
         event: Event = PrepareFailed(key, "CANCELLED", "it was stopped while what it needs was fetched")
         datasets: dict[str, tuple[DatasetSpec, Dataset]] = {}
+        python: Environment | None = None
         try:
             code = await self._task_code(order)
             for spec in order["request"].get("dataset_specs", ()):
                 datasets[spec["name"]] = (spec, await self._dataset(key, spec))
-            event = await _finished(asyncio.to_thread(self._prepare, order, datasets, code))
+            python = await self._python(key, order, code)
+            event = await _finished(asyncio.to_thread(self._prepare, order, datasets, code, python))
         except (DatasetError, CannotRun) as error:
             event = PrepareFailed(key, error.word, error.detail, error.infrastructure)
         finally:
             for _, dataset in datasets.values():
                 self._datasets.let_go(dataset)
+            if python is not None:
+                self._environments.let_go(python)
             self._preparing.pop(key, None)
             if not self._closing:
                 self._apply([event])
@@ -409,6 +434,16 @@ class Agent:
             raise
         self._record(read_fact(order, self._worker_id, snapshot_id, None, code))
         return code
+
+    async def _python(self, key: RunKey, order: LaunchOrder, code: TaskCode | None) -> Environment | None:
+        """The environment that the task's code asks for; None where it asks for none."""
+        if code is None:
+            return None
+        indexes = self._config.environment_indexes
+        wanted = await asyncio.to_thread(wanted_by, code, script_of(order["request"]), indexes)
+        if wanted is None:
+            return None
+        return await self._environments.get(wanted, lambda line: self._logs.prepares(key, line))
 
     def _record(self, fact: Fact) -> None:
         """Have a fact put on record, once the scheduler is there."""

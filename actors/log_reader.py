@@ -15,6 +15,7 @@ from fetchmld.runner.loop import boottime
 POLL_S: Final = 0.2  # of a live file, and only while somebody waits for it
 APPEAR_S: Final = 2.0  # how long an attempt may be unknown here and still be on its way to us
 RECENT_MAX: Final = 1000
+PRELUDE_BYTES_MAX: Final = 16 * 1024
 LIMIT_MAX: Final = 2**20
 READERS_MAX: Final = 2000
 
@@ -27,23 +28,41 @@ class LogReader:
         self._slots: dict[RunKey, int] = {}
         self._places: dict[RunKey, LogPlace] = {}
         self._recent: OrderedDict[RunKey, LogPlace] = OrderedDict()  # of attempts that are forgotten
+        self._preludes: dict[RunKey, bytes] = {}  # what is said of attempts that have not started
         self._changed: dict[RunKey, asyncio.Event] = {}
         self._reader_count = 0
 
     # -- told by the agent
 
+    def prepares(self, key: RunKey, line: str) -> None:
+        """A line about an attempt that is being prepared. Its output will begin with all of them."""
+        known = self._preludes.get(key, b"")
+        if len(known) < PRELUDE_BYTES_MAX:
+            self._preludes[key] = known + f"[fetchmld] {line}\n".encode()
+            self._wake(key)
+
+    def prelude(self, key: RunKey) -> str:
+        """All that was said of it."""
+        return self._preludes.get(key, b"").decode()
+
     def runs(self, key: RunKey, slot: int) -> None:
         self._slots[key] = slot
+        self._preludes.pop(key, None)
 
     def ended(self, key: RunKey, place: LogPlace) -> None:
         """Its output is complete, and no longer in its live file."""
         self._slots.pop(key, None)
         self._places[key] = place
+        self._preludes.pop(key, None)
+        self._wake(key)
+
+    def _wake(self, key: RunKey) -> None:
         if key in self._changed:
             self._changed[key].set()
 
     def forget(self, key: RunKey) -> None:
         self._slots.pop(key, None)
+        self._preludes.pop(key, None)
         place = self._places.pop(key, None)
         if place is None:
             return
@@ -92,10 +111,12 @@ class LogReader:
                 data, size = read_live(self._directory, self._slots[key], offset, limit)
                 if data or waited_s >= wait_s:
                     return data, size, False
+            elif len(whole := self._preludes.get(key, b"")) > offset:
+                return whole[offset : offset + limit], len(whole), False
             elif not is_here(key) and waited_s >= min(wait_s, APPEAR_S):
                 return b"", 0, wait_s > 0
             elif waited_s >= wait_s:
-                return b"", 0, False
+                return b"", len(self._preludes.get(key, b"")), False
             await self._wait(key, min(POLL_S, wait_s - waited_s))
 
     async def _wait(self, key: RunKey, seconds: float) -> None:

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -103,10 +104,10 @@ def _force(_function: object, path: str, _error: object) -> None:
             os.unlink(path)
 
 
-def program_of(request: TaskRequest, work: str, path: str) -> tuple[str, list[str]]:
+def program_of(request: TaskRequest, work: str, path: str, python: str = sys.executable) -> tuple[str, list[str]]:
     """What to execute and its words: `entrypoint` and `args`, split as a shell would, and never given to one.
 
-    `path` is the PATH that names without a slash are looked up in. Raises `CannotRun`.
+    `path` is the PATH that names without a slash are looked up in, `python` runs scripts. Raises `CannotRun`.
     """
     words = _words("entrypoint", request.get("entrypoint", "")) or _default(work)
     words += _words("args", request.get("args", ""))
@@ -115,9 +116,14 @@ def program_of(request: TaskRequest, work: str, path: str) -> tuple[str, list[st
         where = f"snapshot {request['snapshot_id']}" if "snapshot_id" in request else "the working directory"
         if ".." in Path(first).parts or not os.path.isfile(os.path.join(work, first)):
             raise CannotRun("ENTRYPOINT_NOT_FOUND", f"there is no file {first!r} in {where}")
-        interpreter = sys.executable if first.endswith(".py") else _found("bash", path)
+        interpreter = python if first.endswith(".py") else _found("bash", path)
         return interpreter, [interpreter, *words]
     return _found(first, path), words
+
+
+def script_of(request: TaskRequest) -> str:
+    """The file that would be run by Python or a shell, or whatever the first word is. Raises `CannotRun`."""
+    return (_words("entrypoint", request.get("entrypoint", "")) or [DEFAULT_SCRIPT])[0]
 
 
 def _words(name: str, text: str) -> list[str]:
@@ -147,13 +153,21 @@ def _found(name: str, path: str) -> str:
 
 
 def environment_of(
-    order: LaunchOrder, workspace: Workspace, gpus: tuple[Gpu, ...], datasets: dict[str, str]
+    order: LaunchOrder,
+    workspace: Workspace,
+    gpus: tuple[Gpu, ...],
+    datasets: dict[str, str],
+    python: Callable[[str], dict[str, str]] = lambda _path: {},
 ) -> dict[str, str]:
-    """The task's whole environment: an allow-list, what the request's `env` adds, and our own words, which win."""
+    """The task's whole environment: an allow-list, what the request's `env` adds, and our own words, which win.
+
+    `python`: what its Python environment adds, given the PATH without it.
+    """
     mine = next(node for node in order["assignments"] if node["rank"] == order["rank"])
     uuids = {gpu.index: gpu.uuid for gpu in gpus}
     return {
         **_base(),
+        **python(_base()["PATH"]),
         "HOME": workspace.base,
         "TMPDIR": f"{workspace.base}/tmp",
         **order["request"].get("env", {}),

@@ -90,6 +90,23 @@ class Config(BaseSettings):
         default=False, description="May http(s) datasets come from loopback and private addresses? Off against SSRF."
     )
 
+    environment_cache_bytes_max: int = Field(
+        default=50 * 2**30,
+        ge=0,
+        description="Python environments that a worker keeps beyond what its tasks use, bytes.",
+    )
+    environment_build_s: float = Field(
+        default=1800.0, gt=0, le=86400, description="Longest that the making of an environment may take, seconds."
+    )
+    environment_from_source: bool = Field(
+        default=False,
+        description="May packages without a wheel be built? Building runs their code with the agent's rights.",
+    )
+    environment_indexes: tuple[str, ...] = Field(
+        default=("https://pypi.org/simple", "https://download.pytorch.org/whl"),
+        max_length=64,
+        description="Package indexes that the requirement files of tasks may name, and what lies below them.",
+    )
     snapshot_bytes_max: int = Field(
         default=10 * 2**30, ge=1, description="Largest snapshot of code that is taken, all files together, bytes."
     )

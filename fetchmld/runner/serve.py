@@ -6,13 +6,14 @@ the exit is synced to the journal; it is repeated in every `state` until the age
 killed, the next one adopts what still runs, and says `EXIT_UNKNOWN` where nobody could read the status; of what a restart
 of the machine ended it says `WORKER_LOST`.
 
-agent to runner   hello {} · start {key, path, argv, env, cwd, limits, uid, gid, time_limit_s, grace_s} ·
+agent to runner   hello {} · start {key, path, argv, env, cwd, limits, uid, gid, time_limit_s, grace_s, prelude} ·
                   stop {key, word, detail, grace_s} · lease {until} · forget {keys} · stop_if_idle {}
 runner to agent   state {pid, native, running: [{key, pid, slot}], ended: [exited, ...]} · started {key, pid, slot} ·
                   start_failed {key, step, errno} · bye {idle} ·
                   exited {key, code | signal | neither: unknown, word, detail, usage, log, at}
 """
 
+import contextlib
 import fcntl
 import os
 import resource
@@ -342,6 +343,8 @@ class Runner:
                 self._logs.release(slot)
                 self._tell(_start_failed(order["key"], "journal", error))
             return
+        for order, (_, fd) in zip(orders, slots, strict=True):
+            _write_prelude(fd, order.get("prelude", ""))
         starts = [(o["key"], _start_of(o), *slot) for o, slot in zip(orders, slots, strict=True)]
         results = self._attempts.start(starts)
         # Where these cannot be written, the intents let the next runner find the processes.
@@ -499,6 +502,13 @@ def _start_of(order: Message) -> spawning.Start:
     limits = [(int(which), int(soft), int(hard)) for which, soft, hard in order.get("limits", ())]
     user = (order.get("uid", -1), order.get("gid", -1))
     return spawning.Start(order["path"], order["argv"], order["env"], order["cwd"], limits, *user)
+
+
+def _write_prelude(log_fd: int, text: str) -> None:
+    """What was said of the attempt before it started stands at the head of its output. A full disk does not stop it."""
+    with contextlib.suppress(OSError):
+        if text:
+            os.write(log_fd, text.encode())
 
 
 def _start_failed(key: str, step: str, number: int) -> Message:
