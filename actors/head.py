@@ -281,6 +281,11 @@ class HeadActor:
         }
         return cast(WorkerView, (await self._scheduler.request("drain", body)).body)
 
+    async def release_gpu(self, caller: Caller, worker_id: str, index: int) -> WorkerView:
+        by = {"user_id": caller.user_id, "ip_address": caller.ip_address}
+        body = {"worker_id": worker_id, "index": index, **by}
+        return cast(WorkerView, (await self._scheduler.request("gpu_release", body)).body)
+
     async def reservations(self) -> list[ReservationView]:
         return cast(list[ReservationView], (await self._scheduler.request("reservations")).body)
 

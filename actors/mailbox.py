@@ -17,6 +17,7 @@ from fetchmld.core.messages import (
     ExperimentCreated,
     Fact,
     FactNoted,
+    GpuReleaseAsked,
     HeartbeatReceived,
     KeyCreated,
     KeyRevoked,
@@ -91,6 +92,11 @@ def _drain(body: Body, at_us: int, ticket: int) -> list[Event]:
     return [DrainChanged(WorkerId(body["worker_id"]), body["wanted"], user, at_us, ip, ticket, trace)]
 
 
+def _gpu_release(body: Body, at_us: int, ticket: int) -> list[Event]:
+    worker_id, user = WorkerId(body["worker_id"]), UserId(body["user_id"])
+    return [GpuReleaseAsked(worker_id, body["index"], user, at_us, body["ip_address"], ticket)]
+
+
 def _reserve(body: Body, at_us: int, ticket: int) -> list[Event]:
     return [ReservationAsked(**{**body, "at_us": at_us, "ticket": ticket, "intent": _intent(body.get("intent"))})]
 
@@ -148,13 +154,14 @@ def _hello(body: Body, at_us: int, ticket: int) -> list[Event]:
             at_us,
             body["detail"],
             datasets=body.get("datasets", {}),
+            gpu_faults=body.get("gpu_faults", {}),
         )
     ]
 
 
 def _beat(body: Body, at_us: int, ticket: int) -> list[Event]:
-    worker_id, added = WorkerId(body["worker_id"]), body.get("datasets_added", {})
-    return [HeartbeatReceived(worker_id, at_us, added, body.get("datasets_dropped", []))]
+    names = ("datasets_added", "datasets_dropped", "gpu_faults", "gpu_use")
+    return [HeartbeatReceived(WorkerId(body["worker_id"]), at_us, **{n: body[n] for n in names if n in body})]
 
 
 def _phase(body: Body, at_us: int, ticket: int) -> list[Event]:
@@ -179,6 +186,7 @@ EVENTS: Final[dict[str, Callable[[Body, int, int], list[Event]]]] = {
     "cancel": _cancel,
     "priority": _priority,
     "drain": _drain,
+    "gpu_release": _gpu_release,
     "reserve": _reserve,
     "unreserve": _unreserve,
     "experiment": _experiment,

@@ -81,6 +81,7 @@ class SchedulerActor:
             self._config.requeue_after_s,
             self._config.grace_s,
             self._config.reservation_lead_s,
+            self._config.gpu_release_after_s,
             self._config.user_gpus_max,
             self._config.unsatisfiable,
             self._config.plans_max,

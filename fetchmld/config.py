@@ -61,6 +61,9 @@ class Config(BaseSettings):
         default=600.0, ge=90, le=86400, description="Silence after which a lost worker's tasks start elsewhere."
     )
 
+    gpu_release_after_s: float = Field(
+        default=600.0, ge=0, le=1e9, description="Health after which a GPU leaves its quarantine; 0: only by hand."
+    )
     reservation_lead_s: float = Field(
         default=3600.0, ge=0, le=604800, description="How long before its start a reservation gathers capacity."
     )

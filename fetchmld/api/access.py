@@ -50,7 +50,7 @@ _WORK: Final = frozenset(
         "getBlob",
     }
 )
-_RUN_WORKERS: Final = frozenset({"drainWorker", "undrainWorker"})
+_RUN_WORKERS: Final = frozenset({"drainWorker", "undrainWorker", "releaseGpu"})
 _QUERY: Final = frozenset({"queryHistory"})
 _AUDIT: Final = frozenset(
     {

@@ -88,6 +88,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("getMetrics", "GET", "/metrics", health.metrics),
     Operation("explainTask", "GET", f"{_TASK}/explain", tasks.explain),
     Operation("undrainWorker", "POST", f"{_WORKER}/undrain", scheduler.undrain),
+    Operation("releaseGpu", "POST", f"{_WORKER}/gpus/{{index}}/release", scheduler.release_gpu),
     Operation("releaseReservation", "DELETE", f"{_RESERVATIONS}/{{reservationId}}", reservations.release),
     Operation("listKeys", "GET", "/v1/keys", keys.list_),
     Operation("createKey", "POST", "/v1/keys", keys.create),

@@ -314,6 +314,9 @@ class Head(Protocol):
     async def drain(self, caller: Caller, worker_id: str, wanted: bool) -> WorkerView:
         """Place nothing more on the worker, or again. NotFound for an unknown one."""
 
+    async def release_gpu(self, caller: Caller, worker_id: str, index: int) -> WorkerView:
+        """End the quarantine of a GPU. NotFound for an unknown one, Conflict for one that is in none."""
+
     async def reservations(self) -> list[ReservationView]:
         """Live ones and the newest ended ones, newest first."""
 

@@ -230,6 +230,12 @@ DOCS: Final[dict[str, Doc]] = {
         errors=(404,),
     ),
     "undrainWorker": Doc("Let a drained worker take work again.", ref("Worker"), tags=_SCHEDULER, errors=(404,)),
+    "releaseGpu": Doc(
+        "Use a GPU again that failed and is in quarantine; the next fault ends that.",
+        ref("Worker"),
+        tags=_SCHEDULER,
+        errors=(404, 409),
+    ),
     "listReservations": Doc("List reservations.", array(ref("Reservation")), tags=_SCHEDULER),
     "createReservation": Doc(
         "Reserve capacity.",

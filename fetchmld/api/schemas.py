@@ -181,6 +181,7 @@ _WORKER: Final = record(
         "active_tasks": said(STRINGS, "Ids of the tasks on it, of those that the caller may know of."),
         "status": enum("active", "draining", "offline"),
         "suspect": said(BOOLEAN, "Silent for a moment: nothing new is placed on it."),
+        "gpus": said(array(ref("WorkerGpu")), "Each GPU, or each MIG device; absent where there is none."),
         "detail": {"type": "object", "additionalProperties": True, "description": "What else the node says of itself."},
     }
 )
@@ -370,6 +371,23 @@ SCHEMAS: Final[dict[str, Schema]] = {
         }
     ),
     "Worker": _WORKER,
+    "WorkerGpu": record(
+        {
+            "index": INTEGER,
+            "uuid": said(STRING, "What `CUDA_VISIBLE_DEVICES` gets."),
+            "type": said(STRING, "What `gpu_type` asks for."),
+            "status": said(
+                enum("free", "held", "occupied", "quarantined"),
+                "`occupied`: no task holds it, and some process has memory there; `quarantined`: it failed.",
+            ),
+            "memory_mb": INTEGER,
+            "used_mb": INTEGER,
+            "utilization": said(INTEGER, "Per cent of the last moments in which it worked."),
+            "held_by": said(STRING, "The task that holds it, where the caller may know of it."),
+            "cause": said(STRING, "Why it is in quarantine."),
+        },
+        required=["index", "uuid", "type", "status"],
+    ),
     "SchedulerStatus": record(
         {
             "workers_total": INTEGER,

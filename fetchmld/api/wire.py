@@ -26,6 +26,7 @@ from fetchmld.core.model import (
     EndReport,
     Experiment,
     Explanation,
+    GpuView,
     Holder,
     Key,
     ReservationView,
@@ -166,9 +167,17 @@ def worker(view: WorkerView, active_tasks: list[str]) -> dict[str, Any]:
         "active_tasks": active_tasks,
         "detail": view["detail"],
     }
+    if view["gpus"]:
+        out["gpus"] = [_gpu(gpu, active_tasks) for gpu in view["gpus"]]
     if view["heartbeat_at"]:
         out["last_heartbeat"] = instant(view["heartbeat_at"])
     return out
+
+
+def _gpu(view: GpuView, active_tasks: list[str]) -> dict[str, Any]:
+    """One GPU of a worker; which task holds it is said to those who may know of the task."""
+    hidden = "held_by" in view and view["held_by"] not in active_tasks
+    return {name: value for name, value in view.items() if not (hidden and name == "held_by")}
 
 
 def reservation(view: ReservationView) -> dict[str, Any]:

@@ -29,6 +29,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "workers": ("workers", "The machines and their free slots."),
     "drain": ("scheduling", "Place nothing more on a worker."),
     "undrain": ("scheduling", "Let a drained worker take work again."),
+    "release-gpu": ("scheduling", "Use a GPU again that failed and is in quarantine."),
     "reserve": ("reserve", "Keep GPUs for yourself; list reservations, or give one back."),
     "snapshots": ("snapshots", "Send, list and fetch snapshots of code."),
     "experiments": ("experiments", "Create and list experiments."),

@@ -1,4 +1,4 @@
-"""`priority`, `drain` and `undrain`: what the scheduler is told about what is there already."""
+"""`priority`, `drain`, `undrain` and `release-gpu`: what the scheduler is told about what is there already."""
 
 from typing import Any
 
@@ -33,6 +33,15 @@ def drain(session: Session, worker_id: str) -> None:
 def undrain(session: Session, worker_id: str) -> None:
     """Let WORKER take work again."""
     _show(session, session.client.undrain(worker_id), f"{worker_id} takes work again")
+
+
+@click.command("release-gpu")
+@click.argument("worker_id", metavar="WORKER")
+@click.argument("index", metavar="INDEX", type=click.IntRange(0))
+@client_command
+def release_gpu(session: Session, worker_id: str, index: int) -> None:
+    """Use the GPU INDEX of WORKER again, which failed and is in quarantine. A new fault puts it there again."""
+    _show(session, session.client.release_gpu(worker_id, index), f"GPU {index} of {worker_id} is in use again")
 
 
 def _show(session: Session, thing: dict[str, Any], line: str) -> None:

@@ -18,6 +18,8 @@ COLOURS: Final = {
     "suspect": "yellow",
     "draining": "yellow",
     "offline": "red",
+    "quarantined": "red",
+    "occupied": "yellow",
 }
 GAP: Final = "  "
 

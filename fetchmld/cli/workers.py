@@ -21,6 +21,9 @@ def workers(session: Session) -> None:
     else:
         head = ("ID", "STATUS", "BATCH FREE", "SERVICE FREE", "CORES", "MEMORY", "GPUS", "RUNNING")
         layout.table(head, [_row(worker) for worker in found])
+        if gpus := [_gpu_row(worker, gpu) for worker in found for gpu in worker.get("gpus", [])]:
+            click.echo()
+            layout.table(("WORKER", "GPU", "TYPE", "STATUS", "MEMORY USED", "BUSY", "TASK OR CAUSE"), gpus)
 
 
 def _row(worker: dict[str, Any]) -> tuple[str, ...]:
@@ -34,6 +37,20 @@ def _row(worker: dict[str, Any]) -> tuple[str, ...]:
         f"{has.get('memory_gb', 0)} GB",
         f"{has.get('gpu_count', 0)} {has.get('gpu_type', '')}".rstrip(),
         str(len(worker.get("active_tasks", []))),
+    )
+
+
+def _gpu_row(worker: dict[str, Any], gpu: dict[str, Any]) -> tuple[str, ...]:
+    used = [f"{gpu[name] / 1024:.1f}" if name in gpu else "?" for name in ("used_mb", "memory_mb")]
+    known = "used_mb" in gpu or "memory_mb" in gpu
+    return (
+        worker["id"],
+        str(gpu["index"]),
+        gpu["type"],
+        gpu["status"],
+        f"{used[0]}/{used[1]} GB" if known else "",
+        f"{gpu['utilization']} %" if "utilization" in gpu else "",
+        gpu.get("cause", "") or gpu.get("held_by", ""),
     )
 
 

@@ -114,6 +114,11 @@ def undrain_worker(worker_id: str) -> Call[Json]:
     return Call("POST", path("/v1/scheduler/workers/{}/undrain", worker_id), read_json)
 
 
+def release_gpu(worker_id: str, index: int) -> Call[Json]:
+    """The Worker; its GPU of that index is in quarantine no longer."""
+    return Call("POST", path("/v1/scheduler/workers/{}/gpus/{}/release", worker_id, str(index)), read_json)
+
+
 def list_reservations() -> Call[list[Json]]:
     """The caller's Reservations, newest first."""
     return Call("GET", "/v1/scheduler/reservations", read_json)
@@ -252,6 +257,7 @@ class Endpoints:
     set_priority = endpoint(set_priority)
     drain = endpoint(drain_worker)
     undrain = endpoint(undrain_worker)
+    release_gpu = endpoint(release_gpu)
     reservations = endpoint(list_reservations)
     reserve = endpoint(create_reservation)
     release = endpoint(release_reservation)

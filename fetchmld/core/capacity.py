@@ -36,7 +36,7 @@ def node_of(state: State, holds: Holds, worker: Worker, now: float, grace_s: flo
         else:
             continue
         node.returns.append((reservation.expires_t, kept))
-    types = {gpu.index: gpu.type for gpu in worker.capacity.gpus}
+    types = {gpu.index: gpu.type for gpu in worker.usable.gpus}
     for task_id in sorted(worker.tasks):
         task = state.tasks[task_id]
         until = ends_by(task, now, grace_s)

@@ -30,6 +30,7 @@ class Policy:
     requeue_after_s: float = 600.0
     grace_s: float = 10.0  # between the SIGTERM and the SIGKILL of a stopped task
     reservation_lead_s: float = 3600.0  # how long before its start a reservation gathers
+    gpu_release_after_s: float = 600.0  # a GPU in quarantine that is well for so long is used again; 0: never by itself
     user_gpus_max: int = 0  # GPUs that one user may have reserved at a time; 0: any number
     unsatisfiable: Literal["queue", "fail"] = "queue"  # what happens to a request that no worker could ever meet
     plans_max: int = 1  # blocked tasks that are planned at a time, 1 to PLANS_MAX

@@ -1,5 +1,6 @@
 """Why a task waits, who holds what it lacks, and when it starts: from the code and the state that decide."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from math import inf
@@ -132,7 +133,7 @@ def _ahead(desk: Desk, task: Task) -> str:
 
 
 def _never(wanted: Resources, worker: Worker) -> str:
-    """What `worker` lacks even when it is empty; "" if nothing."""
+    """What `worker` lacks even when it is empty and well; "" if nothing."""
     for need, has, unit in _all_of(wanted, worker):
         if need > has:
             return f"asks for {need} {unit}, worker {worker.id} has {has}"
@@ -143,7 +144,8 @@ def _all_of(wanted: Resources, worker: Worker) -> list[tuple[int, int, str]]:
     """What one node asks for of each thing, and how much the empty worker has."""
     capacity = worker.capacity
     slots = capacity.service_slots if wanted.kind == "service" else capacity.batch_slots
-    gpus = max((n for kind, n in worker.gpu_totals.items() if suits(wanted.gpu_type, kind)), default=0)
+    totals = Counter(gpu.type for gpu in capacity.gpus) if worker.quarantined else worker.gpu_totals
+    gpus = max((n for kind, n in totals.items() if suits(wanted.gpu_type, kind)), default=0)
     return [
         (wanted.gpu, gpus, f"GPUs of {wanted.gpu_type or 'any type'}"),
         (wanted.cpu, capacity.cpu, "cores"),
@@ -159,7 +161,8 @@ def _not_now(desk: Desk, wanted: Resources, worker: Worker, until_t: float) -> s
     """
     for unit, need, has in _needs(desk, wanted, worker, until_t):
         if need > has:
-            return f"needs {need} {unit}, worker {worker.id} has {max(has, 0)} free"
+            ill = f", {len(worker.quarantined)} in quarantine" if unit == GPUS and worker.quarantined else ""
+            return f"needs {need} {unit}, worker {worker.id} has {max(has, 0)} free{ill}"
     return ""
 
 

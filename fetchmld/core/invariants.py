@@ -92,6 +92,9 @@ def _check_worker(desk: Desk, worker: Worker) -> None:
     indices = [index for _, node in nodes for index in node["gpus"]]
     assert len(indices) == len(set(indices)), f"worker {worker.id}: a GPU is held twice: {sorted(indices)}"
     assert not worker.gpus_free & set(indices), f"worker {worker.id}: a held GPU counts as free"
+    failed = {gpu.index for gpu in worker.capacity.gpus if gpu.uuid in worker.quarantined}
+    assert not worker.gpus_free & failed, f"worker {worker.id}: a GPU in quarantine counts as free"
+    assert worker.gpus_free == {gpu.index for gpu in worker.usable.gpus} - set(indices), f"worker {worker.id}: its GPUs"
     cpu = sum(task.resources.cpu for task, _ in nodes)
     assert worker.cpu_free + cpu == worker.capacity.cpu, f"worker {worker.id}: cores do not add up"
     batch = sum(task.resources.kind == "batch" for task, _ in nodes)

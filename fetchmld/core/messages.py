@@ -13,6 +13,7 @@ from fetchmld.core.model import (
     Assignment,
     Capacity,
     EndReport,
+    GpuUse,
     Intent,
     ParamValue,
     Role,
@@ -114,6 +115,18 @@ class DrainChanged:
 
 
 @dataclass(slots=True)
+class GpuReleaseAsked:
+    """Somebody says that a GPU in quarantine is well again."""
+
+    worker_id: WorkerId
+    index: int
+    user_id: UserId
+    at_us: int
+    ip_address: str = ""
+    ticket: int = 0
+
+
+@dataclass(slots=True)
 class ReservationAsked:
     """`gpu_count` GPUs on each of `node_count` workers, `duration_s` from `starts_in_s` on (0: now)."""
 
@@ -166,6 +179,7 @@ class WorkerJoined:
     detail: dict[str, Any] = field(default_factory=dict)
     ip_address: str = ""
     datasets: dict[str, int] = field(default_factory=dict)  # in its cache: `caches.dataset_key` to bytes
+    gpu_faults: dict[str, str] = field(default_factory=dict)  # as in `HeartbeatReceived`
 
 
 @dataclass(slots=True)
@@ -176,6 +190,8 @@ class HeartbeatReceived:
     at_us: int
     datasets_added: dict[str, int] = field(default_factory=dict)
     datasets_dropped: list[str] = field(default_factory=list)
+    gpu_faults: dict[str, str] = field(default_factory=dict)  # what is wrong with which GPU, by uuid
+    gpu_use: dict[str, GpuUse] = field(default_factory=dict)  # of all of them; empty where it was not looked at
 
 
 @dataclass(slots=True)
@@ -272,6 +288,7 @@ Event = (
     | CancelRequested
     | PriorityChanged
     | DrainChanged
+    | GpuReleaseAsked
     | ReservationAsked
     | ReservationReleased
     | WorkerJoined

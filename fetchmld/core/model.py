@@ -173,6 +173,15 @@ class Gpu:
     index: int
     type: str
     uuid: str
+    memory_mb: int = 0  # 0 = not known
+
+
+class GpuUse(TypedDict):
+    """What a worker last said of one of its GPUs. `processes`: how many have memory there."""
+
+    used_mb: int
+    utilization: int  # per cent of the last moments in which it did something
+    processes: int
 
 
 @dataclass(slots=True, frozen=True)
@@ -184,6 +193,9 @@ class Capacity:
     batch_slots: int
     service_slots: int
     gpus: tuple[Gpu, ...] = ()
+
+
+NO_CAPACITY: Final = Capacity(0, 0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -284,9 +296,12 @@ class Worker:
     batch_free: int = 0
     service_free: int = 0
     gpus_free: set[int] = field(default_factory=set)
-    gpu_totals: dict[str, int] = field(default_factory=dict)  # of its capacity, by type
+    gpu_totals: dict[str, int] = field(default_factory=dict)  # of those that are not in quarantine, by type
     tasks: set[TaskId] = field(default_factory=set)
     detail: dict[str, Any] = field(default_factory=dict)  # python, isolation, ...: shown, never decided on
+    quarantined: dict[str, str] = field(default_factory=dict)  # GPUs that failed, by uuid, and why
+    usable: Capacity = NO_CAPACITY  # its capacity less those; the same object where there is none
+    gpu_use: dict[str, GpuUse] = field(default_factory=dict)  # by uuid; shown, never decided on
 
 
 @dataclass(slots=True, frozen=True)
@@ -438,6 +453,20 @@ class TaskView(TypedDict):
     params: NotRequired[dict[str, ParamValue]]  # of an element, its own
 
 
+class GpuView(TypedDict):
+    """One GPU of a worker. `occupied`: no task holds it, and somebody has memory there. What is not known is absent."""
+
+    index: int
+    uuid: str
+    type: str
+    status: Literal["free", "held", "occupied", "quarantined"]
+    memory_mb: NotRequired[int]
+    used_mb: NotRequired[int]
+    utilization: NotRequired[int]
+    held_by: NotRequired[str]
+    cause: NotRequired[str]  # of its quarantine
+
+
 class WorkerView(TypedDict):
     """A worker as it leaves the core."""
 
@@ -459,6 +488,7 @@ class WorkerView(TypedDict):
     service_total: int
     active_tasks: list[str]
     detail: dict[str, Any]
+    gpus: list[GpuView]
 
 
 class Counts(TypedDict):

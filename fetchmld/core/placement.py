@@ -76,7 +76,7 @@ class Placement:
         self._workers: list[WorkerId] = []
         self._open: dict[WorkerId, Worker] = {}
         self._pools: dict[WorkerId, set[int]] = {}  # beside the common one, what the queue knows of a worker
-        self._odd: set[WorkerId] = set()  # came back without some GPU that a task of theirs holds
+        self._odd: set[WorkerId] = set()  # have lost some GPU that a task of theirs holds
         self._ready: dict[int, _Ready] = {}
         self._shapes: dict[tuple[object, ...], _Shape] = {}
         self._idle: dict[int, _Shape] = {}  # those without users, by number; the first has had none for longest
@@ -222,7 +222,7 @@ class Placement:
         held = self._holds.idle_gpus(worker.id)
         free = [
             gpu.index
-            for gpu in worker.capacity.gpus
+            for gpu in worker.usable.gpus
             if gpu.index in worker.gpus_free and gpu.index not in held and self._type_bit(gpu.type) == gpu_type
         ]
         return sorted(free)[: task.resources.gpu]
@@ -327,7 +327,7 @@ class Placement:
         held = [(self._number(name), self._type_held(name, gpus)) for name, gpus in places]
         known = self._held.get(task.id)
         self._held[task.id] = (self._use_shape(task, False) if known is None else known[0], held)
-        indices = {gpu.index for gpu in worker.capacity.gpus}
+        indices = {gpu.index for gpu in worker.usable.gpus}
         if any(name == worker.id and not indices.issuperset(gpus) for name, gpus in places):
             self._odd.add(worker.id)
 

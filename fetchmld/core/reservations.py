@@ -212,7 +212,7 @@ class Holds:
         """The worker with the most GPUs free for it, then the one with the fewest others, then the oldest."""
         best: tuple[int, int, int, WorkerId, str] | None = None
         for order, worker in enumerate(worker for worker in workers if worker.id not in targets):
-            for gpu_type in sorted({gpu.type for gpu in worker.capacity.gpus}):
+            for gpu_type in sorted(_types(worker)):
                 if not suits(reservation.gpu_type, gpu_type) or self._room(worker, gpu_type) < reservation.gpu_count:
                     continue
                 free = 0 if worker.id in promised else min(reservation.gpu_count, len(self._free(worker, gpu_type)))
@@ -222,12 +222,12 @@ class Holds:
 
     def _room(self, worker: Worker, gpu_type: str) -> int:
         """How many GPUs of that type no other reservation counts on."""
-        total = sum(gpu.type == gpu_type for gpu in worker.capacity.gpus)
+        total = worker.gpu_totals.get(gpu_type, 0)
         return total - sum(r.gpu_count for r, target in self.of(worker.id) if target.gpu_type == gpu_type)
 
     def _free(self, worker: Worker, gpu_type: str) -> list[int]:
         held = self.idle_gpus(worker.id)
-        of_type = (gpu.index for gpu in worker.capacity.gpus if gpu.type == gpu_type)
+        of_type = (gpu.index for gpu in worker.usable.gpus if gpu.type == gpu_type)
         return sorted(index for index in of_type if index in worker.gpus_free and index not in held)
 
     def _gather(self, reservation: Reservation, target: Target, worker: Worker) -> bool:
@@ -257,7 +257,7 @@ def suits(wanted: str, gpu_type: str) -> bool:
 def free_of(worker: Worker) -> Amount:
     """All that is free on a worker, held for a reservation or not."""
     gpus: dict[str, int] = {}
-    for gpu in worker.capacity.gpus:
+    for gpu in worker.usable.gpus:
         gpus[gpu.type] = gpus.get(gpu.type, 0) + (gpu.index in worker.gpus_free)
     return Amount(worker.cpu_free, worker.memory_free_gb, worker.batch_free, worker.service_free, gpus)
 
@@ -268,7 +268,7 @@ def why_over_capacity(state: State, asked: Reservation) -> str:
     Largest first, each on the workers with the least room that is enough: what this packs can be kept.
     """
     room = {
-        worker.id: {kind: sum(gpu.type == kind for gpu in worker.capacity.gpus) for kind in _types(worker)}
+        worker.id: dict(worker.gpu_totals)
         for worker in state.workers.values()
         if worker.status != "offline" and not worker.draining
     }
@@ -301,7 +301,7 @@ def _pack(room: dict[WorkerId, dict[str, int]], reservation: Reservation) -> int
 
 
 def _types(worker: Worker) -> set[str]:
-    return {gpu.type for gpu in worker.capacity.gpus}
+    return set(worker.gpu_totals)
 
 
 def _overlap(one: Reservation, other: Reservation) -> bool:

@@ -15,6 +15,7 @@ from fetchmld.core.desk import Desk, Policy
 from fetchmld.core.ends import Ends, hash_seed
 from fetchmld.core.errors import Conflict, FetchmlError, Forbidden, Invalid, NotFound
 from fetchmld.core.explain import explain, why_never
+from fetchmld.core.gpus import Gpus
 from fetchmld.core.lifecycle import PHASES, STARTED, TASK, advance
 from fetchmld.core.messages import (
     AcknowledgeEnd,
@@ -27,6 +28,7 @@ from fetchmld.core.messages import (
     ExperimentCreated,
     Fact,
     FactNoted,
+    GpuReleaseAsked,
     HeartbeatReceived,
     KeyCreated,
     KeyRevoked,
@@ -78,6 +80,7 @@ class Scheduler:
         self._desk = Desk(policy, queue, state)
         self._waiting = Waiting(self._desk)
         self._ends = Ends(self._desk, self._waiting)
+        self._gpus = Gpus(self._desk)
 
     @property
     def state(self) -> State:
@@ -405,7 +408,19 @@ class Scheduler:
             self._desk.record(event, "scheduler_drain", action, worker.id, event.user_id, metadata, ip=event.ip_address)
             self._open_or_shut(worker)
             self._place(event.at_us)
-        self._desk.reply(event.ticket, views.worker_view(worker))
+        self._desk.reply(event.ticket, views.worker_view(self._desk, worker))
+
+    def _on_gpu_release(self, event: GpuReleaseAsked) -> None:
+        worker = self._gpus.release(event)
+        if worker is not None:
+            self._reopen(worker)
+            self._place(event.at_us)
+            self._desk.reply(event.ticket, views.worker_view(self._desk, worker))
+
+    def _reopen(self, worker: Worker) -> None:
+        """Its GPUs are not what they were."""
+        if self._placement.is_open(worker.id):
+            self._placement.open(worker)
 
     def _open_or_shut(self, worker: Worker) -> None:
         if worker.status == "active":
@@ -423,6 +438,7 @@ class Scheduler:
             advance(worker, "active")
         worker.heartbeat_t, worker.heartbeat_at, worker.detail = self._now, event.at_us / 1e6, event.detail
         self._desk.caches.replace(worker.id, event.datasets)
+        self._gpus.hear(worker, event.gpu_faults, event.at_us)
         self._open_or_shut(worker)
         self._reconcile(worker, event, rebooted)
         self._place(event.at_us)
@@ -464,6 +480,7 @@ class Scheduler:
             self._set_phase(task, live.phase)
         if task.cancel_by:
             self._stop(task, "CANCELLED", f"by {task.cancel_by}")
+        self._gpus.stop_holder(task, worker)
         self._ends.stop_again(task, worker.id)
 
     def _relaunch(self, task: Task, worker: Worker) -> None:
@@ -471,6 +488,7 @@ class Scheduler:
         for node in task.assignments:
             if node["worker_id"] == worker.id:
                 self._launch(task, node)
+        self._gpus.stop_holder(task, worker)
         if task.cancel_by:
             self._stop(task, "CANCELLED", f"by {task.cancel_by}")
 
@@ -481,9 +499,14 @@ class Scheduler:
         worker.heartbeat_t, worker.heartbeat_at = self._now, event.at_us / 1e6
         if event.datasets_added or event.datasets_dropped:
             self._desk.caches.change(worker.id, event.datasets_added, event.datasets_dropped)
+        worker.gpu_use = event.gpu_use or worker.gpu_use
+        failed = self._gpus.hear(worker, event.gpu_faults, event.at_us)
         if worker.status == "suspect":
             advance(worker, "active")
             self._placement.open(worker)
+            self._place(event.at_us)
+        elif failed:
+            self._reopen(worker)
             self._place(event.at_us)
 
     def _on_phase(self, event: PhaseReported) -> None:
@@ -528,7 +551,8 @@ class Scheduler:
     def _on_attempt_ended(self, event: AttemptEnded) -> None:
         task = self._current(event.worker_id, event.task_id, event.attempt)
         if task is not None:
-            self._ends.on_node(task, event.worker_id, event.report, event.seed, event.at_us)
+            report = self._gpus.blame(task, self.state.workers[event.worker_id], event.report)
+            self._ends.on_node(task, event.worker_id, report, event.seed, event.at_us)
             self._place(event.at_us)
             if task.resources.node_count > 1:
                 return  # acknowledged once the attempt is over on all nodes
@@ -574,6 +598,8 @@ class Scheduler:
     def _on_time_passed(self, event: TimePassed) -> None:
         for worker in self.state.workers.values():
             self._watch(worker, event.at_us)
+            if self._gpus.release_due(worker, event.at_us):
+                self._reopen(worker)
         self._expire(event.at_us)
         self._waiting.wake()
         self._place(event.at_us)
@@ -607,7 +633,7 @@ class Scheduler:
 
     def worker_views(self) -> list[WorkerView]:
         """Every known worker, oldest first."""
-        return [views.worker_view(worker) for worker in self.state.workers.values()]
+        return [views.worker_view(self._desk, worker) for worker in self.state.workers.values()]
 
     def reservation_view(self, reservation_id: str) -> ReservationView | None:
         """The reservation, live or among the newest ended ones."""
@@ -646,6 +672,7 @@ _HANDLERS: Final[dict[type[Any], Callable[[Scheduler, Any], None]]] = {
     CancelRequested: Scheduler._on_cancel_requested,
     PriorityChanged: Scheduler._on_priority_changed,
     DrainChanged: Scheduler._on_drain_changed,
+    GpuReleaseAsked: Scheduler._on_gpu_release,
     ReservationAsked: Scheduler._on_reservation_asked,
     ReservationReleased: Scheduler._on_reservation_released,
     WorkerJoined: Scheduler._on_worker_joined,

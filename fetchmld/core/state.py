@@ -110,7 +110,7 @@ def _durable_task(task: Task) -> dict[str, Any]:
 
 
 def _durable_worker(worker: Worker) -> dict[str, Any]:
-    fresh = {"status", "heartbeat_at", "heartbeat_t", "detail"}
+    fresh = {"status", "heartbeat_at", "heartbeat_t", "detail", "gpu_use"}
     fields = {name: getattr(worker, name) for name in Worker.__slots__ if name not in fresh}
     fields["offline"] = worker.status == "offline"
     return fields
@@ -334,6 +334,18 @@ def _worker_undrained(state: State, fact: Fact) -> None:
         advance(worker, "active")
 
 
+def _gpu_quarantined(state: State, fact: Fact) -> None:
+    worker = state.workers[WorkerId(fact.resource)]
+    worker.quarantined[fact.metadata["uuid"]] = fact.metadata["cause"]
+    _recount(state, worker)
+
+
+def _gpu_released(state: State, fact: Fact) -> None:
+    worker = state.workers[WorkerId(fact.resource)]
+    del worker.quarantined[fact.metadata["uuid"]]
+    _recount(state, worker)
+
+
 def _reserved(state: State, fact: Fact) -> None:
     meta = fact.metadata
     state.reservation_count += 1
@@ -422,6 +434,8 @@ _CHANGES: Final[dict[str, Callable[[State, Fact], None]]] = {
     "worker.offline": _worker_offline,
     "worker.drain": _worker_drained,
     "worker.undrain": _worker_undrained,
+    "gpu.quarantine": _gpu_quarantined,
+    "gpu.release": _gpu_released,
     "reservation.create": _reserved,
     "reservation.claim": _reservation_claimed,
     "reservation.expire": _reservation_over,
@@ -437,7 +451,7 @@ _CHANGES: Final[dict[str, Callable[[State, Fact], None]]] = {
 
 def capacity_of(data: dict[str, Any]) -> Capacity:
     """The capacity that `capacity_data` wrote."""
-    gpus = tuple(Gpu(gpu["index"], gpu["type"], gpu["uuid"]) for gpu in data["gpus"])
+    gpus = tuple(Gpu(**gpu) for gpu in data["gpus"])
     return Capacity(data["cpu"], data["memory_gb"], data["batch_slots"], data["service_slots"], gpus)
 
 
@@ -448,8 +462,13 @@ def capacity_data(capacity: Capacity) -> dict[str, Any]:
         "memory_gb": capacity.memory_gb,
         "batch_slots": capacity.batch_slots,
         "service_slots": capacity.service_slots,
-        "gpus": [{"index": gpu.index, "type": gpu.type, "uuid": gpu.uuid} for gpu in capacity.gpus],
+        "gpus": [_gpu_data(gpu) for gpu in capacity.gpus],
     }
+
+
+def _gpu_data(gpu: Gpu) -> dict[str, Any]:
+    data = {"index": gpu.index, "type": gpu.type, "uuid": gpu.uuid}
+    return {**data, "memory_mb": gpu.memory_mb} if gpu.memory_mb else data
 
 
 def _hold(worker: Worker, task: Task, gpus: list[int]) -> None:
@@ -473,8 +492,8 @@ def _release_all(state: State, task: Task) -> None:
         worker = state.workers[WorkerId(assignment["worker_id"])]
         worker.cpu_free += wanted.cpu
         worker.memory_free_gb += wanted.memory_gb
-        if assignment["gpus"]:  # a worker may have come back without some of them
-            worker.gpus_free.update({gpu.index for gpu in worker.capacity.gpus} & set(assignment["gpus"]))
+        if assignment["gpus"]:  # some may have failed, or the worker came back without them
+            worker.gpus_free.update({gpu.index for gpu in worker.usable.gpus} & set(assignment["gpus"]))
         if wanted.kind == "service":
             worker.service_free += 1
         else:
@@ -484,7 +503,7 @@ def _release_all(state: State, task: Task) -> None:
 
 def _recount(state: State, worker: Worker) -> None:
     """Free capacity from the capacity and what is assigned; below zero where a worker came back smaller."""
-    capacity = worker.capacity
+    capacity = worker.usable = _less_quarantined(worker)
     worker.cpu_free, worker.memory_free_gb = capacity.cpu, capacity.memory_gb
     worker.batch_free, worker.service_free = capacity.batch_slots, capacity.service_slots
     worker.gpus_free = {gpu.index for gpu in capacity.gpus}
@@ -496,6 +515,11 @@ def _recount(state: State, worker: Worker) -> None:
         for assignment in task.assignments:
             if assignment["worker_id"] == worker.id:
                 _hold(worker, task, assignment["gpus"])
+
+
+def _less_quarantined(worker: Worker) -> Capacity:
+    well = tuple(gpu for gpu in worker.capacity.gpus if gpu.uuid not in worker.quarantined)
+    return worker.capacity if len(well) == len(worker.capacity.gpus) else replace(worker.capacity, gpus=well)
 
 
 def ended(task: Task) -> bool:

@@ -5,7 +5,17 @@ from collections import Counter
 from fetchmld.core import arrays
 from fetchmld.core.desk import Desk
 from fetchmld.core.explain import wait_reason
-from fetchmld.core.model import Counts, Reservation, ReservationView, Task, TaskView, Worker, WorkerView
+from fetchmld.core.model import (
+    Counts,
+    Gpu,
+    GpuView,
+    Reservation,
+    ReservationView,
+    Task,
+    TaskView,
+    Worker,
+    WorkerView,
+)
 from fetchmld.core.state import State
 
 
@@ -41,7 +51,7 @@ def task_view(desk: Desk, task: Task) -> TaskView:
     return view
 
 
-def worker_view(worker: Worker) -> WorkerView:
+def worker_view(desk: Desk, worker: Worker) -> WorkerView:
     capacity = worker.capacity
     return WorkerView(
         id=worker.id,
@@ -62,7 +72,30 @@ def worker_view(worker: Worker) -> WorkerView:
         service_total=capacity.service_slots,
         active_tasks=sorted(worker.tasks),
         detail=worker.detail,
+        gpus=_gpu_views(desk.state, worker),
     )
+
+
+def _gpu_views(state: State, worker: Worker) -> list[GpuView]:
+    tasks = [state.tasks[task_id] for task_id in worker.tasks] if worker.capacity.gpus else []
+    nodes = [(task.id, node) for task in tasks for node in task.assignments if node["worker_id"] == worker.id]
+    holders = {index: task_id for task_id, node in nodes for index in node["gpus"]}
+    return [_gpu_view(worker, gpu, holders.get(gpu.index, "")) for gpu in worker.capacity.gpus]
+
+
+def _gpu_view(worker: Worker, gpu: Gpu, held_by: str) -> GpuView:
+    view = GpuView(index=gpu.index, uuid=gpu.uuid, type=gpu.type, status="held" if held_by else "free")
+    if held_by:
+        view["held_by"] = held_by
+    if gpu.memory_mb:
+        view["memory_mb"] = gpu.memory_mb
+    if (use := worker.gpu_use.get(gpu.uuid)) is not None:
+        view["used_mb"], view["utilization"] = use["used_mb"], use["utilization"]
+        if use["processes"] and not held_by:
+            view["status"] = "occupied"
+    if (cause := worker.quarantined.get(gpu.uuid)) is not None:
+        view["status"], view["cause"] = "quarantined", cause
+    return view
 
 
 def reservation_view(desk: Desk, reservation: Reservation) -> ReservationView:

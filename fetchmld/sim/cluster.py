@@ -26,7 +26,9 @@ CLIENT_RETRY_S: Final = 5.0
 LOOK_S: Final = 10.0  # between two looks whether all is quiet
 
 
-POLICY: Final = Policy(ageing_tau_s=60.0, suspect_after_s=12.0, offline_after_s=30.0, requeue_after_s=120.0)
+POLICY: Final = Policy(
+    ageing_tau_s=60.0, suspect_after_s=12.0, offline_after_s=30.0, requeue_after_s=120.0, gpu_release_after_s=90.0
+)
 
 
 @dataclass(slots=True, frozen=True)
@@ -172,6 +174,7 @@ class Cluster:
         self._set_faults(NONE)
         for node in self.nodes:
             node.link.up_cut = node.link.down_cut = False
+            node.gpu_faults.clear()
 
     def _settle(self) -> None:
         """Nothing goes wrong any more: everything that can start must end."""
@@ -278,6 +281,16 @@ class Cluster:
             node.capacity = node.full_capacity
         node.crash_agent()
 
+    def fail_gpu(self) -> None:
+        """A GPU has a fault for a while. Who uses it may die of it, at once or when it is stopped."""
+        node = self.any_node()
+        if node.capacity.gpus:
+            gpu = self.rng.choice(node.capacity.gpus)
+            node.gpu_faults[gpu.uuid] = "xid 48"
+            self.timeline.after(self.rng.lognormvariate(3.0, 1.5), lambda: node.gpu_faults.pop(gpu.uuid, None))
+            if self.rng.random() < 0.5:
+                node.break_gpu(gpu.index)
+
     def jump_wall(self) -> None:
         """Somebody sets a clock, by seconds or by days."""
         jump_s = self.rng.choice((-1, 1)) * 10 ** self.rng.uniform(0, 6)
@@ -298,6 +311,7 @@ INJECTIONS: Final[dict[str, Callable[[Cluster], None]]] = {
     "runner_crash": lambda cluster: cluster.any_node().crash_runner(),
     "reboot": lambda cluster: cluster.any_node().reboot(cluster.rng.uniform(2.0, 60.0)),
     "gpu_loss": Cluster.lose_gpu,
+    "gpu_fault": Cluster.fail_gpu,
     "partition": lambda cluster: cluster.cut(up=True, down=True),
     "one_way": lambda cluster: cluster.cut(up=(up := cluster.rng.random() < 0.5), down=not up),
     "wall_jump": Cluster.jump_wall,

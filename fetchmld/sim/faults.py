@@ -28,6 +28,7 @@ class Faults:
     runner_crash_per_h: float = 0.0
     reboot_per_h: float = 0.0
     gpu_loss_per_h: float = 0.0
+    gpu_fault_per_h: float = 0.0  # seen by the agent, which goes on
     partition_per_h: float = 0.0  # both ways
     one_way_per_h: float = 0.0
     wall_jump_per_h: float = 0.0
@@ -65,6 +66,7 @@ LIMITS: Final[dict[str, float]] = {
     "runner_crash_per_h": 30.0,
     "reboot_per_h": 30.0,
     "gpu_loss_per_h": 20.0,
+    "gpu_fault_per_h": 40.0,
     "partition_per_h": 30.0,
     "one_way_per_h": 30.0,
     "wall_jump_per_h": 60.0,

@@ -289,12 +289,14 @@ class Head:
 def _hello(body: Body, at_us: int) -> Event:
     live = [LiveAttempt(TaskId(a["task_id"]), a["attempt"], a["phase"]) for a in body["attempts"]]
     name, capacity = WorkerId(body["worker_id"]), body["capacity"]
-    return WorkerJoined(name, body["boot_id"], name, capacity, live, at_us, datasets=body["datasets"])
+    return WorkerJoined(
+        name, body["boot_id"], name, capacity, live, at_us, datasets=body["datasets"], gpu_faults=body["gpu_faults"]
+    )
 
 
 def _beat(body: Body, at_us: int) -> Event:
     added, dropped = body.get("datasets_added", {}), body.get("datasets_dropped", [])
-    return HeartbeatReceived(WorkerId(body["worker_id"]), at_us, added, dropped)
+    return HeartbeatReceived(WorkerId(body["worker_id"]), at_us, added, dropped, body["gpu_faults"])
 
 
 def _ended(body: Body, at_us: int) -> Event:

@@ -155,7 +155,7 @@ class Rules(Watcher):
         waiting.sort(key=lambda t: (t.submit_t / self._tau_s - t.priority, t.submit_seq))
         for task in waiting:
             wanted, count = task.resources, task.resources.node_count
-            able = [worker for worker in workers if self._fits_empty(wanted, worker.capacity)]
+            able = [worker for worker in workers if self._fits_empty(wanted, worker.usable)]
             others = [worker for worker in able if worker.id != task.avoid]
             usable = others if len(others) >= count else able
             assert sum(_fits_now(wanted, worker) for worker in usable) < count, f"{task.id} waits though it fits"
@@ -215,6 +215,7 @@ class Rules(Watcher):
             assert fact.metadata["attempt"] == self._attempts[fact.resource] + 1, f"{fact.resource}: attempts only grow"
             assert fact.resource not in self._ended, f"{fact.resource} starts after its end"
             self._attempts[fact.resource] += 1
+            self._check_gpus(fact)
             place = place_of(fact.resource)
             for needed in self._submitted[place[0] if place else fact.resource].get("depends_on", ()):
                 self._check_needed(fact.resource, needed)
@@ -233,6 +234,13 @@ class Rules(Watcher):
         elif fact.action == "task.requeue":
             self._held_until_us[fact.resource] = fact.clock_us + int(fact.metadata["hold_s"] * 1e6)
             self._check_dead(fact)
+
+    def _check_gpus(self, fact: Fact) -> None:
+        """Nobody is given a GPU that is in quarantine."""
+        for node in fact.metadata["assignments"]:
+            worker = self.shadow.workers[WorkerId(node["worker_id"])]
+            failed = {gpu.index for gpu in worker.capacity.gpus if gpu.uuid in worker.quarantined}
+            assert not failed & set(node["gpus"]), f"{fact.resource} starts on {node}, and {failed} are in quarantine"
 
     def _check_needed(self, task_id: str, needed: Dependency) -> None:
         """What the started task depends on has ended, and as it asked."""
@@ -395,7 +403,7 @@ def fits_empty(wanted: Resources, capacity: Capacity) -> bool:
     return not wanted.gpu or any(n >= wanted.gpu and _is_of({name}, wanted) for name, n in types.items())
 
 
-_FRESH: Final = frozenset({"status", "heartbeat_at", "heartbeat_t", "detail"})
+_FRESH: Final = frozenset({"status", "heartbeat_at", "heartbeat_t", "detail", "gpu_use"})
 
 
 def _durable_fields(kind: type[Task] | type[Worker]) -> Callable[[Any], tuple[Any, ...]]:

@@ -90,6 +90,7 @@ class Node:
         self._unsent: list[Body] = []
         self._cache: dict[str, int] = {}  # what `caches.dataset_key` names, with its bytes; on disk
         self._told: dict[str, int] = {}  # what the head was told of it
+        self.gpu_faults: dict[str, str] = {}  # what is wrong with which GPU now, by uuid
         self._paused: list[tuple[str, Body]] | None = None
         link.on_message, link.on_lost = self._on_message, self._on_lost
 
@@ -197,6 +198,7 @@ class Node:
             "capacity": self.capacity,
             "attempts": [asdict(attempt) for attempt in self.core.live()],
             "datasets": dict(self._cache),
+            "gpu_faults": dict(self.gpu_faults),
         }
         self._told = dict(self._cache)
         self.link.send_up("hello", hello)
@@ -247,8 +249,12 @@ class Node:
     def _beat(self, connection: int) -> None:
         if connection == self.link.connection and self._greeted and self.agent_up:
             if self._paused is None:
-                self.link.send_up("beat", {"worker_id": self.name, "sent_t": self.boottime(), **self._cache_news()})
+                self._say_beat()
             self._timeline.after(self._heartbeat_s, self._beat, connection)
+
+    def _say_beat(self) -> None:
+        beat = {"worker_id": self.name, "sent_t": self.boottime(), "gpu_faults": dict(self.gpu_faults)}
+        self.link.send_up("beat", {**beat, **self._cache_news()})
 
     def _cache_news(self) -> Body:
         """What came into the cache, and what left it, since the head was last told."""
@@ -322,6 +328,8 @@ class Node:
             case SayPhase(key, phase):
                 self._tell("phase", key, phase=phase)
             case Report(key, rank, report):
+                if self.gpu_faults and self._greeted:
+                    self._say_beat()  # before the end, so that the right thing is blamed
                 self._tell("ended", key, rank=rank, report=dict(report), seed=self._rng.getrandbits(32))
             case Forget(key, _):
                 self._starts.pop(key, None)

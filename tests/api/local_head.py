@@ -43,6 +43,8 @@ from fetchmld.core.messages import (
     ExperimentCreated,
     Fact,
     FactNoted,
+    GpuReleaseAsked,
+    HeartbeatReceived,
     KeyCreated,
     KeyRevoked,
     Persist,
@@ -235,6 +237,11 @@ class LocalHead:
         event = DrainChanged(WorkerId(worker_id), wanted, caller.user_id, self._at_us(), ticket=1, trace_id=trace_id)
         return cast(WorkerView, self._ask(event))
 
+    async def release_gpu(self, caller: Caller, worker_id: str, index: int) -> WorkerView:
+        self._trip()
+        event = GpuReleaseAsked(WorkerId(worker_id), index, caller.user_id, self._at_us(), ticket=1)
+        return cast(WorkerView, self._ask(event))
+
     async def reservations(self) -> list[ReservationView]:
         self._trip()
         return self.core.reservation_views()
@@ -394,6 +401,9 @@ class LocalHead:
         held = tuple(Gpu(index, "A100", str(index)) for index in range(gpus))
         capacity = Capacity(cpu=8, memory_gb=32, batch_slots=8, service_slots=1, gpus=held)
         self._handle(WorkerJoined(WorkerId(worker_id), "boot", "host", capacity, [], self._at_us()))
+
+    def fail_gpu(self, worker_id: str, uuid: str, cause: str) -> None:
+        self._handle(HeartbeatReceived(WorkerId(worker_id), self._at_us(), gpu_faults={uuid: cause}))
 
     async def run(self, task_id: str) -> None:
         """The program of the task's current attempt began."""

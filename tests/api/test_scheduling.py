@@ -30,6 +30,28 @@ def test_an_operator_drains_a_worker_and_lets_it_work_again(tmp_path: Path) -> N
     with_api(tmp_path, test)
 
 
+def test_each_gpu_is_shown_and_an_operator_ends_a_quarantine(tmp_path: Path) -> None:
+    async def test(api: Api) -> None:
+        api.head.add_worker("w2", gpus=2)
+        api.head.fail_gpu("w2", "1", "xid 79")
+        task = await api.submit(gpu=1)
+        gpus = (await api.call("GET", "/v1/scheduler/workers/w2"))[1]["gpus"]
+        assert gpus[0] == {"index": 0, "uuid": "0", "type": "A100", "status": "held", "held_by": task["id"]}
+        assert gpus[1] == {"index": 1, "uuid": "1", "type": "A100", "status": "quarantined", "cause": "xid 79"}
+        others = (await api.call("GET", "/v1/scheduler/workers/w2", key=OTHER))[1]["gpus"]
+        assert "held_by" not in others[0], "whose task it is, is not everybody's business"
+        path = "/v1/scheduler/workers/w2/gpus/{}/release"
+        assert (await api.call("POST", path.format(1)))[0] == 403
+        status, worker = await api.call("POST", path.format(1), key=OPERATOR)
+        assert (status, worker["gpus"][1]["status"]) == (200, "free")
+        assert (await api.call("POST", path.format(1), key=OPERATOR))[0] == 409
+        for index in (2, "one", "-1", "9" * 30):
+            assert (await api.call("POST", path.format(index), key=OPERATOR))[0] == 404
+        assert (await api.call("POST", "/v1/scheduler/workers/none/gpus/0/release", key=OPERATOR))[0] == 404
+
+    with_api(tmp_path, test)
+
+
 def test_a_user_changes_the_priority_of_their_own_tasks_up_to_the_cap(tmp_path: Path) -> None:
     async def test(api: Api) -> None:
         task = await api.submit(node_count=2)

@@ -40,6 +40,21 @@ def test_drain_and_undrain(client: Run, stub: Stub) -> None:
     assert client("undrain", "w1").out == "w1 takes work again\n"
 
 
+def test_release_gpu_and_the_gpus_of_workers(client: Run, stub: Stub) -> None:
+    stub.handlers["POST /v1/scheduler/workers/w1/gpus/1/release"] = answer(200, {"id": "w1", "status": "active"})
+    assert client("release-gpu", "w1", "1").out == "GPU 1 of w1 is in use again\n"
+    assert client("release-gpu", "w1", "-1").code == 2
+    held = {"index": 0, "uuid": "GPU-0", "type": "H200", "status": "held", "held_by": "abc"}
+    held |= {"memory_mb": 143771, "used_mb": 1024, "utilization": 97}
+    failed = {"index": 1, "uuid": "GPU-1", "type": "H200", "status": "quarantined", "cause": "xid 79"}
+    stub.handlers["GET /v1/scheduler/workers"] = answer(200, [{"id": "w1", "status": "active", "gpus": [held, failed]}])
+    out = client("workers").out
+    assert ["w1", "0", "H200", "held", "1.0/140.4", "GB", "97", "%", "abc"] in [
+        line.split() for line in out.split("\n")
+    ]
+    assert ["w1", "1", "H200", "quarantined", "xid", "79"] in [line.split() for line in out.split("\n")]
+
+
 def test_reserve_lists_makes_and_gives_back(client: Run, stub: Stub) -> None:
     made = {
         "id": "r1",

@@ -52,6 +52,15 @@ async def undrain(request: web.Request) -> web.Response:
     return reply(wire.worker(view, await _visible_tasks(request, view)))
 
 
+async def release_gpu(request: web.Request) -> web.Response:
+    """POST /v1/scheduler/workers/{workerId}/gpus/{index}/release: a GPU in quarantine is well again."""
+    text = request.match_info["index"]
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise NotFound(f"there is no GPU {text[:64]!r}: it is a number, as `workers` shows it")
+    view = await request.app[HEAD].release_gpu(request[CALLER], request.match_info["workerId"], int(text))
+    return reply(wire.worker(view, await _visible_tasks(request, view)))
+
+
 async def _visible_tasks(request: web.Request, view: WorkerView) -> list[str]:
     """The worker's active tasks that the caller may know of: all, or their own."""
     caller, head = request[CALLER], request.app[HEAD]
