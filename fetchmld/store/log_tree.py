@@ -7,6 +7,7 @@ It never signs what contradicts a checkpoint of its own: where the ledger ends b
 story than it, `advance` raises LedgerDamaged for as long as that is so.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -41,6 +42,8 @@ from fetchmld.store.notes import (
 from fetchmld.store.segment import LedgerDamaged
 from fetchmld.store.tail import Tail
 from fetchmld.store.tiles import CheckpointLog, TileStore
+
+log = logging.getLogger(__name__)
 
 ROTATE: Final = "key.rotate"
 _STEP_EVENTS: Final = 16_384
@@ -114,8 +117,11 @@ class LogTree:
             tree = Tree.load(self._signed.size, self._tiles.read)
             if tree.root() == self._signed.root:
                 self._tree = tree
-        except (OSError, ValueError):
-            pass
+                return
+            why = "they do not give the root that was signed"
+        except (OSError, ValueError) as problem:
+            why = str(problem)
+        log.warning("tree_made_anew", extra={"why": why})
 
     # -- following
 

@@ -92,7 +92,7 @@ def test_a_call_that_fails_takes_nothing_that_was_acknowledged(
         lines = finish(writer)
     assert lines[-1] == "end"
     assert acknowledged(lines) == sum(1 + number * 7 % 5 for number in range(BATCHES))
-    if "+" in when:
+    if "+" in when and (not LONG or call in ("pwrite64", "fdatasync")):  # one lost rename of `head` is felt by nobody
         assert any(line.startswith(FELT) for line in lines), "the fault was not felt"
     check(tmp_path / "ledger", acknowledged(lines))
 
