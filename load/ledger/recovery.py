@@ -1,7 +1,8 @@
 """How long a start takes on a long record: `python load/ledger/recovery.py [--events N] [--live N] [--daemon]`.
 
 Beside it, in the same run: reading the bytes that must be read, and the start that has no snapshot. With `--daemon` a whole
-daemon runs on that record, its head and scheduler are killed, and the stopwatch runs until a task is accepted again.
+daemon runs on that record, its head and scheduler are killed when the newest snapshot is as old as they get, and the
+stopwatch runs until a task is accepted again.
 """
 
 import argparse
@@ -40,14 +41,15 @@ def main() -> None:
     given = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="fetchml-recovery-", dir=given.dir))
     try:
-        measure(directory / "ledger", given.events, given.live)
+        oldest = measure(directory / "ledger", given.events, given.live)
         if given.daemon:
-            measure_daemon(directory)
+            measure_daemon(directory, oldest)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def measure(ledger_dir: Path, events: int, live: int) -> None:
+def measure(ledger_dir: Path, events: int, live: int) -> tuple[str, bytes]:
+    """Name and content of a snapshot that is as old as snapshots get."""
     write_record(ledger_dir, events, live)
     segments = [path for _, path in list_segments(ledger_dir / "segments")]
     size = sum(path.stat().st_size for path in segments)
@@ -58,11 +60,13 @@ def measure(ledger_dir: Path, events: int, live: int) -> None:
     found = snapshots.newest(ledger_dir)
     assert found is not None
     behind = [path for first, path in list_segments(ledger_dir / "segments") if first >= found.mark.segment]
+    oldest = found.path.name, found.path.read_bytes()
     print(f"snapshot at {found.mark.seq}: {found.path.stat().st_size / 2**20:.1f} MiB; {EVERY} events behind it")
     limit = timed("read the snapshot's bytes and those behind it (the limit)", lambda: _read([found.path, *behind]))
     timed("start from the snapshot", lambda: start(ledger_dir), limit)
     timed("make the next snapshot (beside the daemon)", lambda: _maker(ledger_dir, events - 1))
     timed("start from a snapshot at the very end", lambda: start(ledger_dir))
+    return oldest
 
 
 def start(ledger_dir: Path) -> None:
@@ -112,7 +116,7 @@ def _maker(ledger_dir: Path, to_seq: int) -> None:
 # ---- a whole daemon ---------------------------------------------------------------------------------------------------
 
 
-def measure_daemon(directory: Path) -> None:
+def measure_daemon(directory: Path, oldest: tuple[str, bytes]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -122,6 +126,8 @@ def measure_daemon(directory: Path) -> None:
     try:
         key = (directory / "admin.key").read_text().strip()
         for _ in range(3):
+            snapshots.remove_all(directory / "ledger")
+            (directory / "ledger" / snapshots.SNAPSHOTS / oldest[0]).write_bytes(oldest[1])
             kill(directory)
             timed("death of head and scheduler to a task accepted", lambda: accepted(port, key))
             time.sleep(5.0)
