@@ -19,12 +19,14 @@ from actors import node
 from actors.cache_news import CacheNews
 from actors.environments import Environment, Environments
 from actors.log_reader import LogReader
+from actors.ray_channel import Gate, over_ray
+from actors.ray_compat import NAMESPACE
 from actors.requirements import wanted_by
 from actors.runner_link import RunnerLink
-from actors.task_code import TaskCode, code_of, read_fact
+from actors.task_code import CodeSource, TaskCode, code_of, read_fact
 from actors.workspace import CannotRun, empty, environment_of, program_of, script_of
 from actors.workspaces import Workspaces
-from fetchmld.channel import Client, Message, Peer, Server, serve
+from fetchmld.channel import Client, Dial, Message, Peer, Server, serve
 from fetchmld.config import Config
 from fetchmld.core.agent import (
     Abandon,
@@ -62,6 +64,8 @@ from fetchmld.store.code import CodeStore
 from fetchmld.store.content import ContentStore
 from fetchmld.store.dataset_cache import Dataset, DatasetCache
 from fetchmld.store.datasets import DatasetError, DatasetStore, mount, shown, variable_of
+from fetchmld.store.remote_code import RemoteCode
+from fetchmld.store.remote_content import RemoteContent, worker_key
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +89,8 @@ class Agent:
         self._workspaces = Workspaces(paths.node_dir)
         self._core = AgentCore()
         self._hearing = Hearing()
-        self._objects = ContentStore(paths.objects)
-        self._code = CodeStore(paths.code)
+        self._head_url: str = settings.get("head_url", "")  # of an agent on another machine than the head's
+        self._objects, self._code = self._content(settings.get("token_path", ""))
         self._cache = DatasetCache(paths.node_dir / "cache", self._config.dataset_cache_bytes_max)
         self._told = CacheNews(self._cache)
         self._environments = Environments(
@@ -113,7 +117,16 @@ class Agent:
         self._capacity = Capacity(0, 0, 0, 0)
         self._native = True
         self._server: Server | None = None
+        self._gate: Gate
         self._closing = False
+
+    def _content(self, token_path: str) -> tuple[ContentStore | RemoteContent, CodeSource]:
+        """Where artifacts go, and where code comes from."""
+        paths = self._config.paths
+        if not self._head_url:
+            return ContentStore(paths.objects), CodeStore(paths.code)
+        remote = RemoteContent(self._head_url, worker_key(Path(token_path).read_text().strip()))
+        return remote, RemoteCode(remote, paths.node_dir / "code")
 
     # -- life
 
@@ -125,6 +138,7 @@ class Agent:
         await self._runner.start()
         self._discard_strangers()
         self._server = await serve(self._socket, self._on_requests)
+        self._gate = Gate(self._server)
         await self._scheduler.start()
         self._spawn_task(self._beat())
         gc.collect()
@@ -141,6 +155,13 @@ class Agent:
 
     async def address(self) -> str:
         return str(self._socket)
+
+    async def push(self, line: str, number: int, piece: bytes) -> bool:
+        """What the head on another machine asks (see `ray_channel`)."""
+        return await self._gate.push(line, number, piece)
+
+    async def pull(self, line: str, number: int) -> bytes | None:
+        return await self._gate.pull(line, number)
 
     async def shutdown(self) -> None:
         """Leave; what runs goes on, in the runner's hands."""
@@ -177,8 +198,8 @@ class Agent:
 
     # -- the scheduler
 
-    async def _scheduler_path(self) -> Path:
-        return self._scheduler_socket
+    async def _scheduler_path(self) -> Path | Dial:
+        return over_ray("scheduler", NAMESPACE) if self._head_url else self._scheduler_socket
 
     async def _greet(self, client: Client) -> None:
         sent_t = boottime()
@@ -499,6 +520,8 @@ class Agent:
         for message in messages:
             if message.kind == "log.read":
                 self._spawn_task(self._logs.answer(message, self._is_here))
+            elif message.kind == "ping":
+                message.reply({"connected": self._scheduler.connected})
             elif message.id:
                 message.fail(BadRequest(f"an agent knows no request {message.kind!r}"))
 

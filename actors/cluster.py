@@ -1,4 +1,4 @@
-"""The actors of a head node: which there are, where they start, and that they are there.
+"""The actors of the cluster: which there are, where they start, and that they are there.
 
 `Cluster` owns Ray's processes (through `RayRuntime`) and the five actors. It starts them side by side, asks each every
 few seconds how it is, replaces one that cannot start or does not answer, and starts all of it again when Ray itself
@@ -10,10 +10,12 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+from actors import ray_channel
 from actors.hosting import hosted
+from actors.members import attend_members
 from actors.ray_compat import NAMESPACE, RayRuntime
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,8 @@ class ActorSpec:
     name: str
     path: str
     methods: tuple[str, ...] = ()
+    node_id: str = ""  # of the machine that joined and whose agent this is; the others are on the head's
+    settings: dict[str, Any] = field(default_factory=dict)  # that differ from the head's
 
     @property
     def kind(self) -> str:
@@ -49,12 +53,17 @@ class ActorSpec:
 def head_specs(worker_id: str) -> tuple[ActorSpec, ...]:
     """The actors of a head node, in the order of their start; they stop in `STOP_ORDER`."""
     return (
-        ActorSpec("scheduler", "actors.scheduler:SchedulerActor"),
+        ActorSpec("scheduler", "actors.scheduler:SchedulerActor", ray_channel.METHODS),
         ActorSpec("history", "actors.history:HistoryActor"),
         ActorSpec("audit", "actors.audit:AuditActor"),
         ActorSpec(f"agent:{worker_id}", "actors.agent:Agent"),
         ActorSpec("head", "actors.head:HeadActor"),
     )
+
+
+def member_spec(worker_id: str, node_id: str, settings: dict[str, Any]) -> ActorSpec:
+    """The one actor of a machine that joined."""
+    return ActorSpec(f"agent:{worker_id}", "actors.agent:Agent", ray_channel.METHODS, node_id, settings)
 
 
 STOP_ORDER: Final = ("head", "agent", "audit", "history", "scheduler")  # first who asks, last who writes
@@ -67,15 +76,16 @@ class ActorFailed(RuntimeError):
 class Backoff:
     """Waits that grow from 0.1 to 10 s, each cut by up to a half at random so that not all return at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_s: float = BACKOFF_MAX_S) -> None:
         self._next_s = BACKOFF_FIRST_S
+        self._max_s = max_s
 
     def reset(self) -> None:
         self._next_s = BACKOFF_FIRST_S
 
     async def wait(self) -> None:
         await asyncio.sleep(self._next_s * random.uniform(0.5, 1.0))
-        self._next_s = min(2 * self._next_s, BACKOFF_MAX_S)
+        self._next_s = min(2 * self._next_s, self._max_s)
 
 
 class Cluster:
@@ -93,6 +103,7 @@ class Cluster:
         self._specs = specs
         self._on_revival = on_revival
         self._handles: dict[str, Any] = {}
+        self._members: dict[str, ActorSpec] = {}  # agents of machines that joined, also of those that left
         self.revivals = 0  # times that all of it had to start again
         self.populated = False  # every actor has started since Ray did
         self._given_up: asyncio.Future[None] | None = None  # fails when an actor says that it cannot go on
@@ -116,7 +127,11 @@ class Cluster:
 
     def _create(self, spec: ActorSpec) -> Any:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+        where: dict[str, Any] = {"resources": {"node:__internal_head__": 0.001}}
+        if spec.node_id:
+            where = {"scheduling_strategy": NodeAffinitySchedulingStrategy(spec.node_id, soft=False)}
         options: dict[str, Any] = {
             "name": spec.name,
             "namespace": NAMESPACE,
@@ -127,11 +142,10 @@ class Cluster:
             "max_task_retries": 0,  # a call is made once or fails; its caller knows whether to repeat it
             "max_concurrency": CALLS_AT_ONCE,
             "enable_task_events": False,
-            "resources": {"node:__internal_head__": 0.001},
+            **where,
         }
-        return (
-            ray.remote(hosted(spec.kind, spec.methods)).options(**options).remote(spec.name, spec.path, self._settings)
-        )
+        actor = ray.remote(hosted(spec.kind, spec.methods)).options(**options)
+        return actor.remote(spec.name, spec.path, {**self._settings, **spec.settings})
 
     async def _start_actor(self, spec: ActorSpec) -> None:
         from ray.exceptions import RayActorError, RayTaskError
@@ -158,6 +172,7 @@ class Cluster:
     async def _tend_until_death(self) -> str:
         tenders = [asyncio.create_task(self._tend(spec)) for spec in self._specs]
         tenders.append(asyncio.create_task(self._tend_zygote()))
+        tenders.append(asyncio.create_task(attend_members(self._attend)))
         death = asyncio.create_task(self.runtime.wait_dead())
         assert self._given_up is not None
         waited: list[asyncio.Future[Any]] = [death, self._given_up]
@@ -185,11 +200,30 @@ class Cluster:
             try:
                 misses = await self._tend_once(spec, backoff, misses)
             except ActorFailed as error:
+                if spec.node_id:  # a machine that joined: the others go on, and it may be mended
+                    log.error("member_fails", extra={"actor": spec.name, "reason": str(error)})
+                    continue
                 if self._given_up is not None and not self._given_up.done():
                     self._given_up.set_exception(error)
                 return
             except Exception:  # Ray is going, and raises whatever it likes; who waits for its death sees that
                 log.exception("actor_not_tended", extra={"actor": spec.name})
+
+    async def _attend(self, worker_id: str, node_id: str, settings: dict[str, Any]) -> None:
+        """Give a machine that joined its agent, and tend that until cancelled."""
+        spec = member_spec(worker_id, node_id, {**settings, "head_url": self._settings.get("members_url", "")})
+        self._members[spec.name] = spec
+        await asyncio.to_thread(self._create_afresh, spec)
+        self._handles[spec.name].start.remote()
+        await self._tend(spec)
+
+    def _create_afresh(self, spec: ActorSpec) -> None:
+        """Ray may still have one of that name, of the machine's last stay."""
+        import ray
+
+        with contextlib.suppress(ValueError):
+            ray.kill(ray.get_actor(spec.name, NAMESPACE), no_restart=True)
+        self._handles[spec.name] = self._create(spec)
 
     async def _tend_once(self, spec: ActorSpec, backoff: Backoff, misses: int) -> int:
         """One question and what follows from the answer; how often in a row it was not a good one."""
@@ -245,6 +279,7 @@ class Cluster:
         while True:
             self.populated = False
             self.revivals += 1
+            self._members.clear()
             try:
                 await self._renew_ray()
                 await self._populate()
@@ -267,8 +302,9 @@ class Cluster:
 
     async def ping(self) -> dict[str, dict[str, Any]]:
         """What each actor says of itself, by name; `{"error": ...}` for one that does not answer."""
-        answers = await asyncio.gather(*(self._say(spec) for spec in self._specs))
-        return {spec.name: said for spec, said in zip(self._specs, answers, strict=True)}
+        specs = (*self._specs, *self._members.values())
+        answers = await asyncio.gather(*(self._say(spec) for spec in specs))
+        return {spec.name: said for spec, said in zip(specs, answers, strict=True)}
 
     async def _say(self, spec: ActorSpec) -> dict[str, Any]:
         from ray.exceptions import RayError
@@ -284,23 +320,23 @@ class Cluster:
     async def stop(self) -> None:
         """Let each actor finish, those that ask before those that write, then end Ray. Never raises for what is dead."""
         if self.runtime.is_alive():
+            specs = (*self._specs, *self._members.values())
             for name in STOP_ORDER:
-                await self._shut_down([spec for spec in self._specs if spec.kind == name])
-            await self._shut_down([spec for spec in self._specs if spec.kind not in STOP_ORDER])
+                await self._shut_down([spec for spec in specs if spec.kind == name])
+            await self._shut_down([spec for spec in specs if spec.kind not in STOP_ORDER])
         await asyncio.to_thread(self.runtime.disconnect)
         await asyncio.to_thread(self.runtime.stop)
 
     async def _shut_down(self, specs: list[ActorSpec]) -> None:
+        await asyncio.gather(*(self._shut_down_one(spec) for spec in specs if spec.name in self._handles))
+
+    async def _shut_down_one(self, spec: ActorSpec) -> None:
         from ray.exceptions import RayError
 
-        for spec in specs:
-            handle = self._handles.get(spec.name)
-            if handle is None:
-                continue
-            try:
-                await _answer(handle.shutdown.remote(), ACTOR_STOP_S)
-            except (TimeoutError, RayError) as error:
-                log.warning("actor_not_shut_down", extra={"actor": spec.name, "reason": _reason(error)})
+        try:
+            await _answer(self._handles[spec.name].shutdown.remote(), ACTOR_STOP_S)
+        except (TimeoutError, RayError) as error:
+            log.warning("actor_not_shut_down", extra={"actor": spec.name, "reason": _reason(error)})
 
 
 async def _answer(reference: Any, timeout_s: float) -> Any:

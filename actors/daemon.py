@@ -7,13 +7,11 @@ notice its end: their parent is the node's runner.
 
 import argparse
 import asyncio
-import contextlib
 import ipaddress
 import json
 import logging
 import os
 import pwd
-import signal
 import socket
 import sys
 import time
@@ -23,7 +21,10 @@ from typing import Any, Final
 from actors import json_logs
 from actors.cluster import ActorFailed, Cluster, head_specs
 from actors.data_dir import DataDir, Refused
+from actors.member import Member
 from actors.ray_compat import RayFailed, RayOptions, RayRuntime, reap_leftovers
+from actors.ray_member import own_address
+from actors.starter import ended, say, silence, stop_signals
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ def run(settings: dict[str, Any]) -> int:
         with directory.held():
             json_logs.configure(directory.logs / "daemon.log", settings.get("log_level", "INFO"))
             reap_leftovers(directory.run_dir())  # of a daemon that was killed; its head actor still holds the port
+            if "join" in settings:
+                return asyncio.run(Member(directory, settings, started_at).run())
             directory.check_port(settings["host"], settings["port"])
             return asyncio.run(Daemon(directory, settings, started_at).run())
     except Refused as error:
@@ -69,28 +72,43 @@ class Daemon:
         self._run_dir = run_dir
         self._host: str = settings["host"]
         self._url = url(self._host, settings["port"])
-        self._runtime = RayRuntime(run_dir, RayOptions(preload=PRELOAD))
-        known = {**settings, "run_dir": str(run_dir), "worker_id": worker_id}
+        self._address = cluster_address(settings)
+        self._ray_port: int = settings["ray_port"] or (0 if is_loopback(self._address) else settings["port"] + 1)
+        options = RayOptions(self._address, self._ray_port, preload=PRELOAD, token_path=directory.join_token)
+        self._runtime = RayRuntime(run_dir, options)
+        known = {
+            **settings,
+            "run_dir": str(run_dir),
+            "worker_id": worker_id,
+            "members_url": self._members_url(settings["port"]),
+            "token_path": str(directory.join_token),
+        }
         self._cluster = Cluster(self._runtime, known, head_specs(worker_id), self._write_about)
 
     async def run(self) -> int:
         """Start, watch, stop. 0 after a signal, 1 when the start failed."""
-        stopping = self._signals()
+        stopping = stop_signals()
         log.info("daemon_starting", extra={"pid": os.getpid(), "data_dir": str(self._directory.path)})
         starting = asyncio.create_task(self._start())
         try:
             return await self._until(starting, stopping)
         finally:
-            await _ended(starting)
+            await ended(starting)
             await self._cluster.stop()
             self._directory.daemon_file.unlink(missing_ok=True)
             log.info("daemon_stopped", extra={"lived_s": round(time.time() - self._started_at, 3)})
+
+    def _members_url(self, port: int) -> str:
+        """Where machines that join find the API; empty where none can."""
+        if not self._ray_port:
+            return ""
+        return url(self._address if is_wildcard(self._host) else self._host, port)
 
     def _warnings(self) -> list[str]:
         """What whoever starts this should know about whom they trust."""
         user = pwd.getpwuid(os.geteuid()).pw_name
         found = [f"tasks run as {user}, with its rights (isolation: single-trust); a key is worth a shell of {user}."]
-        if not ipaddress.ip_address(socket.getaddrinfo(self._host, None)[0][4][0]).is_loopback:
+        if not is_loopback(self._host):
             found.append(f"{self._host} can be reached from other machines, and keys travel unencrypted.")
         return found
 
@@ -106,19 +124,31 @@ class Daemon:
             log.error("daemon_start_failed", extra={"reason": str(error)})
             say({"error": f"{error} (more in {self._directory.logs})", "exit_code": FAILED})
             return FAILED
-        key_file = str(self._directory.admin_key)
-        say({"ready": {"url": self._url, "pid": os.getpid(), "key_file": key_file, "warnings": self._warnings()}})
+        say({"ready": self._ready()})
         silence()
         watching = asyncio.create_task(self._cluster.watch())
         await asyncio.wait([watching, stop], return_when=asyncio.FIRST_COMPLETED)
         if not watching.done():
-            await _ended(watching)
+            await ended(watching)
             return 0
         try:
             watching.result()  # raises: it does not end by itself
         except ActorFailed as error:
             log.critical("daemon_gives_up", extra={"reason": str(error)})
         return FAILED
+
+    def _ready(self) -> dict[str, Any]:
+        """What whoever starts us is told; `join` is what another machine joins with, where that is possible."""
+        ready = {
+            "url": self._url,
+            "pid": os.getpid(),
+            "key_file": str(self._directory.admin_key),
+            "warnings": self._warnings(),
+        }
+        if self._ray_port:
+            token = str(self._directory.join_token)
+            ready["join"] = {"address": self._runtime.address, "token_file": token}
+        return ready
 
     async def _start(self) -> None:
         await self._cluster.start()
@@ -137,40 +167,47 @@ class Daemon:
             }
         )
 
-    def _signals(self) -> asyncio.Event:
-        stopping, loop = asyncio.Event(), asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
-        return stopping
+
+def cluster_address(settings: dict[str, Any]) -> str:
+    """Where the other machines find this one: what is set, else the API's address, if that is one that they can reach.
+
+    Raises `Refused` where what is set is no address of IPv4, the only one that Ray is used with here.
+    """
+    given, host = settings["node_address"], settings["host"]
+    if given:
+        return ipv4(given)
+    if is_loopback(host) or (":" in host and not is_wildcard(host)):
+        return "127.0.0.1"
+    return primary_address() if is_wildcard(host) else ipv4(host)
 
 
-async def _ended(task: "asyncio.Task[Any]") -> None:
-    """Cancel, and wait for the end, whatever it is."""
-    task.cancel()
-    await asyncio.wait([task])
-    if not task.cancelled():
-        task.exception()  # looked at, so that nobody warns that it was not
+def ipv4(host: str) -> str:
+    try:
+        return str(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])
+    except OSError as error:
+        raise Refused(f"{host!r} is no IPv4 address, nor the name of one: {error}; set node_address") from None
+
+
+def primary_address() -> str:
+    """The address of the default route, else of the host's name."""
+    try:
+        return own_address("192.0.2.1", 9)
+    except OSError:
+        return ipv4(socket.gethostname())
+
+
+def is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(socket.getaddrinfo(host, None)[0][4][0]).is_loopback
+
+
+def is_wildcard(host: str) -> bool:
+    return host in ("0.0.0.0", "::")
 
 
 def url(host: str, port: int) -> str:
     """Where a client on this machine finds the API."""
     named = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{named}:{port}"
-
-
-def say(line: dict[str, Any]) -> None:
-    """Tell whoever started us; they may have left."""
-    with contextlib.suppress(OSError):
-        sys.stdout.write(json.dumps(line) + "\n")
-        sys.stdout.flush()
-
-
-def silence() -> None:
-    """Let go of the starter's pipe and terminal; Ray prints to them, and they may close."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(null, stream)
-    os.close(null)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ class DataDir:
         self._paths = Paths(path)
         self.daemon_file = self._paths.daemon_file
         self.admin_key = self._paths.admin_key
+        self.join_token = self._paths.join_token
         self.logs = self._paths.logs
 
     @contextmanager

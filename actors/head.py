@@ -17,6 +17,9 @@ from aiohttp import web
 from actors import feed
 from actors.code_desk import CodeDesk
 from actors.notes import Notes
+from actors.object_desk import ObjectDesk
+from actors.ray_channel import over_ray
+from actors.ray_compat import NAMESPACE
 from fetchmld.api.app import build_app
 from fetchmld.api.head import (
     Anchoring,
@@ -38,7 +41,7 @@ from fetchmld.api.head import (
     Verification,
 )
 from fetchmld.api.protocol import make_runner
-from fetchmld.channel import REQUEST_TIMEOUT_S, Client
+from fetchmld.channel import REQUEST_TIMEOUT_S, Client, Dial
 from fetchmld.config import Config
 from fetchmld.core.errors import FetchmlError, NotFound, Unavailable, from_name
 from fetchmld.core.lifecycle import ENDED
@@ -93,8 +96,11 @@ class HeadActor:
     def __init__(self, settings: dict[str, Any]) -> None:
         self._config = Config.from_dump(settings)
         self._run_dir = Path(settings["run_dir"])
+        self._worker_id: str = settings["worker_id"]  # of the head's own node
         self._objects = ContentStore(self._config.paths.objects)
-        self.code = CodeDesk(CodeStore(self._config.paths.code), self._record)
+        code = CodeStore(self._config.paths.code)
+        self.code = CodeDesk(code, self._record)
+        self.objects = ObjectDesk(self._objects, code)
         self._scheduler = self._client("scheduler")
         self._history = self._client("history")
         self._audit = self._client("audit")
@@ -245,9 +251,18 @@ class HeadActor:
 
     async def _agent(self, worker_id: str) -> Client:
         if worker_id not in self._agents:
-            client = self._agents[worker_id] = self._client(f"agent-{worker_id}")
+            client = self._agents[worker_id] = self._agent_client(worker_id)
             await client.start()
         return self._agents[worker_id]
+
+    def _agent_client(self, worker_id: str) -> Client:
+        if worker_id == self._worker_id:
+            return self._client(f"agent-{worker_id}")
+
+        async def resolve() -> Dial:
+            return over_ray(f"agent:{worker_id}", NAMESPACE)
+
+        return Client(resolve)
 
     async def artifacts(self, task: TaskView) -> list[ArtifactEntry]:
         found = (task["report"] or {}).get("artifacts")

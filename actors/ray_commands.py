@@ -4,6 +4,7 @@ FetchML does without: dashboard, log monitor, autoscaler, Ray Client, usage stat
 Pure: from a `Layout` to lists of words. Nothing here imports Ray, so that its first process starts before Ray is imported.
 """
 
+import json
 import os
 import shlex
 import sys
@@ -17,6 +18,7 @@ LEAN_PYTHON: Final = (sys.executable, "-I", "-S", str(BOOT))  # no site, no path
 NOT_SERVED: Final = -1  # Ray's word for a port of a service that is not there
 ROTATE_BYTES: Final = 20_000_000
 ROTATE_COUNT: Final = 2
+MEMBER_LABEL: Final = "fetchml-worker"  # of a Ray node that is a machine of ours beside the head's
 
 ENVIRONMENT: Final = {
     "RAY_AUTH_MODE": "token",
@@ -39,7 +41,7 @@ ENVIRONMENT: Final = {
 
 @dataclass(slots=True, frozen=True)
 class Layout:
-    """One start of a head node: where its files are and which ports it has. Session directories are never used twice."""
+    """One start of a node: where its files are and which ports it has. A head never uses a session directory twice."""
 
     ray_dir: Path  # the installed package
     run_dir: Path  # ours alone
@@ -47,6 +49,7 @@ class Layout:
     session: str
     node_id: str  # 56 hex digits
     host: str
+    gcs_host: str  # the head's
     gcs_port: int
     raylet_port: int
     object_port: int
@@ -55,6 +58,7 @@ class Layout:
     num_cpus: int
     num_gpus: int
     object_store_bytes: int
+    worker_id: str = ""  # of a machine that joins; the head's own node has none here
 
     @property
     def session_dir(self) -> Path:
@@ -70,16 +74,16 @@ class Layout:
 
     @property
     def raylet_socket(self) -> Path:
-        return self.session_dir / "sockets" / "raylet"
+        return self.session_dir / "sockets" / f"raylet-{self.node_id[:6]}"
 
     @property
     def plasma_socket(self) -> Path:
-        return self.session_dir / "sockets" / "plasma_store"
+        return self.session_dir / "sockets" / f"plasma-{self.node_id[:6]}"
 
     @property
     def address(self) -> str:
         """Of the GCS, as its own processes call it."""
-        return f"{self.host}:{self.gcs_port}"
+        return f"{self.gcs_host}:{self.gcs_port}"
 
 
 def environment(layout: Layout) -> dict[str, str]:
@@ -150,11 +154,11 @@ def raylet(layout: Layout, cluster_id: str) -> list[str]:
         "--ray-debugger-external=0",
         f"--gcs-address={layout.address}",
         f"--session-name={layout.session}",
-        "--labels=",
+        f"--labels={labels(layout)}",
         f"--cluster-id={cluster_id}",
         f"--stdout_filepath={layout.logs}/raylet.out",
         f"--stderr_filepath={layout.logs}/raylet.err",
-        "--head",
+        *(() if layout.worker_id else ("--head",)),
         "--num_prestart_python_workers=0",  # the first driver would wait for them, and for a timer of 1 s before that
         f"--dashboard_agent_command={idle}",
         f"--runtime_env_agent_command={shlex.join(runtime_env_agent(layout, cluster_id))}",
@@ -165,13 +169,17 @@ def resources(layout: Layout) -> str:
     """What Ray may lend, as it wants it written. CPU and GPU here are Ray's books; FetchML keeps its own."""
     offered = {
         f"node:{layout.host}": 1.0,
-        "node:__internal_head__": 1.0,
+        "node:__internal_head__": 0.0 if layout.worker_id else 1.0,
         "CPU": layout.num_cpus,
         "GPU": layout.num_gpus,
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "object_store_memory": layout.object_store_bytes,
     }
     return ",".join(f"{name},{amount}" for name, amount in offered.items() if amount)
+
+
+def labels(layout: Layout) -> str:
+    return json.dumps({MEMBER_LABEL: layout.worker_id}) if layout.worker_id else ""
 
 
 def worker(layout: Layout, cluster_id: str) -> list[str]:

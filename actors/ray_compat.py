@@ -1,8 +1,9 @@
 """Ray's own processes, and the way into them: every private corner of Ray 2.60 that FetchML touches.
 
 `RayRuntime` starts a head node (GCS, raylet, and our zygote of workers) as children of this process, connects this
-process as a driver, watches the pids, and ends them in the one order that neither hangs nor leaks. `ray_commands` has the
-command lines, `ray_boot` and `ray_zygote` are what the raylet runs of ours, `ray_processes` finds what was left behind.
+process as a driver, watches the pids, and ends them in the one order that neither hangs nor leaks. `ray_member` does it for
+a machine that joins. `ray_commands` has the command lines, `ray_boot` and `ray_zygote` are what the raylet runs of ours,
+`ray_processes` finds what was left behind.
 
 Written against one release: another one is refused at start rather than found out at night. Knows nothing of actors.
 """
@@ -12,6 +13,7 @@ import contextlib
 import ctypes
 import importlib.metadata
 import importlib.util
+import json
 import logging
 import os
 import secrets
@@ -29,13 +31,13 @@ from typing import Any, Final
 from actors import ray_commands
 from actors.ray_commands import Layout
 from actors.ray_processes import free_ports, kill_marked, temp_dir
+from fetchmld import __version__
 
 log = logging.getLogger(__name__)
 
 RAY_VERSION: Final = "2.60.0"
 NAMESPACE: Final = "fetchmld"
 START_TIMEOUT_S: Final = 60.0  # for a slow machine under load; 2 s are usual
-START_TRIES: Final = 3  # a chosen port may be taken before Ray binds it
 POLL_S: Final = 0.01
 RPC_TIMEOUT_S: Final = 5.0
 RAYLET_STOP_S: Final = 1.0
@@ -45,21 +47,29 @@ SESSIONS_KEPT: Final = 1  # of earlier starts, so that the logs of a crash can b
 OBJECT_STORE_BYTES: Final = 80 * 2**20  # Ray's least; only control messages travel
 SIGACTION_BYTES_MAX: Final = 256  # of the C library's struct sigaction: 152 on x86-64 and arm64
 WORKERS_IDLE_MAX: Final = 2  # beyond those in use; Ray ends idle workers above it
+OUR_KV: Final = b"fetchmld"  # our part of the GCS's key-value store, which is lost with the GCS
+ABOUT_KEY: Final = b"about"
+MEMBER_KEY: Final = b"member:"  # and the worker's id: the settings of a machine that joins
 
 
 class RayFailed(RuntimeError):
     """Ray could not be started, reached or stopped; says what to look at."""
 
 
-class RayWrongToken(RayFailed):
+class RayHopeless(RayFailed):
+    """Another try would end the same: somebody has to change something first."""
+
+
+class RayWrongToken(RayHopeless):
     """The cluster refused our token."""
 
 
 @dataclass(slots=True, frozen=True)
 class RayOptions:
-    """What a head node offers to Ray, and where its parts are."""
+    """What a node offers to Ray, and where its parts are."""
 
-    host: str = "127.0.0.1"
+    host: str = "127.0.0.1"  # loopback: nobody else reaches it; any other address: Ray listens on all of the machine's
+    gcs_port: int = 0  # 0: any that is free
     num_cpus: int = 1
     num_gpus: int = 0
     workers_max: int = 8  # processes for actors that Ray keeps without counting them as too many
@@ -69,6 +79,9 @@ class RayOptions:
 
 class RayRuntime:
     """The Ray processes of one run directory. Not thread-safe; its methods block, but for `wait_dead`."""
+
+    vital: tuple[str, ...] = ("gcs_server", "raylet")  # Ray is dead when one of these is
+    tries = 3  # a chosen port may be taken before Ray binds it
 
     def __init__(self, run_dir: Path, options: RayOptions | None = None) -> None:
         self.run_dir = run_dir
@@ -87,13 +100,13 @@ class RayRuntime:
         write_token(self.token_path)
         os.environ.update(self._driver_environment())  # before Ray is imported: its library reads them then
         remove_old_sessions(temp_dir(self.run_dir), SESSIONS_KEPT)
-        for attempt in range(1, START_TRIES + 1):
+        for attempt in range(1, self.tries + 1):
             try:
                 self._start_once()
                 return
             except RayFailed as error:
                 self.stop()
-                if attempt == START_TRIES:
+                if attempt == self.tries or isinstance(error, RayHopeless):
                     raise
                 log.warning("ray_start_failed", extra={"attempt": attempt, "reason": str(error)})
 
@@ -102,7 +115,7 @@ class RayRuntime:
             del os.environ[name]
         return ray_commands.environment(self._plan())
 
-    def _plan(self, gcs_port: int = 0, raylet_port: int = 0, object_port: int = 0, runtime_env_port: int = 0) -> Layout:
+    def _plan(self, raylet_port: int = 0, object_port: int = 0, runtime_env_port: int = 0, gcs_port: int = 0) -> Layout:
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S") + f"_{time.time_ns() // 1000 % 10**6:06}"
         return Layout(
             ray_dir=ray_dir(),
@@ -111,7 +124,8 @@ class RayRuntime:
             session=f"session_{stamp}",
             node_id=secrets.token_hex(28),
             host=self.options.host,
-            gcs_port=gcs_port,
+            gcs_host=self.options.host,
+            gcs_port=self.options.gcs_port or gcs_port,
             raylet_port=raylet_port,
             object_port=object_port,
             runtime_env_port=runtime_env_port,
@@ -123,17 +137,26 @@ class RayRuntime:
 
     def _start_once(self) -> None:
         with free_ports(4, self.options.host) as ports:
-            self._layout = layout = self._plan(*ports)
-            _make_session(layout)
-        self._output = os.open(layout.logs / "zygote.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            layout = self._plan(*ports)
+        self._open_session(layout)
         deadline = time.monotonic() + START_TIMEOUT_S
         self._spawn("gcs_server", ray_commands.gcs(layout), ray_commands.environment(layout))
-        raylet_environment = ray_commands.environment(layout) | self._worker_limits()
-        self._spawn("raylet", [*ray_commands.LEAN_PYTHON, "late"], raylet_environment, subprocess.PIPE)
+        self._spawn_late_raylet(layout)
         self._start_zygote(layout)
         cluster_id = self._open_cluster(layout, deadline)
         self._become_raylet(ray_commands.raylet(layout, cluster_id))
         self._wait_for_node(layout, deadline)
+
+    def _open_session(self, layout: Layout) -> None:
+        """Make the session's directory, and the file that takes what its processes print."""
+        self._layout = layout
+        _make_session(layout)
+        self._output = os.open(layout.logs / "zygote.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def _spawn_late_raylet(self, layout: Layout) -> None:
+        """Its pid is known, and the zygote can start, before the raylet has its arguments."""
+        environment = ray_commands.environment(layout) | self._worker_limits()
+        self._spawn("raylet", [*ray_commands.LEAN_PYTHON, "late"], environment, subprocess.PIPE)
 
     def _worker_limits(self) -> dict[str, str]:
         return {"RAY_num_workers_soft_limit": str(self.options.workers_max + WORKERS_IDLE_MAX)}
@@ -168,6 +191,7 @@ class RayRuntime:
         from ray._common.usage.usage_lib import put_cluster_metadata
 
         client.internal_kv_put(b"session_name", layout.session.encode(), False, b"session", timeout=RPC_TIMEOUT_S)
+        client.internal_kv_put(ABOUT_KEY, about(layout.session), True, OUR_KV, timeout=RPC_TIMEOUT_S)
         put_cluster_metadata(client, ray_init_cluster=False)  # versions; checked by each driver and worker that joins
         return str(client.cluster_id.hex())
 
@@ -222,12 +246,12 @@ class RayRuntime:
         return ended[0] if ended else ""
 
     def is_alive(self) -> bool:
-        return {"gcs_server", "raylet"} <= self.pids().keys()
+        return set(self.vital) <= self.pids().keys()
 
     async def wait_dead(self) -> str:
-        """Wait until the GCS or the raylet ends, and say which."""
+        """Wait until a vital process ends, and say which."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
-        pidfds = [os.pidfd_open(self._processes[name].pid) for name in ("gcs_server", "raylet") if self.is_alive()]
+        pidfds = [os.pidfd_open(self._processes[name].pid) for name in self.vital if self.is_alive()]
         for pidfd in pidfds:
             loop.add_reader(pidfd, ended.set)
         try:
@@ -287,6 +311,17 @@ class RayRuntime:
 # -- the parts of a start
 
 
+def about(session: str) -> bytes:
+    """What whoever joins must know before it starts anything: the session's name, and which versions fit ours."""
+    return json.dumps({"session": session, **versions()}).encode()
+
+
+def versions() -> dict[str, str]:
+    """Of what must be the same on all machines, since actors travel between them as code."""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return {"fetchmld": __version__, "ray": RAY_VERSION, "python": python}
+
+
 def check_version() -> None:
     """Refuse a Ray that this module was not written for."""
     found = importlib.metadata.version("ray")
@@ -319,7 +354,9 @@ def write_token(path: Path) -> None:
 
 def _make_session(layout: Layout) -> None:
     for name in ("logs", "sockets", "runtime_resources"):
-        (layout.session_dir / name).mkdir(mode=0o700, parents=True)
+        (layout.session_dir / name).mkdir(
+            mode=0o700, parents=True, exist_ok=True
+        )  # a member uses its head's name again
     for path, text in ray_commands.port_files(layout).items():
         path.write_text(text)
 
@@ -397,6 +434,29 @@ def disconnect() -> None:
     if ray is not None and ray.is_initialized():
         with signals_kept():
             ray.shutdown()
+
+
+def members() -> dict[str, list[str]]:
+    """The machines that joined and are alive, by worker id: their Ray node ids. Only for a driver; asks the GCS."""
+    import ray
+
+    found: dict[str, list[str]] = {}
+    for node in ray.nodes():
+        worker_id = node["Labels"].get(ray_commands.MEMBER_LABEL) if node["Alive"] else None
+        if worker_id is not None:
+            found.setdefault(worker_id, []).append(node["NodeID"])
+    return found
+
+
+def member_settings(worker_id: str) -> dict[str, Any]:
+    """What a machine that joined said of itself. Raises KeyError where it said nothing."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    said = _internal_kv_get(MEMBER_KEY + worker_id.encode(), namespace=OUR_KV)
+    if said is None:
+        raise KeyError(worker_id)
+    settings: dict[str, Any] = json.loads(said)
+    return settings
 
 
 @contextlib.contextmanager

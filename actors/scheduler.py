@@ -22,6 +22,7 @@ from typing import Any, Final
 from actors.background import in_background
 from actors.feed import Watchers
 from actors.mailbox import EVENTS
+from actors.ray_channel import Gate
 from actors.retention_keeper import RetentionKeeper
 from actors.snapshot_keeper import SnapshotKeeper
 from fetchmld.channel import Message, Peer, Server, serve
@@ -51,6 +52,7 @@ from fetchmld.store.clock import LogicalClock
 from fetchmld.store.disk_probe import sync_latency
 from fetchmld.store.ledger import Ledger, LedgerUnavailable
 from fetchmld.store.notes import new_genesis
+from fetchmld.store.remote_content import worker_key
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,8 @@ class SchedulerActor:
     def __init__(self, settings: dict[str, Any]) -> None:
         self._config = Config.from_dump(settings)
         self._socket = Path(settings["run_dir"]) / "scheduler.sock"
+        can_be_joined = bool(settings.get("members_url"))
+        self._token_path = Path(settings["token_path"]) if can_be_joined else None
         self._policy = Policy(
             self._config.ageing_tau_s,
             self._config.suspect_after_s,
@@ -98,6 +102,7 @@ class SchedulerActor:
         self._retry_at = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._server: Server | None = None
+        self._gate: Gate
         self._ledger: Ledger
         self._core: Scheduler
         self._snapshots: SnapshotKeeper
@@ -112,6 +117,7 @@ class SchedulerActor:
         self._wake = asyncio.Event()
         await self._in_thread(self._recover)
         self._server = await serve(self._socket, self._on_messages, self._on_close)
+        self._gate = Gate(self._server)
         self._tasks = [asyncio.create_task(loop) for loop in self._loops()]
         self._probing = asyncio.create_task(self._probe_disk())
         gc.collect()
@@ -150,6 +156,8 @@ class SchedulerActor:
             gap = {"cause": "torn tail", "bytes": recovery.torn_bytes, "first_seq": recovery.torn_seq}
             self._mailbox.append(FactNoted(Fact("audit_verified", "audit.gap", "ledger", success=False, metadata=gap)))
         self._mailbox.append(self._admin_key())
+        if self._token_path is not None:
+            self._mailbox.append(self._worker_key(self._token_path))
 
     def _rebuild(self, base: snapshots.Snapshot | None) -> None:
         """The core as the record has it, read from `base` on."""
@@ -172,6 +180,12 @@ class SchedulerActor:
         admin = UserId("admin")
         return KeyCreated(f"admin-{digest[:8]}", admin, "admin", digest, 0.0, admin, _wall_us())
 
+    def _worker_key(self, token_path: Path) -> KeyCreated:
+        """Of the machines that join: they can make it from the token that let them in."""
+        digest = hashlib.sha256(worker_key(token_path.read_text().strip()).encode()).hexdigest()
+        workers = UserId("workers")
+        return KeyCreated(f"workers-{digest[:8]}", workers, "worker", digest, 0.0, workers, _wall_us())
+
     async def ping(self) -> dict[str, Any]:
         """How it is. A loop of ours that ended is a reason to be replaced: whoever asks does that."""
         for task in self._tasks:
@@ -183,6 +197,13 @@ class SchedulerActor:
 
     async def address(self) -> str:
         return str(self._socket)
+
+    async def push(self, line: str, number: int, piece: bytes) -> bool:
+        """What an agent on another machine says (see `ray_channel`)."""
+        return await self._gate.push(line, number, piece)
+
+    async def pull(self, line: str, number: int) -> bytes | None:
+        return await self._gate.pull(line, number)
 
     async def shutdown(self) -> None:
         """Take no more, finish the batch at hand, close the ledger."""

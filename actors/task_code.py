@@ -2,13 +2,13 @@
 
 import asyncio
 from dataclasses import dataclass
+from typing import BinaryIO, Protocol
 
 from actors.workspace import CannotRun
 from fetchmld.core.errors import FetchmlError
 from fetchmld.core.messages import Fact, LaunchOrder
 from fetchmld.core.model import UserId
-from fetchmld.manifest import CodeFile, total_bytes
-from fetchmld.store.code import CodeStore
+from fetchmld.manifest import CodeFile, CodeManifest, total_bytes
 from fetchmld.unpacking import Damaged, Open, unpack
 
 
@@ -46,8 +46,16 @@ class TaskCode:
             raise unavailable(self.snapshot_id, str(error)) from None
 
 
-async def code_of(store: CodeStore, snapshot_id: str) -> TaskCode:
-    """The snapshot, from the head's own store. Raises `CannotRun`."""
+class CodeSource(Protocol):
+    """The head's own store, or the way to it from another machine."""
+
+    def manifest(self, snapshot_id: str) -> CodeManifest: ...
+
+    def open_blob(self, digest: str) -> BinaryIO: ...
+
+
+async def code_of(store: CodeSource, snapshot_id: str) -> TaskCode:
+    """The snapshot, from the head's store. Raises `CannotRun`."""
     try:
         manifest = await asyncio.to_thread(store.manifest, snapshot_id)
     except (FetchmlError, OSError, ValueError) as error:

@@ -1,6 +1,7 @@
 """Frames between our processes: batches of messages over a unix socket.
 
 The owner of a socket serves it, 0600 in the run directory; whoever needs the owner connects and reconnects by itself.
+Whoever is on another machine dials some other way (`Dial`): the bytes and the events are the same.
 Both sides may post (one way) and request (answered). All that is sent in one turn of the loop travels in one write, and
 all that has arrived is handed over as one batch, so a busy channel costs little per message.
 
@@ -56,6 +57,7 @@ class Reply:
 
 OnMessages = Callable[["Peer", list[Message]], None]
 OnClose = Callable[["Peer"], None]
+Dial = Callable[[Callable[[], "Peer"]], Awaitable["Peer"]]  # connects the peer that it is to make, or raises OSError
 
 
 class Peer(asyncio.Protocol):
@@ -182,27 +184,30 @@ class Peer(asyncio.Protocol):
 class Server:
     """A served socket and the peers that are connected to it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_messages: OnMessages, on_close: OnClose | None) -> None:
         self.path = path
         self.peers: set[Peer] = set()
+        self._on_messages = on_messages
+        self._on_close = on_close
         self._server: asyncio.AbstractServer | None = None
 
-    async def listen(self, on_messages: OnMessages, on_close: OnClose | None) -> None:
-        def gone(peer: Peer) -> None:
-            self.peers.discard(peer)
-            if on_close is not None:
-                on_close(peer)
+    def new_peer(self) -> Peer:
+        """Our end of a connection that is being made."""
+        peer = Peer(self._on_messages, self._gone)
+        self.peers.add(peer)
+        return peer
 
-        def made() -> Peer:
-            peer = Peer(on_messages, gone)
-            self.peers.add(peer)
-            return peer
+    def _gone(self, peer: Peer) -> None:
+        self.peers.discard(peer)
+        if self._on_close is not None:
+            self._on_close(peer)
 
+    async def listen(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()  # the socket of an owner that is dead: its successor's name is the same
         mask = os.umask(0o177)
         try:
-            self._server = await asyncio.get_running_loop().create_unix_server(made, str(self.path))
+            self._server = await asyncio.get_running_loop().create_unix_server(self.new_peer, str(self.path))
         finally:
             os.umask(mask)
 
@@ -217,8 +222,8 @@ class Server:
 
 async def serve(path: Path, on_messages: OnMessages, on_close: OnClose | None = None) -> Server:
     """Listen on `path`, replacing a dead owner's socket. `on_messages` gets each batch; it must not block or raise."""
-    server = Server(path)
-    await server.listen(on_messages, on_close)
+    server = Server(path, on_messages, on_close)
+    await server.listen()
     return server
 
 
@@ -227,7 +232,7 @@ class Client:
 
     def __init__(
         self,
-        resolve: Callable[[], Awaitable[Path]],
+        resolve: Callable[[], Awaitable[Path | Dial]],
         on_messages: OnMessages | None = None,
         on_connect: Callable[["Client"], Awaitable[None]] | None = None,
     ) -> None:
@@ -250,11 +255,7 @@ class Client:
         pause_s = RECONNECT_FIRST_S
         while True:
             try:
-                path = await self._resolve()
-                _, peer = await asyncio.get_running_loop().create_unix_connection(
-                    lambda: Peer(self._on_messages, self._lost), str(path)
-                )
-                self._peer = peer
+                self._peer = peer = await self._dial(await self._resolve())
                 if self._on_connect is not None:
                     await self._on_connect(self)
                 self._up.set()
@@ -267,6 +268,15 @@ class Client:
             self._up.clear()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, RECONNECT_MAX_S)
+
+    async def _dial(self, where: Path | Dial) -> Peer:
+        if not isinstance(where, Path):
+            return await where(self._new_peer)
+        loop = asyncio.get_running_loop()
+        return (await loop.create_unix_connection(self._new_peer, str(where)))[1]
+
+    def _new_peer(self) -> Peer:
+        return Peer(self._on_messages, self._lost)
 
     def _lost(self, peer: Peer) -> None:
         if peer is self._peer:

@@ -22,6 +22,22 @@ SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path of AF_UNIX, less its final NUL
 RUN_DIR_BYTES_MAX: Final = 40  # leaves room for Ray's session directory and socket names below it
 
 
+# What each machine decides for itself; all other settings of one that joins are its head's.
+NODE_SETTINGS: Final = (
+    "data_dir",
+    "num_cpus",
+    "memory_gb",
+    "num_gpus",
+    "gpu_type",
+    "batch_slots",
+    "service_slots",
+    "dataset_roots",
+    "dataset_bytes_max",
+    "dataset_cache_bytes_max",
+    "log_level",
+)
+
+
 class RegisteredDataset(BaseModel):
     """A dataset that tasks may name instead of describing: `[datasets.NAME]` in the TOML file."""
 
@@ -41,6 +57,14 @@ class Config(BaseSettings):
     )
     port: int = Field(default=9101, ge=1, le=65535, description="TCP port of the API.")
     data_dir: Path = Field(default=DATA_DIR_DEFAULT, description="Everything durable lives here.")
+    node_address: str = Field(
+        default="",
+        max_length=64,
+        description="IPv4 address at which the other machines reach this one; default: host, or the way to the head.",
+    )
+    ray_port: int = Field(
+        default=0, ge=0, le=65535, description="TCP port that machines join at; default: the API's port plus one."
+    )
 
     num_cpus: int | None = Field(default=None, ge=1, le=4096, description="Cores offered; default: what is found.")
     memory_gb: int | None = Field(
@@ -277,6 +301,10 @@ class Paths:
     @property
     def admin_key(self) -> Path:
         return self.data_dir / "admin.key"
+
+    @property
+    def join_token(self) -> Path:
+        return self.data_dir / "join.token"
 
     @property
     def ledger_dir(self) -> Path:

@@ -1,15 +1,18 @@
-"""The channel over real sockets: batches, requests, errors, reconnection, bounds."""
+"""The channel over real sockets, and over calls as between machines: batches, requests, errors, reconnection, bounds."""
 
 import asyncio
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 
-from fetchmld.channel import Client, Message, Peer, Server, serve
+from actors import ray_channel
+from actors.ray_channel import Gate, over_calls
+from fetchmld import channel
+from fetchmld.channel import Client, Dial, Message, Peer, Server
 from fetchmld.core.errors import Conflict, Unavailable
 
 BOUND_S = 10.0
@@ -19,25 +22,45 @@ Scenario = Callable[[Path], Awaitable[None]]
 Run = Callable[[Scenario], None]
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
-    """On asyncio's own loop and on uvloop's, which Ray's actors have: their transports differ."""
-    new_loop = asyncio.new_event_loop if request.param == "asyncio" else uvloop.new_event_loop
+GATES: dict[Path, Gate] = {}  # of the servers that are dialled by calls
+
+
+@pytest.fixture(params=["asyncio", "uvloop", "calls"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Run]:
+    """On asyncio's own loop and on uvloop's, which Ray's actors have: their transports differ; and without a socket."""
+    new_loop = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+    by_calls = request.param == "calls"
 
     def run(scenario: Scenario) -> None:
         with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(asyncio.wait_for(_as_coroutine(scenario, tmp_path), BOUND_S))
+            runner.run(
+                asyncio.wait_for(_as_coroutine(scenario, tmp_path / ("calls" if by_calls else "x.sock")), BOUND_S)
+            )
 
-    return run
+    yield run
+    GATES.clear()
 
 
-async def _as_coroutine(scenario: Scenario, tmp_path: Path) -> None:
-    await scenario(tmp_path / "x.sock")
+async def _as_coroutine(scenario: Scenario, path: Path) -> None:
+    await scenario(path)
+
+
+async def serve(path: Path, on_messages: channel.OnMessages) -> Server:
+    server = await channel.serve(path, on_messages)
+    if path.name == "calls":
+        GATES[path] = Gate(server)
+    return server
+
+
+def dial(path: Path) -> Dial:
+    if path not in GATES:
+        raise ConnectionRefusedError
+    return over_calls(GATES[path].push, GATES[path].pull)
 
 
 async def connect(path: Path, **more: Any) -> Client:
-    async def resolve() -> Path:
-        return path
+    async def resolve() -> Path | Dial:
+        return dial(path) if path.name == "calls" else path
 
     client = Client(resolve, **more)
     await client.start()
@@ -239,3 +262,111 @@ def test_frames_cut_anywhere_are_put_together(run: Run) -> None:
             assert bodies == [0, 1, 2]
 
     run(scenario)
+
+
+# -- what only calls between machines can do
+
+
+class Flaky:
+    """Stands between a caller and a gate, and loses an answer when told to."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self.loses = ""
+
+    async def push(self, name: str, number: int, piece: bytes) -> bool:
+        answer = await self._gate.push(name, number, piece)
+        self._maybe_lose("push")
+        return answer
+
+    async def pull(self, name: str, number: int) -> bytes | None:
+        answer = await self._gate.pull(name, number)
+        self._maybe_lose("pull")
+        return answer
+
+    def _maybe_lose(self, what: str) -> None:
+        if self.loses == what:
+            self.loses = ""
+            raise ConnectionAbortedError(what)
+
+
+@pytest.mark.parametrize("lost", ["push", "pull"])
+def test_a_call_whose_answer_is_lost_breaks_the_line_and_the_next_one_works(tmp_path: Path, lost: str) -> None:
+    closed: list[Peer] = []
+
+    async def scenario() -> None:
+        server = await channel.serve(tmp_path / "x.sock", echo, closed.append)
+        flaky = Flaky(Gate(server))
+
+        async def resolve() -> Dial:
+            return over_calls(flaky.push, flaky.pull)
+
+        client = Client(resolve)
+        await client.start()
+        assert (await client.request("echo", 1)).body == {"got": 1}
+        flaky.loses = lost
+        with pytest.raises(Unavailable, match="lost the connection"):
+            await client.request("echo", 1)
+        assert (await request_again(client)).body == {"got": 2}
+        assert len(closed) == 1, "the other end was told"
+        assert len(server.peers) == 1
+        await client.close()
+        server.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), BOUND_S))
+
+
+def test_a_piece_that_comes_twice_or_too_soon_breaks_the_line(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        server = await channel.serve(tmp_path / "x.sock", echo)
+        gate = Gate(server)
+        for numbers in ([0, 1, 1], [0, 2], [1], [0, -1]):
+            name = f"line-{numbers}"
+            *before, last = [await gate.push(name, number, b"") for number in numbers]
+            assert all(before)
+            assert not last
+            assert await gate.pull(name, 0) is None
+        assert not server.peers
+        gate.close()
+        server.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), BOUND_S))
+
+
+def test_a_line_that_falls_silent_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_channel, "SILENT_MAX_S", 0.05)
+
+    async def scenario() -> None:
+        gone = asyncio.Event()
+        server = await channel.serve(tmp_path / "x.sock", echo, lambda _peer: gone.set())
+        gate = Gate(server)
+        assert await gate.push("line", 0, b"")
+        await gone.wait()
+        assert not await gate.push("line", 1, b"")
+        server.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), BOUND_S))
+
+
+def test_much_travels_in_small_pieces(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        server = await channel.serve(tmp_path / "x.sock", echo)
+        gate = Gate(server)
+        sizes: list[int] = []
+
+        async def push(name: str, number: int, piece: bytes) -> bool:
+            sizes.append(len(piece))
+            return await gate.push(name, number, piece)
+
+        async def resolve() -> Dial:
+            return over_calls(push, gate.pull)
+
+        client = Client(resolve)
+        await client.start()
+        blob = bytes(range(256)) * 4096
+        assert (await client.request("echo", 1, blob)).blob == blob[::-1]
+        assert max(sizes) == ray_channel.PIECE_BYTES_MAX
+        await client.close()
+        server.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), BOUND_S))

@@ -68,6 +68,7 @@ MAY: Final[dict[str, frozenset[str]]] = {
     "user": _READ | _READ_OUTPUT | _WORK,
     "operator": _READ | _READ_OUTPUT | _WORK | _RUN_WORKERS | _QUERY,
     "auditor": _READ | _AUDIT | _QUERY,
+    "worker": frozenset({"getObject", "putObject"}),  # of the machines that joined, no person's
 }
 ADMIN: Final = "admin"
 _SEES_ALL: Final = frozenset({"operator", "auditor", ADMIN})

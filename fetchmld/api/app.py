@@ -21,6 +21,7 @@ from fetchmld.api.handlers import (
     keys,
     later,
     logs,
+    objects,
     reservations,
     scheduler,
     snapshots,
@@ -42,6 +43,7 @@ _PLUGIN: Final = "/v1/plugins/{pluginName}"
 _WORKER: Final = "/v1/scheduler/workers/{workerId}"
 _RESERVATIONS: Final = "/v1/scheduler/reservations"
 _BLOB: Final = "/v1/blobs/{hash}"
+_OBJECT: Final = "/v1/objects/{hash}"
 _JOB: Final = "/v1/scheduler/jobs/{jobId}"
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
@@ -102,6 +104,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("getSnapshot", "GET", "/v1/snapshots/{snapshotId}", snapshots.read),
     Operation("putBlob", "PUT", _BLOB, blobs.put),
     Operation("getBlob", "GET", _BLOB, blobs.read),
+    Operation("putObject", "PUT", _OBJECT, objects.put),
+    Operation("getObject", "GET", _OBJECT, objects.read),
 )
 
 

@@ -262,11 +262,26 @@ class Code(Protocol):
     async def has(self, caller: Caller, snapshot_id: str) -> bool: ...
 
 
+class Objects(Protocol):
+    """All content that is named by the BLAKE3 of its bytes, whoever's it is: for machines that joined."""
+
+    async def size(self, digest: str) -> int:
+        """NotFound where there is none, Invalid for what is no hash."""
+
+    def pieces(self, digest: str) -> AsyncIterator[bytes]: ...
+
+    async def put(self, digest: str, pieces: AsyncIterator[bytes]) -> None:
+        """Returns once it is durable. Invalid where the bytes have another hash."""
+
+
 class Head(Protocol):
     """Every method raises `FetchmlError`s only. What changes state returns once the change is durable."""
 
     @property
     def code(self) -> Code: ...
+
+    @property
+    def objects(self) -> Objects: ...
 
     async def submit(
         self, caller: Caller, requests: list[TaskRequest], intents: Sequence[Intent | None] = ()

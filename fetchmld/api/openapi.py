@@ -328,6 +328,22 @@ DOCS: Final[dict[str, Doc]] = {
         body=_BYTES,
         body_type="application/octet-stream",
     ),
+    "putObject": Doc(
+        "Bring content to the head, as machines that joined do; answered once it is on disk.",
+        None,
+        204,
+        tags=_SNAPSHOTS,
+        body=_BYTES,
+        body_type="application/octet-stream",
+        errors=(413, 422),
+    ),
+    "getObject": Doc(
+        "Content by its hash, for machines that joined.",
+        _BYTES,
+        media_type="application/octet-stream",
+        tags=_SNAPSHOTS,
+        errors=(404, 422),
+    ),
     "getBlob": Doc(
         "A blob that the caller sent.",
         _BYTES,

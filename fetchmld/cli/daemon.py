@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fetchmld.cli import show as layout
-from fetchmld.cli.exits import INVALID, Failure
+from fetchmld.cli.exits import INVALID, UNREACHABLE, Failure
 from fetchmld.cli.session import DATA_DIR_DEFAULT, Session, client_command, data_dir
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--head", is_flag=True, help="Start a daemon of its own on this machine.")
-@click.option(
-    "--address", metavar="HOST:PORT", help="Join a daemon elsewhere as a worker (comes with a later version)."
-)
+@click.option("--address", metavar="HOST:PORT", help="Join the head there as a worker; it printed this address.")
+@click.option("--token-file", type=click.Path(path_type=Path), envvar="FETCHML_JOIN_TOKEN_FILE", metavar="FILE",
+              help="The head's join.token, copied here. [FETCHML_JOIN_TOKEN_FILE; needed once]")  # fmt: skip
 @click.option("--host", help="Address to listen on [127.0.0.1].")
 @click.option("--port", type=int, help="Port to listen on [9101].")
 @click.option("--data-dir", "given_dir", metavar="DIR", help="Where everything durable is kept [~/.fetchml].")
@@ -34,19 +34,49 @@ if TYPE_CHECKING:
               help="Local datasets may also lie here. Repeatable.")  # fmt: skip
 @click.option("--block", is_flag=True, help="Stay in the foreground; Ctrl-C or SIGTERM stops the daemon.")
 @client_command
-def start(session: Session, head: bool, address: str | None, block: bool, **flags: Any) -> int | None:
-    """Start a daemon on this machine, and go to the background once it is ready."""
-    if address is not None:
-        raise click.UsageError("--address: joining a daemon elsewhere comes with a later version; use --head")
-    if not head:
-        raise click.UsageError("say --head to start a daemon of its own on this machine")
+def start(
+    session: Session, head: bool, address: str | None, token_file: Path | None, block: bool, **flags: Any
+) -> int | None:
+    """Start a daemon on this machine, or join one elsewhere, and go to the background once it is ready."""
+    if head == (address is not None):
+        raise click.UsageError("say --head for a daemon of its own on this machine, or --address HOST:PORT to join one")
     from fetchmld.cli.launching import Launch
 
     config = _config(session, **flags)
-    launch = Launch(config, block)
+    launch = Launch(config, block, _join(address, token_file) if address is not None else None)
     ready = launch.until_ready()
-    _show_ready(session, config, ready, launch.took_s)
+    if "joined" in ready:
+        _show_joined(session, config, ready, launch.took_s)
+    else:
+        _show_ready(session, config, ready, launch.took_s)
     return launch.until_stopped() if block else None
+
+
+def _join(address: str, token_file: Path | None) -> dict[str, Any]:
+    """Where to, and with which token; without one, that of the last time is used."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise click.UsageError(f"--address {address!r} is not HOST:PORT; the head printed it when it started")
+    if token_file is None:
+        return {"host": host, "port": int(port)}
+    try:
+        token = token_file.expanduser().read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(f"cannot read the token in {token_file}: {error}", INVALID) from None
+    if not token:
+        raise Failure(f"{token_file} is empty; copy join.token from the head's data directory anew", INVALID)
+    return {"host": host, "port": int(port), "token": token}
+
+
+def _show_joined(session: Session, config: "Config", ready: dict[str, Any], took_s: float) -> None:
+    if session.json_output:
+        session.show_json({**ready, "data_dir": str(config.data_dir)})
+    elif session.quiet:
+        click.echo(ready["worker_id"])
+    else:
+        click.echo(f"This machine is worker {ready['worker_id']} of {ready['joined']}, after {took_s:.1f} s.")
+        layout.fields([("  data", config.data_dir), ("  logs", config.paths.logs)])
+        click.echo(f"\nStop it with: {command_prefix(config.data_dir)} stop")
 
 
 def _config(
@@ -80,6 +110,9 @@ def _show_ready(session: Session, config: "Config", ready: dict[str, Any], took_
     for warning in ready.get("warnings", []):
         click.echo(f"Note: {warning}")
     command = command_prefix(config.data_dir)
+    if join := ready.get("join"):
+        click.echo("\nOther machines join with a copy of the token, which is worth a shell on all of them:")
+        click.echo(f"  FETCHML_JOIN_TOKEN_FILE={join['token_file']} fetchmld start --address {join['address']}")
     click.echo("\nTry it:")
     click.echo(f"  {command} submit --name hello --follow -- echo 'hello from a task'")
     click.echo(f"  {command} audit verify")
@@ -115,6 +148,13 @@ def stop(session: Session, given_dir: str | None, drain: bool, timeout: float) -
     if found is None:
         click.echo(f"No daemon runs in {session.data_dir}.")
         return
+    if "joined" in session.daemon:
+        if drain:
+            worker = session.daemon.get("worker_id")
+            raise Failure(f"this machine joined a head: run `fetchmld drain {worker}` there, then stop", INVALID)
+        found.stop(timeout)
+        click.echo(f"This machine has left {session.daemon.get('joined')}; its tasks go on until their lease ends.")
+        return
     if drain:
         drained(session)
     left = _running_tasks(session)
@@ -138,7 +178,10 @@ def _running_tasks(session: Session) -> int:
 @click.command()
 @client_command
 def status(session: Session) -> None:
-    """How the daemon and its queue stand."""
+    """How the daemon and its queue stand; on a machine that joined, which worker of which head it is."""
+    if "joined" in session.daemon and "FETCHML_ADDRESS" not in os.environ:
+        _show_member(session)
+        return
     scheduler = session.client.scheduler()
     if session.json_output:
         session.show_json(scheduler)
@@ -156,6 +199,19 @@ def status(session: Session) -> None:
             ("completed", f"{scheduler.get('tasks_completed_24h', 0)} in the last 24 h"),
         ]
     )
+
+
+def _show_member(session: Session) -> None:
+    from fetchmld.cli.stopping import Running
+
+    about = session.daemon
+    if Running.find(session.data_dir) is None:
+        raise Failure(f"the daemon of {session.data_dir} is not running; start it again", UNREACHABLE)
+    if session.json_output:
+        session.show_json(about)
+        return
+    named = {"worker": about.get("worker_id"), "of the head": about["joined"], "pid": about.get("pid")}
+    layout.fields([*named.items(), ("data", session.data_dir)])
 
 
 def _workers(scheduler: dict[str, Any]) -> str:

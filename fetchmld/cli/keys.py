@@ -8,7 +8,7 @@ import click
 from fetchmld.cli import show as layout
 from fetchmld.cli.session import Session, client_command
 from fetchmld.cli.submit import Span
-from fetchmld.core.model import Role
+from fetchmld.core.model import UserRole
 
 
 @click.group()
@@ -18,7 +18,9 @@ def keys() -> None:
 
 @keys.command()
 @click.option("--user", "user_id", metavar="NAME", required=True, help="Whose key it is.")
-@click.option("--role", type=click.Choice(get_args(Role)), default="user", show_default=True, help="What it may do.")
+@click.option(
+    "--role", type=click.Choice(get_args(UserRole)), default="user", show_default=True, help="What it may do."
+)
 @click.option(
     "--expires", "expires_s", type=Span(), metavar="TIME", help="Valid for so long: 12h, 30d [until revoked]."
 )

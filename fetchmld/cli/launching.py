@@ -37,21 +37,23 @@ TAIL_BYTES: Final = 2000
 class Launch:
     """One start of the daemon under `config`. With `block` it stays a child of this process."""
 
-    def __init__(self, config: "Config", block: bool) -> None:
+    def __init__(self, config: "Config", block: bool, join: dict[str, Any] | None = None) -> None:
         self._config = config
+        self._join = join
         self._block = block
         self._began = time.monotonic()
         self.took_s = 0.0
 
     def until_ready(self) -> dict[str, Any]:
         """Start it; what it said once GET /readyz is 200. Raises `Failure` with the daemon's own sentence."""
-        settings = _settings_file(self._config)
+        settings = _settings_file(self._config, self._join)
         with tempfile.TemporaryFile() as errors, Spinner(f"starting in {self._config.data_dir}") as spinner:
             self._child = self._spawn(settings, errors.fileno())
             try:
                 ready = self._read_ready(errors.fileno())
-                spinner.text = "waiting for every part to answer"
-                self._poll_readyz(str(ready.get("url") or f"http://{self._config.host}:{self._config.port}"))
+                if self._join is None:
+                    spinner.text = "waiting for every part to answer"
+                    self._poll_readyz(str(ready.get("url") or f"http://{self._config.host}:{self._config.port}"))
             except BaseException:
                 self._give_up()
                 raise
@@ -145,11 +147,12 @@ class Launch:
         return code if code >= 0 else 128 - code
 
 
-def _settings_file(config: "Config") -> str:
+def _settings_file(config: "Config", join: dict[str, Any] | None) -> str:
     """The settings for the daemon to read, 0600, outside the data directory: that may turn out not to be ours."""
     descriptor, name = tempfile.mkstemp(prefix="fetchml-settings-", suffix=".json")
     with open(descriptor, "w") as file:
-        file.write(config.model_dump_json())
+        said = config.model_dump(mode="json")
+        json.dump(said if join is None else {**said, "join": join}, file)
     return name
 
 

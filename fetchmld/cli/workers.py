@@ -30,7 +30,7 @@ def _row(worker: dict[str, Any]) -> tuple[str, ...]:
     has, slots = worker.get("capabilities", {}), worker.get("slots", {})
     return (
         worker["id"],
-        worker.get("status", ""),
+        "silent" if worker.get("suspect") else worker.get("status", ""),
         f"{slots.get('batch_available', 0)}/{slots.get('batch_total', 0)}",
         f"{slots.get('service_available', 0)}/{slots.get('service_total', 0)}",
         str(has.get("cpu_cores", "")),

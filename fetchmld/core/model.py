@@ -16,7 +16,8 @@ TaskStatus = Literal["queued", "preparing", "running", "collecting", "completed"
 WorkerStatus = Literal["active", "suspect", "draining", "offline"]
 ReservationStatus = Literal["active", "claimed", "expired"]
 Condition = Literal["ok", "any", "failed"]
-Role = Literal["viewer", "user", "operator", "auditor", "admin"]
+UserRole = Literal["viewer", "user", "operator", "auditor", "admin"]
+Role = Literal["viewer", "user", "operator", "auditor", "admin", "worker"]  # the last is the joined machines'
 
 PRIORITY_DEFAULT: Final = 5
 OUTPUT_TAIL_BYTES: Final = 64 * 1024

@@ -90,6 +90,12 @@ class CodeStore:
         """A blob, whoever sent it: for workers. Raises `NotFound`."""
         return self._blobs.open(digest)
 
+    def blob_path(self, digest: str) -> Path:
+        return self._blobs.path(digest)
+
+    def manifest_path(self, snapshot_id: str) -> Path:
+        return self._manifests.path(snapshot_id)
+
     # -- snapshots
 
     def check(self, user_id: str, manifest: CodeManifest) -> str:

@@ -12,7 +12,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Final, TypedDict
+from typing import BinaryIO, Final, Protocol, TypedDict
 
 from blake3 import blake3
 
@@ -86,27 +86,8 @@ class ContentStore:
             yield Incoming(file, lambda digest: self._keep(file, name, digest))
 
     def put_tree(self, directory: Path, files_max: int = FILES_MAX, bytes_max: int = BYTES_MAX) -> "Kept":
-        """Store every regular file below `directory` and a manifest of them. Links and special files are left out.
-
-        What goes beyond the bounds is left out as well, and said so in `Kept.left_out`.
-        """
-        entries: list[ManifestEntry] = []
-        left_out: list[str] = []
-        total = 0
-        for relative, fd in _regular_files(directory, left_out):
-            with open(fd, "rb", buffering=0) as source:
-                size = os.fstat(fd).st_size
-                if len(entries) >= files_max or total + size > bytes_max:
-                    left_out.append(f"{relative} ({size} bytes)")
-                    continue
-                digest, size = self.put_file(source)
-            total += size
-            entries.append(ManifestEntry(path=relative, bytes=size, hash=digest))
-        if not entries:
-            return Kept(None, left_out)
-        entries.sort(key=lambda entry: entry["path"])
-        manifest = self.put(json.dumps(entries, separators=(",", ":")).encode())
-        return Kept(ArtifactSet(manifest=manifest, file_count=len(entries), total_bytes=total), left_out)
+        """Store every regular file below `directory` and a manifest of them; see `put_tree` of this module."""
+        return put_tree(self, directory, files_max, bytes_max)
 
     @contextlib.contextmanager
     def _incoming(self) -> Iterator[tuple[BinaryIO, str]]:
@@ -163,6 +144,38 @@ class Kept:
     def __init__(self, artifacts: ArtifactSet | None, left_out: list[str]) -> None:
         self.artifacts = artifacts
         self.left_out = left_out
+
+
+class Store(Protocol):
+    """Where objects go: here, or on another machine."""
+
+    def put(self, data: bytes) -> str: ...
+
+    def put_file(self, source: BinaryIO) -> tuple[str, int]: ...
+
+
+def put_tree(store: Store, directory: Path, files_max: int, bytes_max: int) -> "Kept":
+    """Store every regular file below `directory` and a manifest of them. Links and special files are left out.
+
+    What goes beyond the bounds is left out as well, and said so in `Kept.left_out`.
+    """
+    entries: list[ManifestEntry] = []
+    left_out: list[str] = []
+    total = 0
+    for relative, fd in _regular_files(directory, left_out):
+        with open(fd, "rb", buffering=0) as source:
+            size = os.fstat(fd).st_size
+            if len(entries) >= files_max or total + size > bytes_max:
+                left_out.append(f"{relative} ({size} bytes)")
+                continue
+            digest, size = store.put_file(source)
+        total += size
+        entries.append(ManifestEntry(path=relative, bytes=size, hash=digest))
+    if not entries:
+        return Kept(None, left_out)
+    entries.sort(key=lambda entry: entry["path"])
+    manifest = store.put(json.dumps(entries, separators=(",", ":")).encode())
+    return Kept(ArtifactSet(manifest=manifest, file_count=len(entries), total_bytes=total), left_out)
 
 
 def _sync_directory(path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from actors.code_desk import CodeDesk
+from actors.object_desk import ObjectDesk
 from fetchmld.api.head import (
     Anchoring,
     ArtifactEntry,
@@ -82,6 +83,7 @@ from fetchmld.core.model import (
 )
 from fetchmld.core.scheduler import Policy, Scheduler
 from fetchmld.store.code import CodeStore
+from fetchmld.store.content import ContentStore
 from tests.memory_log import MemoryLog
 
 WORKER = WorkerId("w1")
@@ -97,7 +99,10 @@ class LocalHead:
     """Implements `fetchmld.api.head.Head`. The methods below `-- the test's side` are what the world does to it."""
 
     def __init__(self, cpu: int = 4, code_dir: Path = Path("/nonexistent")) -> None:
-        self.code = CodeDesk(CodeStore(code_dir), self._record)
+        code = CodeStore(code_dir)
+        self.code = CodeDesk(code, self._record)
+        self.store = ContentStore(code_dir.with_name("objects"))
+        self.objects = ObjectDesk(self.store, code)
         self.core = Scheduler(Policy())
         self.facts: list[Fact] = []
         self.callers: list[Caller] = []

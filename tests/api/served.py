@@ -21,6 +21,7 @@ KEYS: Final[dict[str, str]] = {
     "viewer": "fml_viewer",
     "user": "fml_user",
     "other": "fml_other",
+    "worker": "fml_worker",
 }
 PATIENCE_S: Final = 10.0
 

@@ -26,7 +26,7 @@ def test_submit_answers_the_whole_task(tmp_path: Path) -> None:
         aged = task.pop("priority_aged")
         assert aged >= 5
         assert task == {
-            "id": "t7",
+            "id": "t8",
             "job_name": "train",
             "user_id": "user",
             "status": "preparing",

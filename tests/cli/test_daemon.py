@@ -107,9 +107,21 @@ def test_blocking_ends_with_the_daemon(data_dir: Path, port: int, home: Path) ->
 
 def test_start_must_be_told_what_to_start(run: Run) -> None:
     assert "--head" in run("start").err
-    joined = run("start", "--address", "h:1")
-    assert joined.code == 2
-    assert "later version" in joined.err
+    for address in ("h", "h:", ":1", "h:x", "h:0", "h:65536"):
+        joined = run("start", "--address", address)
+        assert (joined.code, "is not HOST:PORT" in joined.err) == (2, True), address
+    assert run("start", "--address", "h:1", "--head").code == 2
+
+
+def test_a_token_is_read_before_anything_starts(run: Run, tmp_path: Path) -> None:
+    for content in (None, b"", b"\xff"):
+        file = tmp_path / "token"
+        file.unlink(missing_ok=True)
+        if content is not None:
+            file.write_bytes(content)
+        ran = run("start", "--address", "h:1", "--token-file", str(file))
+        assert ran.code == 5
+        assert str(file) in ran.err
 
 
 def test_a_bad_setting_starts_nothing(run: Run, data_dir: Path) -> None:

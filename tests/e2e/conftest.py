@@ -25,10 +25,11 @@ class Shell:
     data_dir: Path
     port: int
     environment: dict[str, str] = field(default_factory=dict)
+    within: tuple[str, ...] = ()  # the command that runs what follows it on another machine
 
     def fetchmld(self, *words: str, code: int | None = 0, wait_s: float = COMMAND_MAX_S) -> str:
         """Run one command; what it printed on stdout. Fails where its exit code is another than `code`."""
-        command = [sys.executable, "-m", "fetchmld", "--data-dir", str(self.data_dir), *words]
+        command = [*self.within, sys.executable, "-m", "fetchmld", "--data-dir", str(self.data_dir), *words]
         environment = {**os.environ, **self.environment, "PYTHONPATH": str(ROOT)}
         ran = subprocess.run(
             command, env=environment, cwd="/", capture_output=True, text=True, timeout=wait_s, check=False

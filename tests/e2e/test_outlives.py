@@ -27,7 +27,7 @@ def test_a_task_outlives_the_death_of_everything_but_the_runner(shell: Shell, tm
     shell.start()
     task_id, pid = _sleeping(shell, tmp_path)
     waiting = [shell.fetchmld("submit", "-q", "--name", "behind", "--cpu", "4", "--", "true").strip() for _ in range(3)]
-    _kill_all_but_the_runner_and(shell, pid)
+    kill_all_but_the_runner_and(shell, pid)
     assert _alive(pid)
 
     shell.start()
@@ -46,7 +46,7 @@ def test_an_array_goes_on_after_the_death_of_everything_but_the_runner(shell: Sh
     lrs = ",".join(str(100 + index) for index in range(20))
     array = shell.fetchmld("submit", "-q", "--param", f"lr={lrs}", "--array", "20%3", "--", "sh", "-c", script).strip()
     until("three elements run", lambda: len(_lines(tmp_path / "ran")) == 3)
-    _kill_all_but_the_runner_and(shell)
+    kill_all_but_the_runner_and(shell)
 
     shell.start()
     assert shell.show(array)["array"]["running"] == 3
@@ -65,11 +65,11 @@ def _lines(file: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def _kill_all_but_the_runner_and(shell: Shell, *spared: int) -> None:
+def kill_all_but_the_runner_and(shell: Shell, *spared: int) -> None:
     """`spared` and what descends from it lives on, and so does what the runner runs."""
     found = shell.processes()
-    kept = {*spared, *(pid for pid, line in found.items() if _is_runner(line))}
-    killed = {pid for pid in found if not any(_descends(pid, one) for one in kept)} | {shell.daemon["pid"]}
+    kept = {*spared, *(pid for pid, line in found.items() if is_runner(line))}
+    killed = {pid for pid in found if not any(descends(pid, one) for one in kept)} | {shell.daemon["pid"]}
     for process in killed:
         with contextlib.suppress(ProcessLookupError):  # some end with those before them
             os.kill(process, signal.SIGKILL)
@@ -101,11 +101,11 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def _is_runner(line: str) -> bool:
+def is_runner(line: str) -> bool:
     return "fetchmld.runner" in line or "fetchmld/runner.py" in line
 
 
-def _descends(process: int, ancestor: int) -> bool:
+def descends(process: int, ancestor: int) -> bool:
     while process > 1:
         if process == ancestor:
             return True

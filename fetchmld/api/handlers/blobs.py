@@ -21,11 +21,11 @@ async def put(request: web.Request) -> web.Response:
         raise Invalid(f"{digest[:80]!r} is no BLAKE3: 64 hexadecimal digits, lower case")
     if (request.content_length or 0) > bytes_max:
         raise _too_large(bytes_max)
-    await request.app[HEAD].code.put_blob(request[CALLER], digest, _pieces(request, bytes_max))
+    await request.app[HEAD].code.put_blob(request[CALLER], digest, pieces_of(request, bytes_max))
     return web.Response(status=204)
 
 
-async def _pieces(request: web.Request, bytes_max: int) -> AsyncIterator[bytes]:
+async def pieces_of(request: web.Request, bytes_max: int) -> AsyncIterator[bytes]:
     """The body, in pieces worth a write each. Raises where there are too many bytes, or none for too long."""
     piece, total = bytearray(), 0
     while data := await _next(request):

@@ -17,7 +17,7 @@ from fetchmld.api.context import CALLER, HEAD
 from fetchmld.api.query import instant_us
 from fetchmld.api.validation import validate
 from fetchmld.core.errors import BadRequest, Invalid
-from fetchmld.core.model import Role
+from fetchmld.core.model import UserRole
 
 PREFIX: Final = "fml_"
 RANDOM_BYTES: Final = 32
@@ -28,7 +28,7 @@ class CreateKey(TypedDict):
     """The body of POST /v1/keys. Without `expires_at` the key is valid until it is revoked."""
 
     user_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
-    role: Role
+    role: UserRole
     expires_at: NotRequired[str]
 
 

@@ -1,0 +1,256 @@
+"""Several machines: they join, run tasks, are cut off, killed and restarted, and come back by themselves.
+
+Each machine is a network namespace with its own address, data directory, Ray node and runner. What takes longer than every
+change can afford is in the release's numbers (`make chaos`).
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Shell, free_port, until
+from tests.e2e.lan import Lan, Machine, a_lan, why_not
+from tests.e2e.test_outlives import is_runner, kill_all_but_the_runner_and
+from tests.fault.conftest import LONG
+
+pytestmark = pytest.mark.e2e
+
+REASON = why_not()
+if REASON:
+    pytest.skip(REASON, allow_module_level=True)
+
+release_only = pytest.mark.skipif(not LONG, reason="takes minutes: part of `make chaos`")
+
+
+@dataclass(slots=True)
+class Node:
+    """A machine that joined, and somebody at its terminal."""
+
+    machine: Machine
+    shell: Shell
+
+    @property
+    def worker_id(self) -> str:
+        return (self.shell.data_dir / "node" / "id").read_text().strip()
+
+
+@dataclass(slots=True)
+class Cluster:
+    lan: Lan
+    shell: Shell  # at the head
+    head: Machine
+    shared: Path  # what every machine sees, as a network file system would show it
+
+    def start(self) -> None:
+        self.shell.fetchmld(
+            "start", "--head", "--host", self.head.address, "--port", str(self.shell.port), "--num-cpus", "1"
+        )
+
+    def add(self, name: str, folder: Path) -> Node:
+        machine = self.lan.machine(name)
+        node = Node(machine, Shell(folder / name, 0, within=machine.within))
+        self.join(node, "--token-file", str(self.shell.data_dir / "join.token"))
+        return node
+
+    def join(self, node: Node, *flags: str) -> str:
+        address = f"{self.head.address}:{self.shell.port + 1}"
+        return node.shell.fetchmld("start", "--address", address, "--num-cpus", "2", *flags)
+
+    def worker(self, node: Node) -> dict[str, Any]:
+        found: dict[str, Any] = next(w for w in self.shell.json("workers") if w["id"] == node.worker_id)
+        return found
+
+    def status(self, node: Node) -> str:
+        return str(self.worker(node)["status"])
+
+    def is_back(self, node: Node) -> bool:
+        """Active, and not silent."""
+        worker = self.worker(node)
+        return worker["status"] == "active" and not worker["suspect"]
+
+    def await_back(self, node: Node) -> None:
+        until(f"machine {node.machine.name} is back", lambda: self.is_back(node))
+
+    def await_offline(self, node: Node) -> None:
+        until(f"machine {node.machine.name} is offline", lambda: self.status(node) == "offline")
+
+    def joined(self) -> list[str]:
+        return [worker["id"] for worker in self.shell.json("workers") if worker["status"] == "active"]
+
+    def run_on(self, node: Node, name: str, script: str, *flags: str) -> str:
+        """A task that only this machine can run; its id."""
+        others = [worker_id for worker_id in self.joined() if worker_id != node.worker_id]
+        for worker_id in others:
+            self.shell.fetchmld("drain", worker_id)
+        task_id = self.shell.fetchmld(
+            "submit", "-q", "--name", name, "--cpu", "1", *flags, "--", "sh", "-c", script
+        ).strip()
+        until(f"{name} runs on {node.machine.name}", lambda: self.shell.show(task_id)["status"] != "queued")
+        for worker_id in others:
+            self.shell.fetchmld("undrain", worker_id)
+        return task_id
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with a_lan() as lan:
+        head = lan.machine("h")
+        shell = Shell(
+            tmp_path_factory.mktemp("head") / "data", free_port(), {"FETCHMLD_REQUEUE_AFTER_S": "90"}, head.within
+        )
+        made = Cluster(lan, shell, head, tmp_path_factory.mktemp("shared"))
+        with ending(shell):
+            made.start()
+            yield made
+
+
+@pytest.fixture(scope="module")
+def nodes(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Node]]:
+    folder = tmp_path_factory.mktemp("nodes")
+    one, two = cluster.add("a", folder), cluster.add("b", folder)
+    with ending(one.shell), ending(two.shell):
+        yield one, two
+
+
+@contextlib.contextmanager
+def ending(shell: Shell) -> Iterator[None]:
+    """Nothing of this machine is left afterwards."""
+    try:
+        yield
+    finally:
+        shell.fetchmld("stop", code=None)
+        for pid in shell.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(autouse=True)
+def whole(cluster: Cluster, nodes: tuple[Node, Node]) -> None:
+    """Each test begins with all machines there, whatever the last one did."""
+    for node in nodes:
+        node.machine.mend(cluster.head)
+        cluster.await_back(node)
+
+
+def sleeper(folder: Path, name: str) -> str:
+    """Writes its pid, then waits for a file; ends with 0."""
+    mark = folder / name
+    return f"echo $$ > {mark}.new; mv {mark}.new {mark}.pid; until test -e {mark}.go; do sleep 0.1; done; echo done"
+
+
+def pid_of(folder: Path, name: str) -> int:
+    until(f"{name} has begun", (folder / f"{name}.pid").exists)
+    return int((folder / f"{name}.pid").read_text())
+
+
+def test_a_machine_that_joined_runs_tasks_and_their_output_is_at_the_head(
+    cluster: Cluster, nodes: tuple[Node, Node]
+) -> None:
+    content = os.urandom(1_500_000).hex()
+    (cluster.shared / "in").write_text(content)
+    code = cluster.shared / "code"
+    code.mkdir()
+    (code / "say.sh").write_text("for i in $(seq 20000); do echo line $i of many; done\n")
+    task_id = cluster.run_on(
+        nodes[0],
+        "remote",
+        f". ./say.sh; mkdir -p $FETCHML_OUTPUT_DIR; cp {cluster.shared}/in $FETCHML_OUTPUT_DIR/out",
+        "--snapshot",
+        str(code),
+    )
+    cluster.shell.fetchmld("wait", task_id)
+    task = cluster.shell.show(task_id)
+    assert task["status"] == "completed"
+    expected = "".join(f"line {number} of many\n" for number in range(1, 20001))
+    assert cluster.shell.fetchmld("logs", task_id) == expected
+    assert cluster.shell.fetchmld("artifacts", task_id, "out") == content
+    assert nodes[0].worker_id in nodes[0].shell.fetchmld("status")
+    assert "3 of 3 active" in cluster.shell.fetchmld("status")
+
+
+def test_without_the_token_nobody_joins(cluster: Cluster, nodes: tuple[Node, Node], tmp_path: Path) -> None:
+    address = f"{cluster.head.address}:{cluster.shell.port + 1}"
+    stranger = Shell(tmp_path / "stranger", 0, within=nodes[0].machine.within)
+    with ending(stranger):
+        assert "join.token" in stranger.fetchmld("start", "--address", address, code=4)
+        wrong = tmp_path / "wrong"
+        wrong.write_text("0" * 64)
+        assert "refused the token" in stranger.fetchmld(
+            "start", "--address", address, "--token-file", str(wrong), code=4
+        )
+        away = f"{cluster.head.address}:1"
+        assert "nothing answers" in stranger.fetchmld("start", "--address", away, "--token-file", str(wrong), code=6)
+    assert len(cluster.joined()) == 3
+
+
+def test_machines_that_are_cut_off_go_offline_and_come_back_with_what_they_run(
+    cluster: Cluster, nodes: tuple[Node, Node]
+) -> None:
+    """One is cut off in both directions; the head does not hear the other, which still hears it."""
+    folder = cluster.shared
+    ids = [cluster.run_on(node, f"cut-{n}", sleeper(folder, f"cut-{n}")) for n, node in enumerate(nodes)]
+    pids = [pid_of(folder, f"cut-{n}") for n in range(2)]
+    nodes[0].machine.cut()
+    nodes[1].machine.deafen(cluster.head)
+    for node in nodes:
+        cluster.await_offline(node)
+    for pid in pids:
+        os.kill(pid, 0)  # it goes on
+    (folder / "cut-1.go").touch()  # ends while nobody can be told
+    for node in nodes:
+        node.machine.mend(cluster.head)
+    for node in nodes:
+        cluster.await_back(node)
+    os.kill(pids[0], 0)
+    (folder / "cut-0.go").touch()
+    cluster.shell.fetchmld("wait", *ids)
+    for task_id in ids:
+        task = cluster.shell.show(task_id)
+        assert (task["status"], task["retry_count"], task["output"]) == ("completed", 0, "done\n")
+
+
+def test_a_machine_comes_back_after_the_death_of_all_but_its_runner(cluster: Cluster, nodes: tuple[Node, Node]) -> None:
+    node, folder = nodes[0], cluster.shared
+    task_id = cluster.run_on(node, "kept", sleeper(folder, "kept"))
+    pid, worker_id = pid_of(folder, "kept"), node.worker_id
+    kill_all_but_the_runner_and(node.shell, pid)
+    assert worker_id in cluster.join(node, "-q"), "the token is remembered, and the id"
+    os.kill(pid, 0)
+    (folder / "kept.go").touch()
+    cluster.shell.fetchmld("wait", task_id)
+    assert cluster.shell.show(task_id)["retry_count"] == 0
+
+
+def test_machines_find_a_head_that_was_restarted(cluster: Cluster, nodes: tuple[Node, Node]) -> None:
+    folder = cluster.shared
+    ids = [cluster.run_on(node, f"head-{n}", sleeper(folder, f"head-{n}")) for n, node in enumerate(nodes)]
+    pids = [pid_of(folder, f"head-{n}") for n in range(2)]
+    cluster.shell.fetchmld("stop")
+    (folder / "head-1.go").touch()  # ends while there is no head
+    until("it has ended", lambda: not Path(f"/proc/{pids[1]}").exists())
+    cluster.start()
+    for node in nodes:
+        cluster.await_back(node)
+    os.kill(pids[0], 0)
+    (folder / "head-0.go").touch()
+    cluster.shell.fetchmld("wait", *ids)
+    for task_id in ids:
+        task = cluster.shell.show(task_id)
+        assert (task["status"], task["retry_count"], task["output"]) == ("completed", 0, "done\n")
+
+
+def test_a_machine_that_is_stopped_leaves_and_joins_again(cluster: Cluster, nodes: tuple[Node, Node]) -> None:
+    node = nodes[1]
+    assert "drain" in node.shell.fetchmld("stop", "--drain", code=5)
+    worker_id = node.worker_id
+    node.shell.fetchmld("stop")
+    assert not [line for line in node.shell.processes().values() if not is_runner(line)]
+    cluster.await_offline(node)
+    assert worker_id in cluster.join(node, "-q")
+    assert cluster.status(node) == "active"
