@@ -34,6 +34,7 @@ NODE_SETTINGS: Final = (
     "dataset_roots",
     "dataset_bytes_max",
     "dataset_cache_bytes_max",
+    "environment_cache_bytes_max",
     "log_level",
 )
 
