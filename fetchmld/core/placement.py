@@ -207,11 +207,21 @@ class Placement:
         task = ready.task
         self._held[task.id] = (ready.shape, nodes)
         self.late_starts += self._promises.was_late(task, now)
+        if self._is_over_sooner(task, now):
+            self._freed.update(self._workers[worker] for worker, _ in nodes)
         for worker, _ in nodes:
             self.outlook.touch(self._workers[worker])
             if "reservation_id" in task.request:  # it may outlive its reservation
                 self._promises.forget_on(self._workers[worker])
         return task, [(self._workers[worker], gpu_type) for worker, gpu_type in nodes]
+
+    def _is_over_sooner(self, task: Task, now: float) -> bool:
+        """Whether the queue, which knows classes of time limits only, let it spend what some plan can spare after all."""
+        limit_s = task.request.get("time_limit_s")
+        if limit_s is None:
+            return False
+        at_latest = latest_end(task.request, now, self._grace_s)
+        return any(now + limit_s + self._grace_s <= each.plan.at < at_latest for each in self._promises.standing())
 
     def pick_gpus(self, task: Task, worker: Worker, gpu_type: int) -> list[int]:
         """The lowest free indices of that type; the queue has made sure that there are enough."""
