@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
+import orjson
 import pyarrow as pa
 
-from fetchmld.core.chain import Event
+from fetchmld.store.event_rows import ACTION
+from fetchmld.store.tail import RawEvent
 
 SCHEMA: Final = pa.schema(
     [
@@ -20,19 +22,20 @@ SCHEMA: Final = pa.schema(
 )
 
 
-def to_arrow(events: Iterable[Event]) -> pa.Table:
+def to_arrow(events: Iterable[RawEvent]) -> pa.Table:
     """The experiments that `events` create, as one Arrow table with `SCHEMA`."""
-    return pa.Table.from_pylist([_row(event) for event in events if event.fact.action == "experiment.create"], SCHEMA)
+    return pa.Table.from_pylist([_row(event) for event in events if event[ACTION] == b"experiment.create"], SCHEMA)
 
 
-def _row(event: Event) -> dict[str, Any]:
-    fact = event.fact
+def _row(event: RawEvent) -> dict[str, Any]:
+    seq, at_us, _, _, _, user_id, resource, *_, metadata = event
+    described = orjson.loads(metadata)
     return {
-        "id": fact.resource,
-        "name": fact.metadata.get("name", ""),
-        "description": fact.metadata.get("description", ""),
+        "id": resource.decode(),
+        "name": described.get("name", ""),
+        "description": described.get("description", ""),
         "status": "active",
-        "created_us": fact.at_us,
-        "user_id": fact.user_id,
-        "seq": event.seq,
+        "created_us": at_us,
+        "user_id": user_id.decode(),
+        "seq": seq,
     }

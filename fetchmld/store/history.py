@@ -14,14 +14,16 @@ from typing import Any, Final
 import pyarrow as pa
 
 from fetchmld.core.chain import Event
+from fetchmld.core.messages import Fact
 from fetchmld.core.model import TaskView
 from fetchmld.store import event_rows, experiment_rows, history_asof, history_pages, history_sql, task_rows
+from fetchmld.store.event_rows import EVENT_HASH, PREV_HASH
 from fetchmld.store.history_check import Check, check_rows
 from fetchmld.store.history_file import SCHEMA_VERSION, IndexDoubt, IndexFile, doubting, move_aside
 from fetchmld.store.history_lists import EventList, TaskList
 from fetchmld.store.history_sql import Answer
 from fetchmld.store.segment import LedgerDamaged
-from fetchmld.store.tail import Tail
+from fetchmld.store.tail import RawEvent, Tail
 from fetchmld.store.task_rows import TaskRow
 
 BATCH_EVENTS: Final = 10_000
@@ -64,12 +66,12 @@ class History:
         tail = self._tail or Tail(self._ledger_dir, from_seq=self.next_seq)
         self._tail = None  # after a failure a new one: this one has moved on then, and the index has not
         try:
-            events = tail.read(to_seq, BATCH_EVENTS)
+            events = tail.read_raw(to_seq, BATCH_EVENTS)
         except LedgerDamaged as damage:
             if damage.first_bad <= self.next_seq:
                 raise
             tail = Tail(self._ledger_dir, from_seq=self.next_seq)
-            events = tail.read(damage.first_bad - 1, BATCH_EVENTS)  # what lies before it is as good as ever
+            events = tail.read_raw(damage.first_bad - 1, BATCH_EVENTS)  # what lies before it is as good as ever
         if events:
             with doubting(self._path):
                 self._index(events)
@@ -82,51 +84,49 @@ class History:
             pass
         return self.next_seq
 
-    def _index(self, events: Sequence[Event]) -> None:
-        self._refuse_gap(events)
+    def _index(self, events: Sequence[RawEvent]) -> None:
+        first, (next_seq, last_hash) = events[0][0], (events[-1][0] + 1, events[-1][EVENT_HASH])
+        self._refuse_gap(first, events[0][PREV_HASH])
         tasks = self._fold_tasks(events)
-        first, last = events[0], events[-1]
         event_table = event_rows.to_arrow(events)
         with self.file.transaction():
             self.file.insert("events", event_table)
-            self._replace_tasks(tasks, first.seq)
+            self._replace_tasks(tasks, first)
             experiments = experiment_rows.to_arrow(events)
             if experiments.num_rows:
                 self.file.insert("experiments", experiments)
-            self.file.db.execute("UPDATE meta SET next_seq = ?, last_hash = ?", [last.seq + 1, last.event_hash])
-            if first.seq == 0:
-                self.file.db.execute("UPDATE meta SET installation = ?", [first.prev_hash])
-        self.next_seq, self._last_hash = last.seq + 1, last.event_hash
+            self.file.db.execute("UPDATE meta SET next_seq = ?, last_hash = ?", [next_seq, last_hash])
+            if first == 0:
+                self.file.db.execute("UPDATE meta SET installation = ?", [events[0][PREV_HASH]])
+        self.next_seq, self._last_hash = next_seq, last_hash
         self._events.add(event_table)
         self._tasks.put(row.filters() for row in sorted(tasks.values(), key=lambda row: row.submit_seq))
         self._keep_live(tasks)
 
-    def _refuse_gap(self, events: Sequence[Event]) -> None:
-        seq, last_hash = self.next_seq, self._last_hash
-        for event in events:
-            if event.seq != seq or (seq > 0 and event.prev_hash != last_hash):
-                raise IndexDoubt(f"event {event.seq} does not follow event {seq - 1} as it was indexed")
-            seq, last_hash = seq + 1, event.event_hash
+    def _refuse_gap(self, seq: int, prev_hash: bytes) -> None:
+        """The first of a batch must follow what is indexed; that the others follow it, the tail has seen to."""
+        if seq != self.next_seq or (seq > 0 and prev_hash != self._last_hash):
+            raise IndexDoubt(f"event {seq} does not follow event {self.next_seq - 1} as it was indexed")
 
     # -- task rows
 
-    def _fold_tasks(self, events: Sequence[Event]) -> dict[str, TaskRow]:
+    def _fold_tasks(self, events: Sequence[RawEvent]) -> dict[str, TaskRow]:
         """The rows that `events` change, as they are afterwards."""
-        about = [event for event in events if task_rows.is_about_task(event.fact)]
-        rows = self._rows_before(about)
+        facts = task_rows.facts_of(events)
+        rows = self._rows_before([fact for _, fact in facts])
         changed: dict[str, TaskRow] = {}
-        for event in about:
-            task_id = event.fact.resource
+        for seq, fact in facts:
+            task_id = fact.resource
             parent = rows.get(task_rows.array_named_by(task_id))
-            row = task_rows.fold(rows.get(task_id), event.seq, event.fact, parent)
+            row = task_rows.fold(rows.get(task_id), seq, fact, parent)
             if row is not None:
                 rows[task_id] = changed[task_id] = row
         return changed
 
-    def _rows_before(self, events: Sequence[Event]) -> dict[str, TaskRow]:
-        """The rows that `events` build upon: those at hand, the others read back with one query."""
-        submitted = {event.fact.resource for event in events if event.fact.action == "task.submit"}
-        wanted = {event.fact.resource for event in events}
+    def _rows_before(self, facts: Sequence[Fact]) -> dict[str, TaskRow]:
+        """The rows that `facts` build upon: those at hand, the others read back with one query."""
+        submitted = {fact.resource for fact in facts if fact.action == "task.submit"}
+        wanted = {fact.resource for fact in facts}
         wanted |= {array_id for task_id in wanted if (array_id := task_rows.array_named_by(task_id))}
         wanted -= submitted
         rows = {task_id: self._live[task_id] for task_id in wanted if task_id in self._live}

@@ -109,14 +109,14 @@ def _check_events(db: Connection, ledger_dir: Path, upto: int, found: _Findings)
     tail = Tail(ledger_dir)
     while at < end and found.seq < 0:
         try:
-            events = tail.read(end - 1, min(BATCH_EVENTS, end - at))
+            events = tail.read_raw(end - 1, min(BATCH_EVENTS, end - at))
         except LedgerDamaged as damage:
             end = max(at, damage.first_bad)
             why = f"not compared from event {end} on: the segments are damaged: {damage.why}"
             tail.close()
             tail = Tail(ledger_dir, from_seq=at)
             continue
-        at = events[-1].seq + 1
+        at = events[-1][0] + 1
         _compare_events(db, event_rows.to_arrow(events), found)
         experiments.append(experiment_rows.to_arrow(events))
     tail.close()

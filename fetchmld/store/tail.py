@@ -5,12 +5,14 @@ stopped. It never writes. What is acknowledged is intact and there; so an acknow
 damage, and any other incomplete frame is simply not there yet.
 """
 
+import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import orjson
 
-from fetchmld.core.chain import HASH_BYTES, Event, unpack
+from fetchmld.core.chain import HASH_BYTES, RECORD_HEADER, RECORD_TAG, Event, unpack
 from fetchmld.store.sealed import SegmentFile, open_segment
 from fetchmld.store.segment import (
     ENTRY,
@@ -25,7 +27,13 @@ from fetchmld.store.segment import (
     read_header,
 )
 
+# An event without its texts taken apart: number, wall time, logical time, event type, action, user, resource, success,
+# address, error, hash before, hash, metadata as canonical JSON.
+RawEvent = tuple[int, int, int, bytes, bytes, bytes, bytes, bool, bytes, bytes, bytes, bytes, bytes]
+T = TypeVar("T")
+
 _READ_BYTES: Final = 256 * 1024
+_ENTRY_HEADER: Final = struct.Struct(SIZE.format + RECORD_HEADER.format[1:])
 
 
 class Tail:
@@ -53,7 +61,14 @@ class Tail:
         writer may still take back: only for when nobody writes. Raises LedgerDamaged where an event up to `to_seq` is
         missing or does not follow from the one before it, and OSError.
         """
-        events: list[Event] = []
+        return self._gather(to_seq, max_events, self._take)
+
+    def read_raw(self, to_seq: int | None, max_events: int) -> list[RawEvent]:
+        """As `read`, several times faster: texts stay bytes, metadata stays JSON as it was hashed, nothing is parsed."""
+        return self._gather(to_seq, max_events, self._cut)
+
+    def _gather(self, to_seq: int | None, max_events: int, take: Callable[[list[T], int], None]) -> list[T]:
+        events: list[T] = []
         while len(events) < max_events and (to_seq is None or self.next_seq <= to_seq):
             if not self._payload_left and not self._next_frame():
                 if to_seq is not None:
@@ -62,7 +77,7 @@ class Tail:
             room = max_events - len(events)
             if to_seq is not None:
                 room = min(room, to_seq + 1 - self.next_seq)
-            self._take(events, min(room, self._payload_left))
+            take(events, min(room, self._payload_left))
         return events
 
     @property
@@ -112,6 +127,51 @@ class Tail:
             events.append(Event(seq, prev_hash, prev, fact))
             seq += 1
         self._payload_at, self.next_seq, self._prev_hash = at, seq, prev
+        self._payload_left -= count
+
+    def _cut(self, events: list[RawEvent], count: int) -> None:
+        """As `_take`, each event cut at the borders of its fields and no more. The hot loop of all indexing."""
+        payload, at, prev, keep, unpack_from = (
+            self._payload,
+            self._payload_at,
+            self._prev_hash,
+            events.append,
+            _ENTRY_HEADER.unpack_from,
+        )
+        for seq in range(self.next_seq, self.next_seq + count):
+            size, tag, number, link, at_us, clock_us, flags, a, b, c, d, e, f, meta = unpack_from(payload, at)
+            start = at + _ENTRY_HEADER.size
+            a += start
+            b += a
+            c += b
+            d += c
+            e += d
+            f += e
+            end = f + meta
+            at += SIZE.size + size
+            if number != seq or tag != RECORD_TAG or end != at or (link != prev and prev is not None):
+                raise LedgerDamaged(seq, "it does not follow from the event before it")
+            at += HASH_BYTES
+            prev = payload[end:at]
+            keep(
+                (
+                    seq,
+                    at_us,
+                    clock_us,
+                    payload[start:a],
+                    payload[a:b],
+                    payload[c:d],
+                    payload[b:c],
+                    flags & 1 == 1,
+                    payload[d:e],
+                    payload[e:f],
+                    link,
+                    prev,
+                    payload[f:end] or b"{}",
+                )
+            )
+        self.next_seq += count
+        self._payload_at, self._prev_hash = at, prev
         self._payload_left -= count
 
     def _pass(self, hashes: list[bytes], count: int) -> None:

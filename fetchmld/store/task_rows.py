@@ -4,7 +4,7 @@ Pure: facts in, rows out. The live state makes the same fold in `core.state`; th
 views show, and keeps it for ended tasks too. Used to fill the index and to check it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 import orjson
@@ -13,6 +13,7 @@ import pyarrow as pa
 from fetchmld.core import arrays
 from fetchmld.core.messages import Fact
 from fetchmld.core.model import PRIORITY_DEFAULT, EarlierAttempt, TaskView
+from fetchmld.store.tail import RawEvent
 
 ENDED: Final = frozenset({"completed", "failed"})
 
@@ -128,14 +129,18 @@ def to_arrow(rows: Sequence[TaskRow]) -> pa.Table:
 FOLDED: Final = "seq, at_us, action, user_id, resource, error, metadata"  # the columns of an event that `fold` needs
 
 
-def fact_of(at_us: int, action: str, user_id: str, resource: str, error: str, metadata: str) -> Fact:
-    """What `fold` needs of an event that was read back from the index: its columns `FOLDED` behind `seq`."""
+def fact_of(at_us: int, action: str, user_id: str, resource: str, error: str, metadata: str | bytes) -> Fact:
+    """What `fold` needs of an event: its columns `FOLDED` behind `seq`."""
     return Fact(cast(Any, ""), action, resource, user_id, error=error, metadata=orjson.loads(metadata), at_us=at_us)
 
 
-def is_about_task(fact: Fact) -> bool:
-    """Whether `fold` needs to see it."""
-    return fact.action in _CHANGES or fact.action == "task.submit"
+def facts_of(events: Iterable[RawEvent]) -> list[tuple[int, Fact]]:
+    """What `fold` needs of those events that it needs to see, with their numbers."""
+    return [
+        (seq, fact_of(at_us, action.decode(), user_id.decode(), resource.decode(), error.decode(), metadata))
+        for seq, at_us, _, _, action, user_id, resource, _, _, error, _, _, metadata in events
+        if action in _FOLDED_ACTIONS
+    ]
 
 
 def fold(row: TaskRow | None, seq: int, fact: Fact, parent: TaskRow | None = None) -> TaskRow | None:
@@ -189,7 +194,7 @@ def _submitted(seq: int, fact: Fact) -> TaskRow:
 
 def array_named_by(task_id: str) -> str:
     """The array that a row for this id would need, "" if it cannot be an element's."""
-    place = arrays.place_of(task_id)
+    place = arrays.place_of(task_id) if "-" in task_id else None
     return "" if place is None else place[0]
 
 
@@ -296,3 +301,4 @@ _CHANGES: Final[dict[str, Callable[[TaskRow, Fact], TaskRow]]] = {
     "task.cancelled": _ended,
     "task.deleted": _deleted,
 }
+_FOLDED_ACTIONS: Final = frozenset(action.encode() for action in ("task.submit", *_CHANGES))
