@@ -173,11 +173,6 @@ def unpack(buffer: bytes, start: int, size: int, loads: Callable[[bytes], Any] =
     return seq, prev_hash, fact
 
 
-def canonical_json(metadata: dict[str, Any]) -> str:
-    """The JSON text of `metadata` as a record holds it: keys sorted, no spaces, UTF-8. `{}` where there is none."""
-    return _metadata_bytes(metadata).decode() if metadata else "{}"
-
-
 def _split_texts(raw: bytes, a: int, b: int, c: int, d: int, e: int, f: int) -> tuple[str, str, str, str, str, str]:
     b += a
     c += b

@@ -27,15 +27,19 @@ SCHEMA: Final = pa.schema(
 )
 COLUMNS: Final = ", ".join(SCHEMA.names)
 
-ACTION: Final = SCHEMA.names.index("action")  # places in a `RawEvent`, which has the same columns
-PREV_HASH: Final = SCHEMA.names.index("prev_hash")
-EVENT_HASH: Final = SCHEMA.names.index("event_hash")
+ACTION: Final = SCHEMA.names.index("action")  # its place in a `RawEvent`, which has the same columns
 
 
-def to_arrow(events: Sequence[RawEvent]) -> pa.Table:
-    """The events as one Arrow table with `SCHEMA`, in their order. Raises ValueError for a text that is not UTF-8."""
+def hashes_of(event: RawEvent) -> tuple[bytes, bytes]:
+    """That of the event before, and its own."""
+    *_, prev_hash, event_hash, _metadata = event
+    return prev_hash, event_hash
+
+
+def to_arrow(events: Sequence[RawEvent]) -> pa.RecordBatch:
+    """The events as one Arrow batch with `SCHEMA`, in their order. Raises ValueError for a text that is not UTF-8."""
     columns = zip(*events, strict=True) if events else [()] * len(SCHEMA)
-    return pa.table([pa.array(c, field.type) for c, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+    return pa.record_batch([pa.array(c, field.type) for c, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
 
 
 def to_view(row: Sequence[Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from fetchmld.core.chain import Event
 from fetchmld.core.messages import Fact
 from fetchmld.core.model import TaskView
 from fetchmld.store import event_rows, experiment_rows, history_asof, history_pages, history_sql, task_rows
-from fetchmld.store.event_rows import EVENT_HASH, PREV_HASH
+from fetchmld.store.event_rows import hashes_of
 from fetchmld.store.history_check import Check, check_rows
 from fetchmld.store.history_file import SCHEMA_VERSION, IndexDoubt, IndexFile, doubting, move_aside
 from fetchmld.store.history_lists import EventList, TaskList
@@ -85,19 +85,20 @@ class History:
         return self.next_seq
 
     def _index(self, events: Sequence[RawEvent]) -> None:
-        first, (next_seq, last_hash) = events[0][0], (events[-1][0] + 1, events[-1][EVENT_HASH])
-        self._refuse_gap(first, events[0][PREV_HASH])
+        first, next_seq = events[0][0], events[-1][0] + 1
+        prev_hash, last_hash = hashes_of(events[0])[0], hashes_of(events[-1])[1]
+        self._refuse_gap(first, prev_hash)
         tasks = self._fold_tasks(events)
         event_table = event_rows.to_arrow(events)
         with self.file.transaction():
-            self.file.insert("events", event_table)
+            self.file.insert("events", pa.Table.from_batches([event_table]))
             self._replace_tasks(tasks, first)
             experiments = experiment_rows.to_arrow(events)
             if experiments.num_rows:
                 self.file.insert("experiments", experiments)
             self.file.db.execute("UPDATE meta SET next_seq = ?, last_hash = ?", [next_seq, last_hash])
             if first == 0:
-                self.file.db.execute("UPDATE meta SET installation = ?", [events[0][PREV_HASH]])
+                self.file.db.execute("UPDATE meta SET installation = ?", [prev_hash])
         self.next_seq, self._last_hash = next_seq, last_hash
         self._events.add(event_table)
         self._tasks.put(row.filters() for row in sorted(tasks.values(), key=lambda row: row.submit_seq))

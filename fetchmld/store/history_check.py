@@ -1,27 +1,27 @@
 """Whether the index says what the segments say: every event row, then every task and experiment row.
 
-Event rows are compared with the segments. Task rows are compared with a fold over the event rows that were just found
-right. Reads in order and in batches, so that memory stays bounded whatever the length of the ledger. Works on any
-connection to an index, also on one that was opened read-only without a daemon.
+`history_quick` says first whether there is anything to find. Then event rows are compared with the segments, and task rows
+with a fold over the event rows that were just found right. Reads in order and in batches, so that memory stays bounded
+whatever the length of the ledger. Works on any connection to an index, also on one that was opened read-only without a
+daemon.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, TypedDict
+from typing import Final, TypedDict
 
 import duckdb
 import pyarrow as pa
 
 from fetchmld.store import event_rows, experiment_rows, task_rows
+from fetchmld.store.history_folded import Columns, folded, rows_by_id, rows_of
+from fetchmld.store.history_quick import all_right
 from fetchmld.store.segment import LedgerDamaged
 from fetchmld.store.tail import Tail
-from fetchmld.store.task_rows import TaskRow
 
 BATCH_EVENTS: Final = 5_000
 SNAPSHOT_TRIES_MAX: Final = 100
 
 Connection = duckdb.DuckDBPyConnection
-Columns = tuple[Any, ...]
 
 _LAST_SEQ: Final = task_rows.SCHEMA.names.index("last_seq")
 
@@ -62,8 +62,9 @@ def check_rows(db: Connection, ledger_dir: Path) -> Check:
     other = db.cursor()
     try:
         upto = _same_snapshot(db, other)
-        compared, why = _check_events(db, ledger_dir, upto, found)
-        _check_tasks(db, other, upto, compared if found.seq < 0 else found.seq, found)
+        if not _all_right(db, other, ledger_dir, upto):
+            compared, why = _check_events(db, ledger_dir, upto, found)
+            _check_tasks(db, other, upto, compared if found.seq < 0 else found.seq, found)
     except duckdb.Error as error:
         damaged = True
         found.note(0, f"the index cannot be read: {str(error).splitlines()[0]}")
@@ -72,6 +73,13 @@ def check_rows(db: Connection, ledger_dir: Path) -> Check:
     if why and found.seq < 0:  # the chain's own fault, and the chain's own check says exactly where it begins
         return Check(valid=False, first_bad=-1, problem=why, checked=upto, damaged=False)
     return Check(valid=found.seq < 0, first_bad=found.seq, problem=found.problem, checked=upto, damaged=damaged)
+
+
+def _all_right(db: Connection, other: Connection, ledger_dir: Path, upto: int) -> bool:
+    try:
+        return all_right(db, other, ledger_dir, upto)
+    except LedgerDamaged:
+        return False  # how far it can be compared, the slow way finds
 
 
 def _same_snapshot(one: Connection, other: Connection) -> int:
@@ -117,7 +125,7 @@ def _check_events(db: Connection, ledger_dir: Path, upto: int, found: _Findings)
             tail = Tail(ledger_dir, from_seq=at)
             continue
         at = events[-1][0] + 1
-        _compare_events(db, event_rows.to_arrow(events), found)
+        _compare_events(db, pa.Table.from_batches([event_rows.to_arrow(events)]), found)
         experiments.append(experiment_rows.to_arrow(events))
     tail.close()
     if found.seq < 0:
@@ -157,17 +165,12 @@ def _compare_experiments(db: Connection, expected: pa.Table, below: int, found: 
 def _lowest_difference(expected: pa.Table, actual: pa.Table, key: str) -> int:
     """The lowest key at which two tables, each sorted by `key`, differ. A row without a key counts as 0."""
     keys = (expected[key].to_pylist(), actual[key].to_pylist())
-    rows = (_rows(expected.to_batches()), _rows(actual.to_batches()))
+    rows = (rows_of(expected.to_batches()), rows_of(actual.to_batches()))
     for place, (one, other) in enumerate(zip(*rows, strict=False)):
         if one != other:
             return min(keys[0][place] or 0, keys[1][place] or 0)
     shorter, longer = sorted(keys, key=len)
     return longer[len(shorter)] or 0
-
-
-def _rows(batches: Any) -> Iterator[Columns]:
-    for batch in batches:
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 # ---- tasks --------------------------------------------------------------------------------------------------------
@@ -178,7 +181,7 @@ def _check_tasks(db: Connection, other: Connection, upto: int, below: int, found
 
     Where `below` is a bad event, tasks that it or a later one may have touched are left out: it is the lower finding.
     """
-    expected, actual = _folded(db, below), _task_rows(other)
+    expected, actual = folded(db, below), rows_by_id(other)
     want, have = next(expected, None), next(actual, None)
     while want is not None or have is not None:
         order = _order(want, have)
@@ -204,30 +207,3 @@ def _compare_task(want: Columns | None, have: Columns, found: _Findings) -> None
     elif want != have:
         names = [n for n, one, other in zip(task_rows.SCHEMA.names, want, have, strict=True) if one != other]
         found.note(want[_LAST_SEQ], f"the row of task {want[0]} is wrong in {', '.join(names)}")
-
-
-def _folded(db: Connection, below: int) -> Iterator[Columns]:
-    """The row that each task should have, by id."""
-    reader = db.sql(
-        f"SELECT {task_rows.FOLDED} FROM events WHERE starts_with(action, 'task.') AND seq < ? ORDER BY resource, seq",
-        params=[below],
-    ).to_arrow_reader(BATCH_EVENTS)
-    row: TaskRow | None = None
-    array: TaskRow | None = None  # the newest; its id is the beginning of its elements', so that these follow it
-    current: str | None = None
-    for seq, *columns in _rows(reader):
-        fact = task_rows.fact_of(*columns)
-        task_id = fact.resource
-        if task_id != current and row is not None:
-            yield row.columns()
-        if task_id != current:
-            array = row if row is not None and "array" in row.view else array
-            row, current = None, task_id
-        row = task_rows.fold(row, seq, fact, array)
-    if row is not None:
-        yield row.columns()
-
-
-def _task_rows(db: Connection) -> Iterator[Columns]:
-    columns = ", ".join(task_rows.SCHEMA.names)
-    return _rows(db.sql(f"SELECT {columns} FROM tasks ORDER BY id").to_arrow_reader(BATCH_EVENTS))

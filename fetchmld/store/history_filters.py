@@ -22,7 +22,7 @@ CHUNK_ROWS: Final = 65_536
 FEW: Final = "b"  # a column of at most 128 different values, by their codes
 CODE: Final = "i"  # any number of values, by their codes, or small numbers
 WIDE: Final = "q"  # numbers that grow along the rows, or nearly, like times
-_TYPES: Final = {FEW: pa.int8(), CODE: pa.int32(), WIDE: pa.int64()}
+ARROW_TYPES: Final = {FEW: pa.int8(), CODE: pa.int32(), WIDE: pa.int64()}
 _ANY: Final = -1
 
 Range = tuple[int | None, int | None]  # least and most, both included; None means no bound
@@ -59,7 +59,7 @@ class Chunk:
         self.rows = 0
         self.columns = {name: array(kind, bytes(array(kind).itemsize * CHUNK_ROWS)) for name, kind in kinds.items()}
         self.views = {
-            name: pa.Array.from_buffers(_TYPES[kind], CHUNK_ROWS, [None, pa.py_buffer(self.columns[name])])
+            name: pa.Array.from_buffers(ARROW_TYPES[kind], CHUNK_ROWS, [None, pa.py_buffer(self.columns[name])])
             for name, kind in kinds.items()
         }
         self.bounds: dict[str, tuple[int, int]] = {}  # least and greatest value of each wide column

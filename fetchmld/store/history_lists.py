@@ -3,13 +3,15 @@
 It holds the filter columns of both; the rows themselves are read from the index by whoever asks, by the places found here.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import duckdb
+import orjson
 import pyarrow as pa
 
-from fetchmld.store.history_filters import CODE, FEW, WIDE, Codes, FilterTable
+from fetchmld.store.history_filters import ARROW_TYPES, CODE, FEW, WIDE, Codes, FilterTable
 
 PAGE_MAX: Final = 1_000
 OFFSET_MAX: Final = 2**53
@@ -17,7 +19,8 @@ TASKS_DEFAULT: Final = 50
 EVENTS_DEFAULT: Final = 100
 LOAD_ROWS: Final = 100_000
 
-TASK_FILTERS: Final = "submit_seq, NOT deleted AND array_id = '', status, user_id, node_count, reservation_id, plugins"
+_LISTED: Final = "NOT deleted AND array_id = '' AS listed"
+TASK_FILTERS: Final = f"submit_seq, {_LISTED}, status, user_id, node_count, reservation_id, plugins"
 EVENT_FILTERS: Final = "event_type, user_id, at_us"
 
 _TASK_KINDS: Final = {
@@ -43,9 +46,19 @@ class TaskList:
 
     def load(self, db: duckdb.DuckDBPyConnection) -> None:
         """Take in all that the index holds."""
-        rows = db.execute(f"SELECT {TASK_FILTERS} FROM tasks ORDER BY submit_seq")
-        while batch := rows.fetchmany(LOAD_ROWS):
-            self.put(batch)
+        wanted = f"SELECT {TASK_FILTERS} FROM tasks ORDER BY submit_seq"
+        wanted = f"SELECT * REPLACE (to_json(plugins)::VARCHAR AS plugins) FROM ({wanted}) tasks"
+        for batch in db.sql(wanted).to_arrow_reader(LOAD_ROWS):
+            columns = {
+                "submit_seq": _numbers(batch["submit_seq"], WIDE),
+                "listed": _numbers(batch["listed"].cast(pa.int8()), FEW),
+                "status": _coded(batch["status"], self._statuses, FEW),
+                "user_id": _coded(batch["user_id"], self._users, CODE),
+                "node_count": _numbers(batch["node_count"], CODE),
+                "reservation_id": _coded(batch["reservation_id"], self._reservations, CODE),
+                "plugins": _coded(batch["plugins"], self._plugins, CODE, lambda text: tuple(orjson.loads(text))),
+            }
+            self._table.extend(columns, batch.num_rows)
 
     def put(self, rows: Iterable[TaskFilters]) -> None:
         """Take in tasks as they are now, in the order of their submission: changed ones, then new ones."""
@@ -92,14 +105,14 @@ class EventList:
     def load(self, db: duckdb.DuckDBPyConnection) -> None:
         """Take in all that the index holds."""
         for batch in db.sql(f"SELECT {EVENT_FILTERS} FROM events").to_arrow_reader(LOAD_ROWS):
-            self.add(pa.table(batch))
+            self.add(batch)
 
-    def add(self, events: pa.Table) -> None:
+    def add(self, events: pa.RecordBatch) -> None:
         """Take in events that follow the ones known, in columns that `EVENT_FILTERS` names."""
         columns = {
-            "event_type": _coded(events["event_type"], self._types),
-            "user_id": _coded(events["user_id"], self._users),
-            "at_us": events["at_us"].to_pylist(),
+            "event_type": _coded(events["event_type"], self._types, FEW),
+            "user_id": _coded(events["user_id"], self._users, CODE),
+            "at_us": _numbers(events["at_us"], WIDE),
         }
         self._table.extend(columns, events.num_rows)
 
@@ -116,14 +129,19 @@ class EventList:
         return self._table.find(among, within, limit, offset)
 
 
-def _coded(texts: pa.ChunkedArray, codes: Codes) -> list[int]:
-    """A column of texts as their codes."""
-    coded: list[int] = []
-    for chunk in texts.chunks:
-        found = chunk.dictionary_encode()
-        own = [codes.code(value) for value in found.dictionary.to_pylist()]
-        coded += map(own.__getitem__, found.indices.to_pylist())
-    return coded
+def _coded(texts: pa.Array, codes: Codes, kind: str, meaning: Callable[[str], Any] = str) -> "array[int]":
+    """A column of texts as the codes of what they mean."""
+    found = texts.dictionary_encode()
+    own = pa.array([codes.code(meaning(text)) for text in found.dictionary.to_pylist()], pa.int32())
+    return _numbers(own.take(found.indices).cast(ARROW_TYPES[kind]), kind)
+
+
+def _numbers(column: pa.Array, kind: str) -> "array[int]":
+    """A column of numbers, none of them missing."""
+    numbers = array(kind)
+    first, size = column.offset * numbers.itemsize, len(column) * numbers.itemsize
+    numbers.frombytes(memoryview(column.buffers()[1])[first : first + size])
+    return numbers
 
 
 def page_bounds(query: Mapping[str, Any], limit_default: int = TASKS_DEFAULT) -> tuple[int, int]:

@@ -131,7 +131,7 @@ FOLDED: Final = "seq, at_us, action, user_id, resource, error, metadata"  # the 
 
 def fact_of(at_us: int, action: str, user_id: str, resource: str, error: str, metadata: str | bytes) -> Fact:
     """What `fold` needs of an event: its columns `FOLDED` behind `seq`."""
-    return Fact(cast(Any, ""), action, resource, user_id, error=error, metadata=orjson.loads(metadata), at_us=at_us)
+    return Fact(cast(Any, ""), action, resource, user_id, True, "", error, orjson.loads(metadata), at_us)
 
 
 def facts_of(events: Iterable[RawEvent]) -> list[tuple[int, Fact]]:

@@ -483,7 +483,7 @@ def test_a_row_edited_by_hand_is_found_with_its_sequence_number(
     with closing(History(directory / "index.duckdb", directory / "ledger")) as history:
         history.file.db.execute(edit)
         found = history.check()
-        assert not found["valid"]
+        assert not found["valid"], found
         assert found["first_bad"] == (last[edit.split("'")[-2]] if seq is None else seq)
         assert found["problem"]
         assert not found["damaged"]

@@ -1,0 +1,164 @@
+"""The quick look at an index: whether all of it is what the segments say, yes or no.
+
+Blocks of rows are made anew from the records and compared column by column, and tasks are folded along the way, so that
+everything is read once and in order. What is wrong, and where, is not its business: `history_check` finds that out row by
+row when the answer is no.
+
+A task's row is compared when the task has ended. What happens to it afterwards (it is deleted, mostly) shows in the row by
+a newer event; such rows, and those beyond `LIVE_ROWS_MAX` unfinished ones, are left for the end, by their ids.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from itertools import zip_longest
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fetchmld.store import event_rows, experiment_rows, task_rows
+from fetchmld.store.history_folded import folded, rows_by_id
+from fetchmld.store.tail import RawEvent, Tail
+from fetchmld.store.task_rows import TaskRow
+
+BATCH_EVENTS: Final = 10_000
+LIVE_ROWS_MAX: Final = 50_000
+
+Connection = duckdb.DuckDBPyConnection
+
+_TASK_COLUMNS: Final = ", ".join(task_rows.SCHEMA.names)
+_THESE: Final = "IN (SELECT id FROM arriving)"
+
+
+def all_right(db: Connection, other: Connection, ledger_dir: Path, upto: int) -> bool:
+    """Whether every row is what the events below `upto` give, and there is no other. Raises `LedgerDamaged` where those
+    cannot be read, OSError, and what DuckDB raises. Both connections see the same state of the index."""
+    tasks, at, experiments = _Tasks(db, other, upto), 0, []
+    with closing(Tail(ledger_dir)) as tail:
+        while at < upto:
+            events = tail.read_raw(upto - 1, min(BATCH_EVENTS, upto - at))
+            if not _same_events(db, events) or not tasks.follow(events):
+                return False
+            experiments.append(experiment_rows.to_arrow(events))
+            at += len(events)
+    return tasks.finish() and _nothing_else(db, upto) and _same_experiments(db, experiments)
+
+
+def _same_events(db: Connection, events: Sequence[RawEvent]) -> bool:
+    wanted = f"SELECT {event_rows.COLUMNS} FROM events WHERE seq BETWEEN ? AND ?"
+    found = db.sql(wanted, params=[events[0][0], events[-1][0]]).to_arrow_table()
+    return bool(found.equals(pa.Table.from_batches([event_rows.to_arrow(events)])))
+
+
+def _nothing_else(db: Connection, upto: int) -> bool:
+    return db.execute("SELECT count(*) FROM events").fetchall() == [(upto,)]
+
+
+def _same_experiments(db: Connection, expected: list[pa.Table]) -> bool:
+    found = db.sql("SELECT * FROM experiments ORDER BY seq").to_arrow_table()
+    return bool(found.equals(pa.concat_tables([experiment_rows.SCHEMA.empty_table(), *expected])))
+
+
+class _Tasks:
+    """Folds the facts about tasks, and compares each row once it is complete."""
+
+    def __init__(self, db: Connection, other: Connection, upto: int) -> None:
+        self._db, self._other, self._upto = db, other, upto
+        self._live: dict[str, TaskRow] = {}
+        self._later: set[str] = set()  # ids of rows that are compared at the end
+        self._right = 0
+
+    def follow(self, events: Iterable[RawEvent]) -> bool:
+        """Take in the next events. False where a row is wrong."""
+        live, ended = self._live, {}
+        for seq, fact in task_rows.facts_of(events):
+            task_id = fact.resource
+            if task_id in self._later:
+                continue
+            array_id = task_rows.array_named_by(task_id)
+            row, parent = live.get(task_id), live.get(array_id)
+            if row is None and parent is None and fact.action != "task.submit":
+                if not array_id:
+                    return False  # its row was right before this
+                self._later.add(task_id)
+                continue
+            row = task_rows.fold(row, seq, fact, parent)
+            if row is not None:
+                live[task_id] = row
+                if row.ended:
+                    ended[task_id] = row
+                else:
+                    ended.pop(task_id, None)
+        right = self._compare(ended)
+        while len(live) > LIVE_ROWS_MAX:
+            self._later.add(live.popitem()[0])
+        return right
+
+    def _compare(self, rows: dict[str, TaskRow]) -> bool:
+        """Compare these rows, except those that tell of newer events than these do."""
+        if not rows:
+            return True
+        ordered = sorted(rows.values(), key=lambda row: row.submit_seq)
+        expected, found = task_rows.to_arrow(ordered), self._found([row.submit_seq for row in ordered])
+        if not found.equals(expected):
+            if len(found) != len(expected):
+                return False
+            newer = pc.greater(found["last_seq"], expected["last_seq"]).fill_null(False)
+            self._later.update(expected["id"].filter(newer).to_pylist())
+            same = pc.invert(newer)
+            if not found.filter(same).equals(expected.filter(same)):
+                return False
+        for task_id in rows:
+            del self._live[task_id]
+            if task_id not in self._later:
+                self._right += 1
+        return True
+
+    def _found(self, submit_seqs: list[int]) -> pa.Table:
+        self._db.register("arriving", pa.table({"submit_seq": pa.array(submit_seqs, pa.uint64())}))
+        try:
+            return self._db.sql(
+                f"""SELECT {_TASK_COLUMNS} FROM tasks WHERE rowid IN (
+                        SELECT rowid FROM tasks
+                        WHERE submit_seq BETWEEN ? AND ? AND submit_seq IN (SELECT submit_seq FROM arriving))
+                    ORDER BY submit_seq""",
+                params=[submit_seqs[0], submit_seqs[-1]],
+            ).to_arrow_table()
+        finally:
+            self._db.unregister("arriving")
+
+    def finish(self) -> bool:
+        """Compare what is left. False where a row is wrong, or there is one too many."""
+        left = dict(self._live)
+        while left:
+            part = dict(left.popitem() for _ in range(min(len(left), BATCH_EVENTS)))
+            if not self._compare(part):
+                return False
+        compared = self._compare_later()
+        ((rows,),) = self._db.execute("SELECT count(*) FROM tasks").fetchall()
+        return compared is not None and rows == self._right + compared
+
+    def _compare_later(self) -> int | None:
+        """How many rows that were not counted yet are right; None where one of them is wrong."""
+        if not self._later:
+            return 0
+        parents = {array_id for task_id in self._later if (array_id := task_rows.array_named_by(task_id))}
+        ids = pa.table({"id": pa.array(sorted(self._later | parents), pa.string())})
+        for connection in (self._db, self._other):
+            connection.register("arriving", ids)
+        try:
+            count = 0
+            with (
+                closing(folded(self._db, self._upto, _THESE)) as should,
+                closing(rows_by_id(self._other, _THESE)) as there,
+            ):
+                for want, have in zip_longest(should, there):
+                    if want is None or want != have:
+                        return None
+                    count += want[0] in self._later  # else it is an array that was compared before
+            return count
+        finally:
+            for connection in (self._db, self._other):
+                connection.unregister("arriving")
