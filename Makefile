@@ -77,7 +77,7 @@ sim-release: env  ## Simulate 100,000 clusters under faults (hours)
 	@$(BIN)/python -m fetchmld.sim --seeds 100000 --jobs $$(nproc) $(ARGS)
 
 chaos: env-dev  ## Kill, fail and damage the ledger thousands of times (an hour)
-	@FETCHML_CHAOS=1 $(BIN)/python -m pytest tests/fault $(ARGS)
+	@FETCHML_CHAOS=1 $(BIN)/python -m pytest tests/fault tests/e2e/test_nodes.py $(ARGS)
 
 tamper: env-dev  ## Tamper with a ledger 1,000 times, and find each (minutes)
 	@FETCHML_TAMPERINGS=1000 $(BIN)/python -m pytest tests/test_tampering.py --basetemp=/dev/shm/fetchml-tamper

@@ -15,6 +15,7 @@ from actors.ray_compat import member_settings, members
 log = logging.getLogger(__name__)
 
 POLL_S: Final = 0.5
+RETRY_S: Final = 1.0
 MEMBERS_MAX: Final = 1000
 
 Attend = Callable[[str, str, dict[str, Any]], Awaitable[None]]  # worker id, Ray's node id, settings; until cancelled
@@ -55,7 +56,7 @@ async def _keep(attend: Attend, worker_id: str, node_id: str) -> None:
         await attend(worker_id, node_id, await asyncio.to_thread(member_settings, worker_id))
     except Exception:
         log.exception("member_not_attended", extra={"worker_id": worker_id})
-        await asyncio.sleep(1.0)  # and then it is tried again
+        await asyncio.sleep(RETRY_S)  # and then it is tried again
 
 
 async def _end(stays: list[_Stay]) -> None:

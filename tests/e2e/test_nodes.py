@@ -251,6 +251,96 @@ def test_a_machine_that_is_stopped_leaves_and_joins_again(cluster: Cluster, node
     worker_id = node.worker_id
     node.shell.fetchmld("stop")
     assert not [line for line in node.shell.processes().values() if not is_runner(line)]
-    cluster.await_offline(node)
+    until("it is silent", lambda: cluster.worker(node)["suspect"] or cluster.status(node) == "offline")
     assert worker_id in cluster.join(node, "-q")
-    assert cluster.status(node) == "active"
+    assert cluster.is_back(node)
+
+
+# -- what takes minutes
+
+
+@release_only
+def test_a_cut_off_attempt_is_dead_before_the_next_one_starts(cluster: Cluster, nodes: tuple[Node, Node]) -> None:
+    """One node is cut off in both directions, of the other nothing is heard. Both attempts ignore SIGTERM."""
+    folder = cluster.shared / "overlap"
+    folder.mkdir()
+    ids = [cluster.run_on(node, f"beats-{n}", beats(folder, f"{n}")) for n, node in enumerate(nodes)]
+    until("both beat", lambda: all(times(folder, f"{n}", 1) for n in range(2)))
+    nodes[0].machine.cut()
+    nodes[1].machine.deafen(cluster.head)
+    for n in range(2):
+        until("its next attempt beats", lambda n=n: times(folder, f"{n}", 2), within_s=240)  # type: ignore[misc]
+    for node in nodes:
+        node.machine.mend(cluster.head)
+        cluster.await_back(node)
+    cluster.shell.fetchmld("wait", *ids)
+    for n, task_id in enumerate(ids):
+        first, second = times(folder, f"{n}", 1), times(folder, f"{n}", 2)
+        print(f"{nodes[n].machine.name}: dead {second[0] - first[-1]:.1f} s before the next attempt")
+        assert first[-1] < second[0]
+        assert not times(folder, f"{n}", 3)
+        assert cluster.shell.show(task_id)["status"] == "completed"
+    assert cluster.shell.fetchmld("audit", "verify").startswith("valid")
+
+
+def beats(folder: Path, name: str) -> str:
+    """Writes the time again and again: the first attempt for ever, later ones for a second."""
+    times = "[ $FETCHML_ATTEMPT = 1 ] && n=1000000 || n=20"
+    beat = f"date +%s.%N >> {folder}/{name}-$FETCHML_ATTEMPT; sleep 0.05"
+    return f"trap '' TERM; {times}; i=0; while [ $i -lt $n ]; do i=$((i+1)); {beat}; done"
+
+
+def times(folder: Path, name: str, attempt: int) -> list[float]:
+    file = folder / f"{name}-{attempt}"
+    return [float(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@release_only
+def test_an_agent_that_hangs_is_replaced_and_a_runner_that_hangs_is_waited_for(
+    cluster: Cluster, nodes: tuple[Node, Node]
+) -> None:
+    node, folder = nodes[0], cluster.shared
+    task_id = cluster.run_on(node, "hang", sleeper(folder, "hang"))
+    pid = pid_of(folder, "hang")
+    os.kill(process_of(node, "ray::agent"), signal.SIGSTOP)
+    cluster.await_offline(node)
+    cluster.await_back(node)
+    runner = process_of(node, "fetchmld.runner")
+    os.kill(runner, signal.SIGSTOP)
+    (folder / "hang.go").touch()
+    until("it has ended", lambda: state_of(pid) == "Z")  # and nobody took notice
+    assert cluster.shell.show(task_id)["status"] == "running"
+    os.kill(runner, signal.SIGCONT)
+    cluster.shell.fetchmld("wait", task_id)
+    task = cluster.shell.show(task_id)
+    assert (task["status"], task["retry_count"], task["output"]) == ("completed", 0, "done\n")
+
+
+def process_of(node: Node, what: str) -> int:
+    return next(pid for pid, line in node.shell.processes().items() if what in line)
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@release_only
+def test_nothing_is_lost_or_run_twice_while_machines_die_and_come_back(
+    cluster: Cluster, nodes: tuple[Node, Node]
+) -> None:
+    folder = cluster.shared / "storm"
+    folder.mkdir()
+    script = f"echo $FETCHML_TASK_ID >> {folder}/ran; sleep 2"
+    ids = [cluster.shell.fetchmld("submit", "-q", "--cpu", "1", "--", "sh", "-c", script).strip() for _ in range(60)]
+    for turn in range(6):
+        node = nodes[turn % 2]
+        victims = {0: ("raylet",), 1: ("ray::agent",), 2: ("actors.daemon", "raylet")}[turn % 3]
+        for victim in victims:
+            with contextlib.suppress(StopIteration, ProcessLookupError):
+                os.kill(process_of(node, victim), signal.SIGKILL)
+        if "actors.daemon" in victims:
+            cluster.join(node)
+        cluster.await_back(node)
+    cluster.shell.fetchmld("wait", *ids, wait_s=300)
+    assert sorted((folder / "ran").read_text().split()) == sorted(ids)
+    assert {cluster.shell.show(task_id)["retry_count"] for task_id in ids} == {0}
