@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, cast
 
-from actors import node
+from actors import containers, node
 from actors.cache_news import CacheNews
 from actors.environments import Environment, Environments
 from actors.log_reader import LogReader
@@ -24,7 +24,7 @@ from actors.ray_compat import NAMESPACE
 from actors.requirements import wanted_by
 from actors.runner_link import RunnerLink
 from actors.task_code import CodeSource, TaskCode, code_of, read_fact
-from actors.workspace import CannotRun, empty, environment_of, program_of, script_of
+from actors.workspace import CannotRun, empty, environment_of, program_of, script_of, words_of
 from actors.workspaces import Workspaces
 from fetchmld.channel import Client, Dial, Message, Peer, Server, serve
 from fetchmld.config import Config
@@ -115,6 +115,7 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._unsent: list[tuple[str, dict[str, Any]]] = []
         self._capacity = Capacity(0, 0, 0, 0)
+        self._containers: list[str] = []  # the container commands that work here, best first
         self._native = True
         self._server: Server | None = None
         self._gate: Gate
@@ -136,6 +137,7 @@ class Agent:
         await asyncio.to_thread(self._environments.open)
         self._capacity = await asyncio.to_thread(node.capacity_of_node, self._config)
         await self._runner.start()
+        self._containers = await asyncio.to_thread(containers.found, isolated=False)  # tasks run as our own user
         self._discard_strangers()
         self._server = await serve(self._socket, self._on_requests)
         self._gate = Gate(self._server)
@@ -211,7 +213,12 @@ class Agent:
             "hostname": node.hostname(),
             "capacity": asdict(self._capacity),
             "attempts": [asdict(attempt) for attempt in self._core.live()],
-            "detail": {**node.detail_of_node(), "native_spawn": self._native, "runner_pid": self._runner.pid},
+            "detail": {
+                **node.detail_of_node(),
+                "containers": self._containers,
+                "native_spawn": self._native,
+                "runner_pid": self._runner.pid,
+            },
             "datasets": self._told.all(),
         }
         await client.request("hello", hello)
@@ -349,7 +356,7 @@ class Agent:
         match effect:
             case Prepare(order) if not order["request"].keys() & _FETCHED:
                 return self._prepare(order, {})
-            case Collect(key, rank) if not self._workspaces.of(_name(key, rank)).has_output():
+            case Collect(key, rank) if not self._workspaces.of(_name(key, rank)).has_leavings():
                 return Collected(key, None)
         return None
 
@@ -396,7 +403,13 @@ class Agent:
                 variable_of(name): str(mount(dataset, Path(workspace.work), spec["mount_path"]))
                 for name, (spec, dataset) in datasets.items()
             }
-            if python is None:
+            if "image" in request:
+                env = environment_of(order, workspace, self._capacity.gpus, places)
+                words = words_of(request, workspace.work)
+                argv = containers.command(self._containers, request, words, _name(key, rank), workspace, env)
+                path = argv[0]
+                workspace.mark_container()
+            elif python is None:
                 env = environment_of(order, workspace, self._capacity.gpus, places)
                 path, argv = program_of(request, workspace.work, env["PATH"])
             else:
@@ -458,7 +471,7 @@ class Agent:
 
     async def _python(self, key: RunKey, order: LaunchOrder, code: TaskCode | None) -> Environment | None:
         """The environment that the task's code asks for; None where it asks for none."""
-        if code is None:
+        if code is None or "image" in order["request"]:  # an image brings its own
             return None
         indexes = self._config.environment_indexes
         wanted = await asyncio.to_thread(wanted_by, code, script_of(order["request"]), indexes)
@@ -488,8 +501,10 @@ class Agent:
     # -- the end
 
     async def _collect(self, key: RunKey, rank: int) -> None:
-        directory = Path(self._workspaces.of(_name(key, rank)).output)
-        loop = asyncio.get_running_loop()
+        workspace = self._workspaces.of(_name(key, rank))
+        directory, loop = Path(workspace.output), asyncio.get_running_loop()
+        if workspace.is_container:
+            await loop.run_in_executor(self._files, containers.remove, self._containers, _name(key, rank))
         try:
             kept = await loop.run_in_executor(self._files, self._objects.put_tree, directory)
         except OSError as error:

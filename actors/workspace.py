@@ -58,6 +58,23 @@ class Workspace:
         for part in PARTS:
             os.mkdir(f"{self.base}/{part}", 0o700)
 
+    def mark_container(self) -> None:
+        """A container runs in it, which may outlive the command that started it."""
+        with open(self._mark, "wb"):
+            pass
+
+    @property
+    def _mark(self) -> str:
+        return f"{self.base}/.container"
+
+    @property
+    def is_container(self) -> bool:
+        return os.path.exists(self._mark)
+
+    def has_leavings(self) -> bool:
+        """Is there anything to collect, or to remove, now that the attempt is over?"""
+        return self.has_output() or self.is_container
+
     def has_output(self) -> bool:
         try:
             with os.scandir(self.output) as found:
@@ -119,6 +136,20 @@ def program_of(request: TaskRequest, work: str, path: str, python: str = sys.exe
         interpreter = python if first.endswith(".py") else _found("bash", path)
         return interpreter, [interpreter, *words]
     return _found(first, path), words
+
+
+def words_of(request: TaskRequest, work: str) -> list[str]:
+    """A program and its words as they are given to an image, which has its own Python; none: what the image runs itself.
+
+    Raises `CannotRun`.
+    """
+    words = _words("entrypoint", request.get("entrypoint", ""))
+    if not words and os.path.isfile(f"{work}/{DEFAULT_SCRIPT}"):
+        words = [DEFAULT_SCRIPT]
+    if not words:
+        return _words("args", request.get("args", ""))
+    interpreters = {".py": ["python3"], ".sh": ["sh"]}
+    return [*interpreters.get(words[0][-3:], []), *words, *_words("args", request.get("args", ""))]
 
 
 def script_of(request: TaskRequest) -> str:

@@ -60,6 +60,7 @@ def _variable(name: str) -> str:
 _GPU_TYPE: Final = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}(\|[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}){0,7}$"
 
 GpuType = Annotated[str, Field(pattern=_GPU_TYPE)]
+Image = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,254}$")]  # cannot be taken for an option
 Id = Annotated[str, Field(min_length=1, max_length=128)]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256), AfterValidator(_variable)]
 Table = Annotated[dict[str, str], Field(max_length=TABLE_ENTRIES_MAX), AfterValidator(_small_table)]
@@ -106,6 +107,7 @@ class CreateTask(TypedDict, total=False):
     priority: Annotated[int, Field(ge=1, le=10)]
     args: Annotated[str, AfterValidator(_splittable)]
     entrypoint: Annotated[str, AfterValidator(_command)]
+    image: Image
     snapshot_id: Id
     experiment_id: Id
     reservation_id: Id

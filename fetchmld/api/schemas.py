@@ -64,6 +64,7 @@ def bounded(least: int, most: int) -> Schema:
 _TASK_ADDED: Final[dict[str, Schema]] = {
     "kind": enum("batch", "service"),
     "args": STRING,
+    "image": STRING,
     "env": STRING_TABLE,
     "metadata": STRING_TABLE,
     "dataset_specs": array(ref("DatasetSpec")),
@@ -133,6 +134,7 @@ _CREATE_TASK: Final = record(
             "by Python, .sh by bash. At most 65,536 characters.",
         ),
         "snapshot_id": said(STRING, "The snapshot of code to run in; one of the caller's own."),
+        "image": said(STRING, "Run in this container image; some worker must have podman, docker or apptainer."),
         "datasets": said(STRINGS, "Names that an administrator registered."),
         "dataset_specs": said(array(ref("DatasetSpec")), "At most 64, the registered names included."),
         "cpu": said(INTEGER, "Whole cores per node, 0 to 4,096; 1 where absent."),

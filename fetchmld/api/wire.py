@@ -38,6 +38,7 @@ from fetchmld.manifest import CodeManifest
 _SHOWN_AS_GIVEN: Final = (
     "entrypoint",
     "args",
+    "image",
     "snapshot_id",
     "experiment_id",
     "reservation_id",

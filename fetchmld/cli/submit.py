@@ -111,6 +111,7 @@ def _later(what: str) -> Any:
 @click.option("--reservation", "reservation_id", metavar="ID", help="The reservation to run under.")
 @click.option("--after", "depends_on", type=After(), multiple=True, metavar="ID[:COND]",
               help="Start when that task has ended: ok (the default), any or failed. Repeatable.")  # fmt: skip
+@click.option("--image", metavar="IMAGE", help="Run in this container image, on a worker that can.")
 @click.option("--snapshot", metavar="DIR", help="Send DIR and run in it; or the id of a snapshot.")
 @click.option("--array", type=ArraySpec(), metavar="SPEC",
               help="Many as one: N of them, N%K at most K at a time; also 0-9%2.")  # fmt: skip
@@ -137,9 +138,9 @@ def submit(
 
     With --snapshot it runs in that directory's files, and COMMAND may be left out: then their train.py is run.
     """
-    if not command and snapshot is None:
+    if not command and snapshot is None and options["image"] is None:
         raise click.UsageError("Missing argument '-- COMMAND...'.")
-    options["name"] = options["name"] or name_of(command[0] if command else Path(snapshot or "").resolve().name)
+    options["name"] = options["name"] or name_of(command[0] if command else snapshot_name(snapshot, options["image"]))
     request = build_request(command, options)
     if follow and "array" in request:
         raise click.UsageError("--follow: an array has no output of its own; follow one of its elements: ID-0")
@@ -176,6 +177,11 @@ def build_request(command: tuple[str, ...], options: dict[str, Any]) -> dict[str
     request.update({name: value for name, value in more.items() if value})
     request.update({name: value for name, value in options.items() if value is not None})
     return request
+
+
+def snapshot_name(snapshot: str | None, image: str | None) -> str:
+    """What a task without a command is called after."""
+    return Path(snapshot).resolve().name if snapshot is not None else str(image).rpartition("/")[2]
 
 
 def _snapshot_id(session: Session, given: str, dry_run: bool) -> str:

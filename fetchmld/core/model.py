@@ -73,6 +73,7 @@ class TaskRequest(TypedDict, total=False):
     priority: int
     args: str
     entrypoint: str
+    image: str
     snapshot_id: str
     experiment_id: str
     reservation_id: str

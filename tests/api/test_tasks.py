@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fetchmld.core.errors import Unavailable
+from tests.api.local_head import WORKER
 from tests.api.served import KEYS, Api, with_api
 
 ADMIN, OTHER, OPERATOR, AUDITOR, VIEWER = (KEYS[n] for n in ("admin", "other", "operator", "auditor", "viewer"))
@@ -327,5 +328,17 @@ def test_who_may_cancel(tmp_path: Path) -> None:
         task = await api.submit()
         for key, status in ((VIEWER, 403), (AUDITOR, 403), (OTHER, 404), (OPERATOR, 204)):
             assert (await api.call("DELETE", f"/v1/tasks/{task['id']}", key=key))[0] == status
+
+    with_api(tmp_path, test)
+
+
+def test_an_image_needs_a_worker_that_can_run_one(tmp_path: Path) -> None:
+    async def test(api: Api) -> None:
+        assert "podman, docker or apptainer" in await api.refused({"job_name": "x", "image": "python:3.12"})
+        for bad in ("", "--privileged", "-v/:/host", "a b", "a;b", "x" * 300, "$(id)", "/etc"):
+            assert "image" in await api.refused({"job_name": "x", "image": bad})
+        api.head.core.state.workers[WORKER].detail["containers"] = ["podman"]
+        task = await api.submit(image="ghcr.io/o/r@sha256:" + "0" * 64)
+        assert task["image"].startswith("ghcr.io/o/r@")
 
     with_api(tmp_path, test)

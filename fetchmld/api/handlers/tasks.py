@@ -110,6 +110,9 @@ async def accept(request: web.Request, body: dict[str, Any], known: set[str]) ->
         if not await request.app[HEAD].code.has(caller, snapshot_id):
             raise Invalid(f"snapshot_id: there is no snapshot {snapshot_id!r}; `fetchmld snapshots push DIR` makes one")
         known.add(snapshot_id)
+    if "image" in asked and "image" not in known:
+        await _check_containers(request)
+        known.add("image")
     for task_id in {needed["task_id"] for needed in asked.get("depends_on", ())} - known:
         await _check_dependency(request, task_id)
         known.add(task_id)
@@ -217,6 +220,13 @@ async def _check_experiment(request: web.Request, experiment_id: str) -> None:
         if found["id"] == experiment_id and (access.sees_all(caller) or found["user_id"] == caller.user_id):
             return
     raise Invalid(f"experiment_id: there is no experiment {experiment_id!r}")
+
+
+async def _check_containers(request: web.Request) -> None:
+    """An image needs a worker that can run one."""
+    workers = await request.app[HEAD].workers()
+    if not any(one["detail"].get("containers") for one in workers if one["status"] != "offline"):
+        raise Invalid("image: no worker here can run one; that takes podman, docker or apptainer on the worker")
 
 
 async def _check_dependency(request: web.Request, task_id: str) -> None:
