@@ -146,7 +146,7 @@ class Config(BaseSettings):
         description="Size of a ledger segment; a full disk shows one segment early.",
     )
     snapshot_events: int = Field(
-        default=100_000, ge=1_000, description="Events between two snapshots of the state; fewer: a quicker restart."
+        default=50_000, ge=1_000, description="Events between two snapshots of the state; fewer: a quicker restart."
     )
     seal_after_segments: int = Field(
         default=8, ge=0, description="Newest segments that stay uncompressed; older ones take a sixth. 0: all stay."

@@ -110,6 +110,9 @@ def offer(write: Write, pool: list[Fact], rate: int, seconds: float) -> tuple[li
 
 def ledger(directory: Path, _pool: list[Fact]) -> tuple[Write, Callable[[], None]]:
     writer = Ledger.open(directory / "ledger")
+    spare = directory / "ledger" / "segments" / "spare"
+    while not spare.exists():  # a daemon that has run for a second has one; each rotation then makes the next
+        time.sleep(0.01)
 
     def write(batch: Sequence[Fact]) -> None:
         writer.append(batch)

@@ -28,7 +28,7 @@ from fetchmld.store import snapshots
 from fetchmld.store.ledger import Ledger
 from fetchmld.store.segment import list_segments
 
-EVERY: Final = 100_000  # the setting snapshot_events: the most that a start has to fold
+EVERY: Final = 50_000  # the setting snapshot_events: the most that a start has to fold
 READY_MAX_S: Final = 60.0
 
 
