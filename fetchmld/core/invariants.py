@@ -4,8 +4,9 @@ from collections.abc import Collection
 
 from fetchmld.core.desk import Desk
 from fetchmld.core.lifecycle import STARTED
-from fetchmld.core.model import Array, Task, TaskId, Worker
+from fetchmld.core.model import Array, Tally, Task, TaskId, Worker
 from fetchmld.core.plan import make_plan
+from fetchmld.core.state import weigh
 from fetchmld.core.waiting import Waiting
 
 
@@ -24,6 +25,10 @@ def check(desk: Desk, waiting: Waiting, about: Collection[str] | None = None) ->
     for task in state.tasks.values():
         if task.array is not None:
             _check_array(desk, waiting, task, task.array)
+    tally = Tally()
+    for task in state.tasks.values():
+        weigh(tally, task, +1)
+    assert tally == state.tally, f"the tally is {state.tally}, and the tasks are {tally}"
     if not desk.due:
         desk.lines.check()
     _check_queue(desk, waiting)

@@ -306,6 +306,14 @@ class Worker:
     gpu_use: dict[str, GpuUse] = field(default_factory=dict)  # by uuid; shown, never decided on
 
 
+@dataclass(slots=True)
+class Tally:
+    """How many tasks wait, by kind, and how many run. Of an array its elements count, not itself."""
+
+    queued: dict[Kind, int] = field(default_factory=lambda: {"batch": 0, "service": 0})
+    running: int = 0
+
+
 @dataclass(slots=True, frozen=True)
 class Key:
     """An API key as we keep it: never the key itself, only the SHA-256 of it."""

@@ -25,6 +25,7 @@ from fetchmld.core.model import (
     Gpu,
     Key,
     Reservation,
+    Tally,
     Task,
     TaskId,
     TaskStatus,
@@ -46,6 +47,7 @@ class State:
     submit_count: int = 0
     clock_us: int = 0  # logical time of the newest fact
     tasks: dict[TaskId, Task] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)  # of `tasks`, kept along so that nobody has to count them
     recent: OrderedDict[TaskId, Task] = field(default_factory=OrderedDict)
     workers: dict[WorkerId, Worker] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)  # by the SHA-256 of the key
@@ -58,12 +60,23 @@ class State:
     def apply(self, fact: Fact) -> None:
         """Take one fact in. Facts of actions that change no state (logins, file accesses) only move the count."""
         change = _CHANGES.get(fact.action)
-        if change is not None:
+        if change is not None and fact.action.startswith("task."):
+            place = arrays.place_of(fact.resource)
+            self._weigh(fact.resource, place, -1)
+            change(self, fact)
+            self._weigh(fact.resource, place, +1)
+        elif change is not None:
             change(self, fact)
         self.seq += 1
         self.clock_us = max(self.clock_us, fact.clock_us)
         if self.intents:
             _forget_intents(self)
+
+    def _weigh(self, task_id: str, place: tuple[TaskId, int] | None, sign: int) -> None:
+        """Take the task, and the array that it is an element of, out of the tally or into it."""
+        for task in (self.tasks.get(TaskId(task_id)), None if place is None else self.tasks.get(place[0])):
+            if task is not None:
+                weigh(self.tally, task, sign)
 
     def task(self, task_id: TaskId) -> Task | None:
         """The task, live or among the newest ended ones; an element that no fact has named is made from its array."""
@@ -100,6 +113,16 @@ class State:
             "dependents": {task_id: list(waiting) for task_id, waiting in self.dependents.items()},
             "intents": list(self.intents.items()),
         }
+
+
+def weigh(tally: Tally, task: Task, sign: int) -> None:
+    """Add the task's share to the tally, or take it away: elements that nobody has named are the array's share."""
+    if task.array is not None:
+        tally.queued[task.resources.kind] += 0 if task.array.closed else sign * task.array.unnamed
+    elif task.status == "queued":
+        tally.queued[task.resources.kind] += sign
+    else:
+        tally.running += sign
 
 
 def _durable_task(task: Task) -> dict[str, Any]:

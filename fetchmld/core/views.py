@@ -1,7 +1,5 @@
 """What leaves the core: copies of the state, complete and JSON-ready."""
 
-from collections import Counter
-
 from fetchmld.core import arrays
 from fetchmld.core.desk import Desk
 from fetchmld.core.explain import wait_reason
@@ -114,18 +112,12 @@ def reservation_view(desk: Desk, reservation: Reservation) -> ReservationView:
 
 
 def counts(state: State) -> Counts:
-    """Live numbers: queued, running, workers by status, reservations. Of an array its elements count, not itself."""
-    units = [task for task in state.tasks.values() if task.array is None]
-    waiting = Counter(task.resources.kind for task in units if task.status == "queued")
-    running = len(units) - waiting.total()
-    for task in state.tasks.values():
-        if task.array is not None and not task.array.closed:
-            waiting[task.resources.kind] += task.array.unnamed
+    """Live numbers: queued, running, workers by status, reservations."""
     statuses = [worker.status for worker in state.workers.values()]
     return Counts(
-        batch_queued=waiting["batch"],
-        service_queued=waiting["service"],
-        running=running,
+        batch_queued=state.tally.queued["batch"],
+        service_queued=state.tally.queued["service"],
+        running=state.tally.running,
         workers_total=len(statuses),
         workers_active=statuses.count("active") + statuses.count("suspect"),
         workers_draining=statuses.count("draining"),
