@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 from actors import containers, node
 from actors.cache_news import CacheNews
 from actors.environments import Environment, Environments
+from actors.gpus import NodeGpus
 from actors.log_reader import LogReader
 from actors.ray_channel import Gate, over_ray
 from actors.ray_compat import NAMESPACE
@@ -116,6 +117,7 @@ class Agent:
         self._unsent: list[tuple[str, dict[str, Any]]] = []
         self._capacity = Capacity(0, 0, 0, 0)
         self._containers: list[str] = []  # the container commands that work here, best first
+        self._gpus = NodeGpus(self._config)
         self._native = True
         self._server: Server | None = None
         self._gate: Gate
@@ -135,7 +137,9 @@ class Agent:
         """Find the runner, or start one, learn what it has, and join the scheduler."""
         self._workspaces.make_roots()
         await asyncio.to_thread(self._environments.open)
-        self._capacity = await asyncio.to_thread(node.capacity_of_node, self._config)
+        gpus = await asyncio.to_thread(self._gpus.find)
+        self._gpus.start()
+        self._capacity = await asyncio.to_thread(node.capacity_of_node, self._config, gpus)
         await self._runner.start()
         self._containers = await asyncio.to_thread(containers.found, isolated=False)  # tasks run as our own user
         self._discard_strangers()
@@ -177,6 +181,7 @@ class Agent:
             self._server.close()
             await self._scheduler.close()
         await self._runner.close()
+        await asyncio.to_thread(self._gpus.close)
         await asyncio.to_thread(self._datasets.close)
         await asyncio.to_thread(self._environments.close)
         self._files.shutdown()
@@ -216,11 +221,14 @@ class Agent:
             "detail": {
                 **node.detail_of_node(),
                 "containers": self._containers,
+                **self._gpus.detail(),
                 "native_spawn": self._native,
                 "runner_pid": self._runner.pid,
             },
             "datasets": self._told.all(),
+            "gpu_faults": self._gpus.faults(),
         }
+        self._gpus.greeted()
         await client.request("hello", hello)
         self._renew(sent_t)
         unsent, self._unsent = self._unsent, []
@@ -259,9 +267,12 @@ class Agent:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._config.heartbeat_s)
-            if self._scheduler.connected:
-                beat = {"worker_id": self._worker_id, "sent_t": boottime(), **self._told.changes()}
-                self._scheduler.post("beat", beat)
+            self._say_beat()
+
+    def _say_beat(self) -> None:
+        if self._scheduler.connected:
+            beat = {"worker_id": self._worker_id, "sent_t": boottime(), **self._told.changes(), **self._gpus.news()}
+            self._scheduler.post("beat", beat)
 
     def _renew(self, sent_t: float) -> None:
         """The scheduler has answered what we sent at `sent_t`: until so long after it, it starts nothing elsewhere."""
@@ -356,7 +367,9 @@ class Agent:
         match effect:
             case Prepare(order) if not order["request"].keys() & _FETCHED:
                 return self._prepare(order, {})
-            case Collect(key, rank) if not self._workspaces.of(_name(key, rank)).has_leavings():
+            case Collect(key, rank) if not (
+                self._had_gpus(key) or self._workspaces.of(_name(key, rank)).has_leavings()
+            ):
                 return Collected(key, None)
         return None
 
@@ -505,6 +518,10 @@ class Agent:
         directory, loop = Path(workspace.output), asyncio.get_running_loop()
         if workspace.is_container:
             await loop.run_in_executor(self._files, containers.remove, self._containers, _name(key, rank))
+        left = await self._check_gpus(key)
+        if not workspace.has_output():
+            self._apply([Collected(key, None, left)])
+            return
         try:
             kept = await loop.run_in_executor(self._files, self._objects.put_tree, directory)
         except OSError as error:
@@ -515,7 +532,22 @@ class Agent:
         if kept.left_out:
             shown_paths = ", ".join(kept.left_out[:5]) + (", ..." if len(kept.left_out) > 5 else "")
             detail = f"{len(kept.left_out)} paths of the output were left out: {shown_paths}"
-        self._apply([Collected(key, kept.artifacts, detail)])
+        self._apply([Collected(key, kept.artifacts, "; ".join(filter(None, (detail, left))))])
+
+    def _had_gpus(self, key: RunKey) -> bool:
+        """Whether the attempt may have used GPUs that we can look at: an earlier agent's may."""
+        start = self._starts.get(key)
+        return self._gpus.are_watched and (start is None or bool(start["env"]["CUDA_VISIBLE_DEVICES"]))
+
+    async def _check_gpus(self, key: RunKey) -> str:
+        """What is wrong with the attempt's GPUs is said before its end is; what is left in use there, with it."""
+        if not self._had_gpus(key):
+            return ""
+        env = self._starts[key]["env"] if key in self._starts else {}
+        left = await self._gpus.after(env.get("CUDA_VISIBLE_DEVICES", "").split(","))
+        if self._gpus.faults():
+            self._say_beat()
+        return left
 
     def _forget(self, key: RunKey, rank: int) -> None:
         name = _name(key, rank)

@@ -1,9 +1,8 @@
-"""What this machine is and offers: cores, memory, GPUs. Read once, when the agent starts."""
+"""What this machine is and offers: cores and memory. Read once, when the agent starts."""
 
 import logging
 import os
 import platform
-import re
 import socket
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +17,7 @@ _CGROUP: Final = Path("/sys/fs/cgroup")
 _UNLIMITED: Final = 2**60  # cgroup v1 says "no limit" with a number near 2**63
 
 
-def capacity_of_node(config: Config) -> Capacity:
+def capacity_of_node(config: Config, gpus: tuple[Gpu, ...]) -> Capacity:
     """What the settings declare, and what is found where they are silent."""
     cpu = config.num_cpus or cores()
     return Capacity(
@@ -26,7 +25,7 @@ def capacity_of_node(config: Config) -> Capacity:
         memory_gb=config.memory_gb or max(1, memory_bytes() // 2**30),
         batch_slots=config.batch_slots or cpu,
         service_slots=config.service_slots,
-        gpus=gpus(config.num_gpus, config.gpu_type),
+        gpus=gpus,
     )
 
 
@@ -59,52 +58,6 @@ def _numbers(name: str) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return (-1 if quota == "max" else int(quota)), int(period)
-
-
-def gpus(declared_count: int | None, declared_type: str) -> tuple[Gpu, ...]:
-    """The GPUs on offer. Declared ones are the first of those found; where fewer are found they are names only.
-
-    A GPU that is a name only has its index as uuid: enough for tests, and for accelerators that NVML does not know.
-    """
-    found = _found_gpus()
-    if declared_count is None:
-        return found
-    if declared_count <= len(found):
-        return tuple(Gpu(g.index, declared_type or g.type, g.uuid) for g in found[:declared_count])
-    return tuple(Gpu(index, declared_type or "GPU", str(index)) for index in range(declared_count))
-
-
-def _found_gpus() -> tuple[Gpu, ...]:
-    try:
-        import pynvml
-    except ImportError:
-        return ()
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        log.info("node.no_gpus reason=%s", error)  # no driver: a machine without GPUs
-        return ()
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return tuple(
-            Gpu(index, gpu_type(_text(pynvml.nvmlDeviceGetName(handle))), _text(pynvml.nvmlDeviceGetUUID(handle)))
-            for index, handle in enumerate(handles)
-        )
-    except pynvml.NVMLError as error:
-        log.error("node.gpus_unreadable error=%s", error)
-        return ()
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def gpu_type(name: str) -> str:
-    """The short type that users ask for, from the product's name: "NVIDIA A100-SXM4-80GB" is "A100"."""
-    words = re.sub(r"^(NVIDIA|Tesla|GeForce|Quadro|\s)+", "", name)
-    return re.split(r"[\s-]", words)[0] or "GPU" if not words.startswith(("RTX", "GTX")) else words.replace(" ", "-")
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def detail_of_node() -> dict[str, Any]:

@@ -72,6 +72,11 @@ class Config(BaseSettings):
         default=None, ge=1, le=65536, description="Memory offered, GB; default: what is found."
     )
     num_gpus: int | None = Field(default=None, ge=0, le=1024, description="GPUs declared; default: what NVML finds.")
+    nvml_library: str = Field(
+        default="",
+        max_length=4096,
+        description="fake:FILE reads GPUs from a JSON file, for tests; default: the driver.",
+    )
     gpu_type: str = Field(default="", max_length=64, description="Type of the declared GPUs.")
     batch_slots: int | None = Field(default=None, ge=1, le=65536, description="Batch slots; default: one per core.")
     service_slots: int = Field(default=2, ge=0, le=1024, description="Slots for long-lived services.")

@@ -15,6 +15,7 @@ RULES: dict[str, frozenset[str]] = {
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     "fetchmld/store": ("ray", "actors", "fetchmld.api", "fetchmld.cli", "fetchmld.client"),
     "fetchmld/api": ("ray", "actors", "duckdb", "fetchmld.store", "fetchmld.cli", "fetchmld.client"),
+    "fetchmld/gpus": ("ray", "actors", "fetchmld.api", "fetchmld.store", "fetchmld.cli", "fetchmld.client"),
     "fetchmld/client": ("ray", "actors", "aiohttp", "fetchmld.core", "fetchmld.store", "fetchmld.api"),
     "fetchmld/channel.py": ("ray", "actors", "aiohttp", "fetchmld.store", "fetchmld.api"),
 }
