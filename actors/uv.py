@@ -55,7 +55,7 @@ def environment(cache: Path) -> dict[str, str]:
             found.setdefault(ours, os.environ[theirs])
     return {
         **found,
-        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        "PATH": f"{sys.base_prefix}/bin:/usr/local/bin:/usr/bin:/bin",  # our own Python first, where it will do
         "LANG": "C.UTF-8",
         "UV_CACHE_DIR": str(cache),
         "UV_LINK_MODE": "copy",  # a hard link would let who changes one environment change the next

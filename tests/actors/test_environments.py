@@ -8,6 +8,9 @@ import base64
 import hashlib
 import io
 import os
+import platform
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -262,6 +265,14 @@ def test_a_lock_is_read_for_its_versions_not_for_its_addresses(wheels: Path, mad
     assert asyncio.run(story(LOCK.replace("HASH", digest))) == "VERSION = '1.0'\n"
     with pytest.raises(CannotRun, match=r"(?i)hash"):
         asyncio.run(story(LOCK.replace("HASH", "0" * 64)))
+
+
+def test_our_own_python_is_taken_where_it_will_do(wheels: Path, made: Environments) -> None:
+    major, minor = sys.version_info[:2]
+    asked = Wanted("pyproject.toml", ("tiny",), requires_python=f">={major}.{minor}")
+    found = asyncio.run(made.get(asked, lambda _: None))
+    said = subprocess.run([found.python, "-V"], capture_output=True, text=True, check=True).stdout
+    assert said.split()[1] == platform.python_version()
 
 
 @pytest.mark.parametrize(
