@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from actors.cluster import Backoff
 from actors.data_dir import NOT_ALLOWED, DataDir, Refused, write_new
-from actors.ray_compat import RayFailed, RayHopeless, RayOptions, port_answers
-from actors.ray_member import RayMember, own_address
+from actors.ray_compat import RayFailed, RayHopeless, RayOptions, port_answers, reap_leftovers
+from actors.ray_member import RayMember
 from actors.starter import ended, say, silence, stop_signals
 from fetchmld.channel import Client
 from fetchmld.config import NODE_SETTINGS
@@ -29,6 +29,7 @@ PRELOAD: Final = ("actors.agent",)
 UNREACHABLE: Final = 6  # exit codes of the command line, which takes ours over
 TIMED_OUT: Final = 8
 AGENT_STARTS_S: Final = 60.0
+START_ENDS_S: Final = 10.0  # a start that was given up, whose processes were ended
 ASK_EVERY_S: Final = 1.0
 ASK_TIMEOUT_S: Final = 2.0
 LOST_AFTER_S: Final = 20.0  # without an agent that the head knows; a head whose Ray lives is back in less
@@ -48,6 +49,7 @@ class Member:
         socket = self._run_dir / f"agent-{self._worker_id}.sock"
         self._agent = Client(lambda: _place(socket))
         self._runtime = self._ray(settings)
+        self._starting: asyncio.Task[None] | None = None
         self._has_joined = False
         self._reason = ""  # why the last try to join failed
 
@@ -63,15 +65,10 @@ class Member:
             )
 
     def _ray(self, settings: dict[str, Any]) -> RayMember:
-        host, port = self._head
-        try:
-            address = settings["node_address"] or own_address(host, port)
-        except OSError as error:
-            raise Refused(f"there is no way from here to {host} port {port}: {error}", UNREACHABLE) from None
         ours = {name: settings[name] for name in NODE_SETTINGS}
         ours |= {"run_dir": str(self._run_dir), "worker_id": self._worker_id}
         ours |= {"token_path": str(self._directory.join_token)}
-        options = RayOptions(address, preload=PRELOAD, token_path=self._directory.join_token)
+        options = RayOptions(settings["node_address"], preload=PRELOAD, token_path=self._directory.join_token)
         return RayMember(self._run_dir, options, self._head, self._worker_id, ours)
 
     async def run(self) -> int:
@@ -91,9 +88,16 @@ class Member:
         finally:
             await ended(living)
             await self._agent.close()
-            await asyncio.to_thread(self._runtime.stop)
+            await self._stop()
             self._directory.daemon_file.unlink(missing_ok=True)
             log.info("member_stopped", extra={"lived_s": round(time.time() - self._started_at, 3)})
+
+    async def _stop(self) -> None:
+        """End Ray's processes, also those that a start which goes on in its thread has just made."""
+        await asyncio.to_thread(self._runtime.stop)
+        if self._starting is not None and not self._starting.done():
+            await asyncio.wait([self._starting], timeout=START_ENDS_S)
+            await asyncio.to_thread(reap_leftovers, self._run_dir)
 
     @property
     def _where(self) -> str:
@@ -123,7 +127,8 @@ class Member:
         self._reason = reason
 
     async def _join(self) -> None:
-        await asyncio.to_thread(self._runtime.start)
+        self._starting = asyncio.create_task(asyncio.to_thread(self._runtime.start))
+        await asyncio.shield(self._starting)
         deadline = time.monotonic() + AGENT_STARTS_S
         while not await self._is_known():
             if not self._runtime.is_alive():

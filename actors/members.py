@@ -32,19 +32,24 @@ async def attend_members(attend: Attend) -> None:
     stays: dict[str, _Stay] = {}
     try:
         while True:
-            here = await asyncio.to_thread(members)
-            for worker_id in [
-                worker_id for worker_id, stay in stays.items() if _is_over(stay, here.get(worker_id, []))
-            ]:
-                log.warning("member_left", extra={"worker_id": worker_id})
-                await _end([stays.pop(worker_id)])
-            for worker_id, node_ids in here.items():
-                if worker_id not in stays and len(stays) < MEMBERS_MAX:
-                    log.info("member_joined", extra={"worker_id": worker_id, "node_id": node_ids[0]})
-                    stays[worker_id] = _Stay(node_ids[0], asyncio.create_task(_keep(attend, worker_id, node_ids[0])))
+            try:
+                await _follow(await asyncio.to_thread(members), stays, attend)
+            except Exception:  # Ray is busy, or going, and raises whatever it likes
+                log.exception("members_unknown")
             await asyncio.sleep(POLL_S)
     finally:
         await _end(list(stays.values()))
+
+
+async def _follow(here: dict[str, list[str]], stays: dict[str, _Stay], attend: Attend) -> None:
+    """Make the stays those of the machines that are here."""
+    for worker_id in [worker_id for worker_id, stay in stays.items() if _is_over(stay, here.get(worker_id, []))]:
+        log.warning("member_left", extra={"worker_id": worker_id})
+        await _end([stays.pop(worker_id)])
+    for worker_id, node_ids in here.items():
+        if worker_id not in stays and len(stays) < MEMBERS_MAX:
+            log.info("member_joined", extra={"worker_id": worker_id, "node_id": node_ids[0]})
+            stays[worker_id] = _Stay(node_ids[0], asyncio.create_task(_keep(attend, worker_id, node_ids[0])))
 
 
 def _is_over(stay: _Stay, node_ids: list[str]) -> bool:

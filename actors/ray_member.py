@@ -39,13 +39,21 @@ class RayMember(RayRuntime):
     ) -> None:
         super().__init__(run_dir, options)
         self._gcs = gcs
+        self._address = options.host  # ours; empty: whichever reaches the head, looked up at each start
         self._worker_id = worker_id
         self._settings = settings
 
     def _start_once(self) -> None:
         host, port = self._gcs
+        try:
+            self._start_with(host, port)
+        except OSError as error:  # a name that nobody knows just now, an address that went with its link
+            raise RayFailed(f"cannot reach {host} port {port} from here: {error}") from error
+
+    def _start_with(self, host: str, port: int) -> None:
         if not port_answers(host, port):
             raise RayFailed(f"nothing answers at {host} port {port}")
+        self.options = replace(self.options, host=self._address or own_address(host, port))
         with free_ports(3, self.options.host) as ports:
             plan = replace(
                 self._plan(*ports), gcs_host=socket.gethostbyname(host), gcs_port=port, worker_id=self._worker_id

@@ -21,9 +21,16 @@ class Watched:
         self.here: Here = {}
         self.kept: dict[str, str] = {}
         self.fails = 0
-        monkeypatch.setattr(members, "members", lambda: dict(self.here))
+        self.blind = 0
+        monkeypatch.setattr(members, "members", self.look)
         monkeypatch.setattr(members, "member_settings", lambda worker_id: {"of": worker_id})
         monkeypatch.setattr(members, "POLL_S", 0.001)
+
+    def look(self) -> Here:
+        if self.blind:
+            self.blind -= 1
+            raise RuntimeError("Ray does not answer")
+        return dict(self.here)
 
     async def attend(self, worker_id: str, node_id: str, settings: dict[str, Any]) -> None:
         assert settings == {"of": worker_id}
@@ -69,6 +76,16 @@ def test_a_machine_that_came_back_is_kept_once_its_last_stay_is_over(monkeypatch
         await watched.become({"w1": ["n1"]}, {"w1": "n1"})
         await watched.become({"w1": ["n2", "n1"]}, {"w1": "n1"})
         await watched.become({"w1": ["n2"]}, {"w1": "n2"})
+
+    watching(monkeypatch, story)
+
+
+def test_a_question_that_fails_is_asked_again_and_nobody_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(watched: Watched) -> None:
+        await watched.become({"w1": ["n1"]}, {"w1": "n1"})
+        watched.blind = 3
+        await watched.become({"w1": ["n1"], "w2": ["n2"]}, {"w1": "n1", "w2": "n2"})
+        assert not watched.blind
 
     watching(monkeypatch, story)
 
