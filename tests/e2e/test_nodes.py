@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,14 @@ class Cluster:
             "start", "--head", "--host", self.head.address, "--port", str(self.shell.port), "--num-cpus", "1"
         )
 
-    def add(self, name: str, folder: Path) -> Node:
-        machine = self.lan.machine(name)
-        node = Node(machine, Shell(folder / name, 0, within=machine.within))
-        self.join(node, "--token-file", str(self.shell.data_dir / "join.token"))
-        return node
+    def add(self, folder: Path, *names: str) -> list[Node]:
+        """Machines that join at the same time."""
+        machines = [self.lan.machine(name) for name in names]
+        nodes = [Node(machine, Shell(folder / machine.name, 0, within=machine.within)) for machine in machines]
+        token = str(self.shell.data_dir / "join.token")
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(lambda node: self.join(node, "--token-file", token), nodes))
+        return nodes
 
     def join(self, node: Node, *flags: str) -> str:
         address = f"{self.head.address}:{self.shell.port + 1}"
@@ -113,7 +117,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def nodes(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Node]]:
     folder = tmp_path_factory.mktemp("nodes")
-    one, two = cluster.add("a", folder), cluster.add("b", folder)
+    one, two = cluster.add(folder, "a", "b")
     with ending(one.shell), ending(two.shell):
         yield one, two
 
