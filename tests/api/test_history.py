@@ -1,5 +1,6 @@
 """The history's routes: SQL by role, and tasks as they were."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,20 @@ def test_sql_is_asked_with_what_the_role_may_see(tmp_path: Path) -> None:
             assert api.head.asked[-1] == SqlQuery("SELECT 1", audit, redacted, 5)
 
     with_api(tmp_path, test)
+
+
+def test_each_query_leaves_a_line_with_who_asked_what(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asked = "SELECT 1 -- " + "x" * 300
+
+    async def test(api: Api) -> None:
+        await api.call("POST", ASK, key=KEYS["admin"], json={"sql": asked})
+
+    with caplog.at_level(logging.INFO, "fetchmld.api.handlers.history"):
+        with_api(tmp_path, test)
+    (line,) = [record for record in caplog.records if record.message == "history_queried"]
+    said = vars(line)
+    assert (said["user_id"], said["row_count"], said["truncated"], said["sql"]) == ("admin", 1, False, asked[:200])
+    assert said["elapsed_ms"] >= 0
 
 
 @pytest.mark.parametrize("role", ["user", "viewer", "other"])

@@ -1,5 +1,6 @@
 """The history, asked in SQL."""
 
+import logging
 from typing import Annotated, Final, Required
 
 from aiohttp import web
@@ -15,6 +16,10 @@ from fetchmld.api.validation import validate
 
 SQL_CHARACTERS_MAX: Final = 20_000
 ROWS_MAX: Final = 100_000
+SQL_LOGGED_MAX: Final = 200  # characters: enough to know it again
+
+
+log = logging.getLogger(__name__)
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -33,4 +38,15 @@ async def ask(request: web.Request) -> web.Response:
     given: HistoryQuery = validate(_HISTORY_QUERY, await read_object(request))
     caller = request[CALLER]
     query = SqlQuery(given["sql"], access.audits(caller), access.is_redacted(caller), given.get("limit"))
-    return reply(await request.app[HEAD].ask_history(query))
+    answer = await request.app[HEAD].ask_history(query)
+    log.info(
+        "history_queried",
+        extra={
+            "user_id": caller.user_id,
+            "row_count": answer["row_count"],
+            "truncated": answer["truncated"],
+            "elapsed_ms": answer["elapsed_ms"],
+            "sql": query.sql[:SQL_LOGGED_MAX],
+        },
+    )
+    return reply(answer)
