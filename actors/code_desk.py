@@ -36,6 +36,10 @@ class CodeDesk:
         self._store = store
         self._record = record
 
+    async def open(self) -> None:
+        """Before anything else is asked."""
+        await asyncio.to_thread(self._store.discard_unfinished)
+
     async def missing(self, caller: Asking, hashes: list[str]) -> list[str]:
         return await asyncio.to_thread(self._store.missing, caller.user_id, hashes)
 

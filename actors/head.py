@@ -124,6 +124,7 @@ class HeadActor:
             await client.start()
         self._notes = Notes(self._scheduler)
         self._notes.start()
+        await self.code.open()
         self._runner = make_runner(build_app(self, self._config))
         await self._runner.setup()
         await web.TCPSite(self._runner, self._config.host, self._config.port, backlog=1024).start()

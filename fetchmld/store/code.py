@@ -52,6 +52,11 @@ class CodeStore:
         self._held: OrderedDict[str, set[bytes]] = OrderedDict()
         self._lock = threading.Lock()
 
+    def discard_unfinished(self) -> None:
+        """Remove what a crash left of uploads. For the head, before it serves."""
+        self._blobs.discard_unfinished()
+        self._manifests.discard_unfinished()
+
     # -- blobs
 
     def missing(self, user_id: str, hashes: list[str]) -> list[str]:

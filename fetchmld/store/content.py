@@ -85,6 +85,12 @@ class ContentStore:
         with self._incoming() as (file, name):
             yield Incoming(file, lambda digest: self._keep(file, name, digest))
 
+    def discard_unfinished(self) -> None:
+        """Remove what a crash left of objects on their way in. For the only writer, before it begins."""
+        incoming = self._root / "incoming"
+        for name in os.listdir(incoming) if incoming.is_dir() else ():
+            os.unlink(incoming / name)
+
     def put_tree(self, directory: Path, files_max: int = FILES_MAX, bytes_max: int = BYTES_MAX) -> "Kept":
         """Store every regular file below `directory` and a manifest of them; see `put_tree` of this module."""
         return put_tree(self, directory, files_max, bytes_max)

@@ -55,6 +55,16 @@ def test_a_torn_end_and_a_lost_blob_only_mean_to_send_again(tmp_path: Path) -> N
     assert store.missing("ada", [first, second]) == [first]
 
 
+def test_what_a_crash_left_of_an_upload_is_removed(tmp_path: Path) -> None:
+    CodeStore(tmp_path).discard_unfinished()  # nothing is there yet
+    store = CodeStore(tmp_path)
+    kept = send(store, b"a")
+    (tmp_path / "blobs" / "incoming" / "tmpx").write_bytes(b"half")
+    CodeStore(tmp_path).discard_unfinished()
+    assert list((tmp_path / "blobs" / "incoming").iterdir()) == []
+    assert store.missing("ada", [kept]) == []
+
+
 def test_a_snapshot_is_its_users_and_the_same_for_the_same_files(tmp_path: Path) -> None:
     store = CodeStore(tmp_path)
     wanted = manifest(a=b"a", b=b"b")
