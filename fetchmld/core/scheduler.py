@@ -3,17 +3,19 @@
 Each handler decides by putting facts on record (`Desk.persist` applies them to the state at once, by the same fold as a
 replay) and by asking for deeds. The caller makes the facts of a batch durable before it performs any other effect of it.
 `now` is the logical clock, in seconds; wall time comes with the events and is for showing only. No clock, no randomness,
-no I/O here. Who is eligible is decided in `waiting`, who starts where in `placement`, what an end means in `ends`.
+no I/O here. Who is eligible is decided in `waiting`, who starts where in `placement`, what an end means in `ends`,
+reservations in `booking`.
 """
 
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
 from fetchmld.core import arrays, intents, invariants, keys, views
+from fetchmld.core.booking import Bookings
 from fetchmld.core.caches import keys_of
 from fetchmld.core.desk import Desk, Policy
 from fetchmld.core.ends import Ends, hash_seed
-from fetchmld.core.errors import Conflict, FetchmlError, Forbidden, Invalid, NotFound
+from fetchmld.core.errors import Conflict, Invalid, NotFound
 from fetchmld.core.explain import explain, why_never
 from fetchmld.core.gpus import Gpus
 from fetchmld.core.lifecycle import PHASES, STARTED, TASK, advance
@@ -49,7 +51,6 @@ from fetchmld.core.model import (
     Assignment,
     Counts,
     Explanation,
-    Reservation,
     ReservationView,
     Task,
     TaskId,
@@ -61,9 +62,8 @@ from fetchmld.core.model import (
 from fetchmld.core.placement import PLACE_MAX, Nodes, Placement
 from fetchmld.core.promises import Planned
 from fetchmld.core.ready import Queue
-from fetchmld.core.reservations import why_over_capacity
 from fetchmld.core.state import State, capacity_data
-from fetchmld.core.waiting import Waiting, over
+from fetchmld.core.waiting import Waiting
 
 __all__ = ["Policy", "Scheduler", "hash_seed"]
 
@@ -81,6 +81,7 @@ class Scheduler:
         self._waiting = Waiting(self._desk)
         self._ends = Ends(self._desk, self._waiting)
         self._gpus = Gpus(self._desk)
+        self._bookings = Bookings(self._desk, self._waiting)
 
     @property
     def state(self) -> State:
@@ -218,7 +219,7 @@ class Scheduler:
     def _place(self, at_us: int) -> None:
         """Start whatever can start, and plan the first task that cannot."""
         self._waiting.settle(at_us)
-        self._hold_reserved()
+        self._bookings.hold()
         while True:
             most = 1 if self._desk.lines.any else PLACE_MAX  # who stands for others has to be followed by the next
             placed, blocked = self._placement.take(self._now, most)
@@ -249,7 +250,7 @@ class Scheduler:
         return why_never(task.resources, known) if known else ""
 
     def _start(self, task: Task, nodes: Nodes, at_us: int) -> None:
-        self._claim(task, at_us)
+        self._bookings.claim(task, at_us)
         assignments = [self._assignment(task, rank, *node) for rank, node in enumerate(nodes)]
         metadata = {"attempt": task.attempt + 1, "assignments": assignments, "aged": self._desk.aged(task)}
         if task.array_id:
@@ -296,104 +297,14 @@ class Scheduler:
     # -- reservations
 
     def _on_reservation_asked(self, event: ReservationAsked) -> None:
-        if intents.was_met(self._desk, event):
-            return
-        asked = self._reservation(event)
-        if error := self._refusal(asked, event):
-            self._desk.fail(event.ticket, error)
-            return
-        names = ("gpu_count", "gpu_type", "node_count", "starts_at", "expires_at", "starts_t", "expires_t")
-        metadata = {name: getattr(asked, name) for name in names} | intents.metadata(event.intent)
-        self._desk.record(
-            event, "scheduler_drain", "reservation.create", asked.id, asked.user_id, metadata, ip=event.ip_address
-        )
-        self._place(event.at_us)
-        self._desk.reply(event.ticket, self.reservation_view(asked.id))
-
-    def _reservation(self, event: ReservationAsked) -> Reservation:
-        starts_at, starts_t = event.at_us / 1e6 + event.starts_in_s, self._now + event.starts_in_s
-        return Reservation(
-            id=event.reservation_id,
-            number=self.state.reservation_count + 1,
-            user_id=event.user_id,
-            gpu_count=event.gpu_count,
-            gpu_type=event.gpu_type,
-            node_count=event.node_count,
-            created_at=event.at_us / 1e6,
-            starts_at=starts_at,
-            expires_at=starts_at + event.duration_s,
-            starts_t=starts_t,
-            expires_t=starts_t + event.duration_s,
-        )
-
-    def _refusal(self, asked: Reservation, event: ReservationAsked) -> FetchmlError | None:
-        if asked.id in self.state.reservations:
-            return Conflict(f"reservation {asked.id} exists already")
-        if event.starts_in_s < 0:
-            return Invalid("starts_at: is in the past")
-        if min(asked.gpu_count, asked.node_count, event.duration_s) <= 0:
-            return Invalid("gpu_count, node_count and the duration of a reservation are at least 1")
-        mine = [r for r in self.state.reservations.values() if r.user_id == asked.user_id and r.status != "expired"]
-        gpus = sum(r.gpu_count * r.node_count for r in [*mine, asked])
-        if 0 < self.policy.user_gpus_max < gpus:
-            return Forbidden(
-                f"{gpus} GPUs reserved by one user are more than this server allows ({self.policy.user_gpus_max})"
-            )
-        problem = why_over_capacity(self.state, asked)
-        return Invalid(f"gpu_count: {problem}") if problem else None
+        if self._bookings.ask(event):
+            self._place(event.at_us)
+            self._desk.reply(event.ticket, self.reservation_view(event.reservation_id))
 
     def _on_reservation_released(self, event: ReservationReleased) -> None:
-        found = self.state.reservations.get(event.reservation_id)
-        if found is None or not (event.any_user or found.user_id == event.user_id):
-            self._desk.fail(event.ticket, NotFound(f"there is no reservation {event.reservation_id[:64]!r}"))
-        elif found.status == "expired":
-            self._desk.fail(event.ticket, Conflict(over(found.id, found)))
-        else:
-            by = {"by": event.user_id}
-            self._desk.record(
-                event, "scheduler_drain", "reservation.release", found.id, found.user_id, by, ip=event.ip_address
-            )
-            self._let_go(found)
+        if self._bookings.release(event):
             self._place(event.at_us)
             self._desk.reply(event.ticket)
-
-    def _expire(self, at_us: int) -> None:
-        for found in list(self.state.reservations.values()):
-            if found.status != "expired" and found.expires_t <= self._now:
-                fact = Fact("scheduler_drain", "reservation.expire", found.id, found.user_id, at_us=at_us)
-                self._desk.persist(fact)
-                self._let_go(found)
-
-    def _let_go(self, reservation: Reservation) -> None:
-        """What it held is everybody's; who waited for it has nothing to wait for."""
-        for worker_id in self._desk.holds.drop(reservation.id):
-            self._placement.refresh(worker_id)
-        self._placement.redo_plans()
-        for task in self.state.tasks.values():
-            waits = task.status == "queued" or task.array is not None
-            if waits and task.request.get("reservation_id") == reservation.id:
-                self._waiting.leave(task)
-                self._desk.due.append(task.id)
-
-    def _hold_reserved(self) -> None:
-        if not self.state.reservations:
-            return
-        workers = [worker for worker in self.state.workers.values() if worker.status in ("active", "suspect")]
-        changed, moved = self._desk.holds.settle(self._now, workers, self._placement.promised())
-        for worker_id in sorted(changed):
-            self._placement.refresh(worker_id)
-        if moved:
-            self._placement.forget_plans()
-        self._placement.leads.settle(self._now)
-
-    def _claim(self, task: Task, at_us: int) -> None:
-        """The first task of a reservation is about to start."""
-        found = self.state.reservations.get(task.request.get("reservation_id", ""))
-        if found is not None and found.status == "active":
-            claim = {"task_id": task.id}
-            self._desk.persist(
-                Fact("scheduler_drain", "reservation.claim", found.id, found.user_id, metadata=claim, at_us=at_us)
-            )
 
     # -- workers
 
@@ -600,7 +511,7 @@ class Scheduler:
             self._watch(worker, event.at_us)
             if self._gpus.release_due(worker, event.at_us):
                 self._reopen(worker)
-        self._expire(event.at_us)
+        self._bookings.expire(event.at_us)
         self._waiting.wake()
         self._place(event.at_us)
 

@@ -13,6 +13,7 @@ from unittest.mock import patch
 from fetchmld.core import agent as agent_core
 from fetchmld.core import placement, state
 from fetchmld.core.agent import AgentCore, Forget, Spawn
+from fetchmld.core.booking import Bookings
 from fetchmld.core.desk import Desk
 from fetchmld.core.ends import Ends
 from fetchmld.core.leads import Leads
@@ -198,13 +199,14 @@ def _split_nothing(_holds: Holds, worker: Any) -> tuple[Any, list[Any]]:
     return free_of(worker), []
 
 
-def _expire_again(core: Scheduler, at_us: int) -> None:
-    for found in core.state.reservations.values():
-        if found.expires_t <= core._now:
+def _expire_again(bookings: Bookings, at_us: int) -> None:
+    desk = bookings._desk
+    for found in desk.state.reservations.values():
+        if found.expires_t <= desk.now:
             fact = Fact("scheduler_drain", "reservation.expire", found.id, found.user_id, at_us=at_us)
             found.status = "active"
-            core._desk.persist(fact)
-            core._let_go(found)
+            desk.persist(fact)
+            bookings._let_go(found)
 
 
 _lose, _watch, _start, _finish, _admit = Ends.lose, Scheduler._watch, Scheduler._start, Desk.finish, Waiting.admit
@@ -315,6 +317,6 @@ PLANTS: list[Plant] = [
     Plant("let long tasks into what is reserved", Leads, "settle", _nothing, "may outlive the start of", RESERVING),
     Plant("promise reserved GPUs twice", Holds, "idle_gpus", _no_gpus, "reserved twice|are not free", RESERVING),
     Plant("give reserved GPUs to anybody", Holds, "split", _split_nothing, "GPUs per node, not", RESERVING),
-    Plant("end a reservation at every tick", Scheduler, "_expire", _expire_again, "ends twice", RESERVING),
-    Plant("never let a reservation end", Scheduler, "_expire", _nothing, "never end|over time"),
+    Plant("end a reservation at every tick", Bookings, "expire", _expire_again, "ends twice", RESERVING),
+    Plant("never let a reservation end", Bookings, "expire", _nothing, "never end|over time"),
 ]
