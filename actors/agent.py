@@ -554,6 +554,7 @@ class Agent:
         self._starts.pop(key, None)
         self._logs.forget(key)
         self._runner.send({"do": "forget", "keys": [name]})
+        self._environments.forget(name)
         if self._workspaces.give_back(name):
             self._spawn_task(asyncio.to_thread(self._empty_trash))
 

@@ -89,16 +89,21 @@ class Environments:
         self._is_held = is_held
         self._builds: dict[str, Build] = {}
         self._failed: dict[str, tuple[float, CannotRun]] = {}
+        self._holding: dict[str, Path] = {}  # attempts that use one
         self._pins: Counter[Path] = Counter()
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(BUILDS_MAX, "environment")
 
     def open(self) -> None:
-        """Remove what an agent before us left unfinished."""
+        """Take over what an agent before us left; what it left unfinished is removed."""
         self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         for base in self._directory.iterdir():
-            if base.name != CACHE and not (base / "ready").exists():
+            if base.name == CACHE:
+                continue
+            if not (base / "ready").exists():
                 shutil.rmtree(base, ignore_errors=True)
+            elif self._is_used(base):
+                self._holding.update(dict.fromkeys(os.listdir(base / "holders"), base))
 
     async def get(self, wanted: Wanted, say: Say) -> Environment:
         """The environment that has what is wanted. `say` hears the lines of its build. Raises `CannotRun`."""
@@ -153,7 +158,13 @@ class Environments:
 
     def hold(self, environment: Environment, attempt: str) -> None:
         """The attempt uses it, for as long as the attempt exists, whatever becomes of us."""
+        self._holding[attempt] = environment.base
         (environment.base / "holders" / attempt).touch()
+
+    def forget(self, attempt: str) -> None:
+        """The attempt is gone."""
+        if (base := self._holding.pop(attempt, None)) is not None:
+            (base / "holders" / attempt).unlink(missing_ok=True)
 
     def let_go(self, environment: Environment) -> None:
         """Whoever got it has it held by an attempt, or does not want it any more."""
@@ -283,11 +294,14 @@ class Environments:
         return gone
 
     def _is_used(self, base: Path) -> bool:
-        for holder in (base / "holders").iterdir():
+        """Does any of its attempts still exist? Those that do not are forgotten."""
+        used = False
+        for holder in list((base / "holders").iterdir()):
             if self._is_held(holder.name):
-                return True
-            holder.unlink(missing_ok=True)
-        return False
+                used = True
+            else:
+                holder.unlink(missing_ok=True)
+        return used
 
 
 def key_of(wanted: Wanted) -> str:

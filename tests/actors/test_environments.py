@@ -343,6 +343,15 @@ def test_the_longest_unused_goes_first_and_none_that_is_used(tmp_path: Path, whe
 
     asyncio.run(story())
     found.close()
+    (first,) = (tmp_path / "environments").glob("*/holders/t-1-0")
+    after = environments(tmp_path, bytes_max=0, held=frozenset({"t-1-0"}))  # another agent knows who uses what
+    after.trim()
+    assert first.exists()
+    after.forget("t-1-0")
+    assert not first.exists()
+    after.trim()
+    assert not first.parent.exists()
+    after.close()
 
 
 def test_what_was_left_unfinished_is_removed_and_the_rest_found_again(
@@ -414,6 +423,7 @@ def test_a_task_runs_in_its_environment_and_its_log_begins_with_the_build(wheels
         for task in "abc":
             node.ack(task)
         await until(lambda: not os.listdir(node.node_dir / "attempts"), "their directories to go")
+        assert not list(node.node_dir.glob("environments/*/holders/*"))
 
     on_node(story)
 
