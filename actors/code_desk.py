@@ -12,8 +12,8 @@ from typing import BinaryIO, Final, Protocol
 from fetchmld.core.errors import Internal, NotFound
 from fetchmld.core.messages import Fact
 from fetchmld.core.model import UserId
-from fetchmld.manifest import CodeManifest
-from fetchmld.store.code import CodeSnapshot, CodeStore
+from fetchmld.manifest import CodeManifest, CodeSnapshot
+from fetchmld.store.code import CodeStore
 
 PIECE_BYTES: Final = 2**18
 

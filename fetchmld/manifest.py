@@ -41,6 +41,18 @@ class CodeManifest(TypedDict):
     remote: NotRequired[str]
 
 
+class CodeSnapshot(TypedDict):
+    """What is said of a snapshot in lists. The last three where git knew."""
+
+    id: str
+    created_at: float
+    file_count: int
+    total_bytes: int
+    commit: NotRequired[str]
+    remote: NotRequired[str]
+    dirty: NotRequired[bool]
+
+
 def is_hash(text: object) -> bool:
     """64 hexadecimal digits, lower case."""
     return isinstance(text, str) and _HASH.fullmatch(text) is not None

@@ -23,7 +23,7 @@ from fetchmld.core.model import (
     UserId,
     WorkerView,
 )
-from fetchmld.manifest import CodeManifest
+from fetchmld.manifest import CodeManifest, CodeSnapshot
 
 
 @dataclass(slots=True, frozen=True)
@@ -224,18 +224,6 @@ class ArtifactEntry(TypedDict):
     path: str
     bytes: int
     hash: str
-
-
-class CodeSnapshot(TypedDict):
-    """A snapshot of code as lists have it; the last three where git knew."""
-
-    id: str
-    created_at: float
-    file_count: int
-    total_bytes: int
-    commit: NotRequired[str]
-    remote: NotRequired[str]
-    dirty: NotRequired[bool]
 
 
 class Code(Protocol):

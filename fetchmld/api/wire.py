@@ -11,7 +11,6 @@ from typing import Any, Final
 from fetchmld.api.access import sees_all
 from fetchmld.api.head import (
     Caller,
-    CodeSnapshot,
     ConsistencyProof,
     Ended,
     EventRow,
@@ -33,7 +32,7 @@ from fetchmld.core.model import (
     TaskView,
     WorkerView,
 )
-from fetchmld.manifest import CodeManifest
+from fetchmld.manifest import CodeManifest, CodeSnapshot
 
 _SHOWN_AS_GIVEN: Final = (
     "entrypoint",

@@ -18,28 +18,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NotRequired, TypedDict, cast
+from typing import Any, BinaryIO, Final, cast
 
 from blake3 import blake3
 
 from fetchmld.core.errors import Internal, Invalid, NotFound, Unavailable
-from fetchmld.manifest import CodeManifest, canonical, from_canonical, hashes_of, is_hash, total_bytes
+from fetchmld.manifest import CodeManifest, CodeSnapshot, canonical, from_canonical, hashes_of, is_hash, total_bytes
 from fetchmld.store.content import ContentStore, Incoming
+from fetchmld.store.segment import sync_directory
 
 USERS_CACHED_MAX: Final = 32
 _HASH_BYTES: Final = 32
-
-
-class CodeSnapshot(TypedDict):
-    """What is said of a snapshot in lists. `commit`, `dirty` and `remote` where git knew."""
-
-    id: str
-    created_at: float
-    file_count: int
-    total_bytes: int
-    commit: NotRequired[str]
-    remote: NotRequired[str]
-    dirty: NotRequired[bool]
 
 
 class CodeStore:
@@ -210,11 +199,7 @@ def _write_new(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(new, path)
-    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync_directory(path.parent)
 
 
 @contextlib.contextmanager
