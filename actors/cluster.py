@@ -293,9 +293,10 @@ class Cluster:
 
     async def _renew_ray(self) -> None:
         """Leave the old cluster, if possible while it can answer: one whose GCS is dead keeps us for 5 s, in which its
-        library holds the interpreter's lock. The new one's processes use that time to come up."""
+        library holds the interpreter's lock. The new one's processes use that time to come up; but not where the new GCS
+        has the old one's port: the library would find it there, take it for the old one, and end this process."""
         steps = [self.runtime.disconnect, self.runtime.stop, self.runtime.start]
-        if "gcs_server" not in self.runtime.pids():
+        if "gcs_server" not in self.runtime.pids() and not self.runtime.options.gcs_port:
             steps.append(steps.pop(0))
         for step in steps:
             await asyncio.to_thread(step)

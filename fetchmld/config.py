@@ -35,6 +35,7 @@ NODE_SETTINGS: Final = (
     "dataset_bytes_max",
     "dataset_cache_bytes_max",
     "environment_cache_bytes_max",
+    "nvml_library",
     "log_level",
 )
 

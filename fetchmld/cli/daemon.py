@@ -152,8 +152,9 @@ def stop(session: Session, given_dir: str | None, drain: bool, timeout: float) -
         if drain:
             worker = session.daemon.get("worker_id")
             raise Failure(f"this machine joined a head: run `fetchmld drain {worker}` there, then stop", INVALID)
+        head = session.daemon["joined"]
         found.stop(timeout)
-        click.echo(f"This machine has left {session.daemon.get('joined')}; its tasks go on until their lease ends.")
+        click.echo(f"This machine has left {head}; its tasks go on until their lease ends.")
         return
     if drain:
         drained(session)

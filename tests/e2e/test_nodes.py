@@ -249,6 +249,24 @@ def test_machines_find_a_head_that_was_restarted(cluster: Cluster, nodes: tuple[
         assert (task["status"], task["retry_count"], task["output"]) == ("completed", 0, "done\n")
 
 
+def test_machines_find_a_head_whose_ray_died(cluster: Cluster, nodes: tuple[Node, Node]) -> None:
+    folder = cluster.shared
+    task_id = cluster.run_on(nodes[0], "gcs", sleeper(folder, "gcs"))
+    gcs = gcs_of(cluster)
+    os.kill(gcs, signal.SIGKILL)
+    until("the head has another", lambda: gcs_of(cluster) not in (0, gcs))
+    until("it answers again", lambda: "healthy" in cluster.shell.fetchmld("status", code=None))
+    for node in nodes:
+        cluster.await_back(node)
+    (folder / "gcs.go").touch()
+    cluster.shell.fetchmld("wait", task_id)
+    assert cluster.shell.show(task_id)["retry_count"] == 0
+
+
+def gcs_of(cluster: Cluster) -> int:
+    return next((pid for pid, line in cluster.shell.processes().items() if "gcs_server" in line), 0)
+
+
 def test_a_machine_that_is_stopped_leaves_and_joins_again(cluster: Cluster, nodes: tuple[Node, Node]) -> None:
     node = nodes[1]
     assert "drain" in node.shell.fetchmld("stop", "--drain", code=5)
