@@ -25,7 +25,7 @@ from actors.ray_compat import NAMESPACE
 from actors.requirements import wanted_by
 from actors.runner_link import RunnerLink
 from actors.task_code import CodeSource, TaskCode, code_of, read_fact
-from actors.workspace import CannotRun, empty, environment_of, program_of, script_of, words_of
+from actors.workspace import CannotRun, empty, environment_of, program_of, rendezvous_of, script_of, words_of
 from actors.workspaces import Workspaces
 from fetchmld.channel import Client, Dial, Message, Peer, Server, serve
 from fetchmld.config import Config
@@ -118,6 +118,7 @@ class Agent:
         self._capacity = Capacity(0, 0, 0, 0)
         self._containers: list[str] = []  # the container commands that work here, best first
         self._gpus = NodeGpus(self._config)
+        self._address: str = settings.get("address", "127.0.0.1")  # where other nodes find this one
         self._native = True
         self._server: Server | None = None
         self._gate: Gate
@@ -222,6 +223,7 @@ class Agent:
                 **node.detail_of_node(),
                 "containers": self._containers,
                 **self._gpus.detail(),
+                "address": self._address,
                 "native_spawn": self._native,
                 "runner_pid": self._runner.pid,
             },
@@ -410,6 +412,7 @@ class Agent:
         request = order["request"]
         try:
             workspace = self._workspaces.create(_name(key, rank))
+            self._check_rendezvous(order)
             if code is not None:
                 code.unpack(workspace.work)
             places = {
@@ -447,6 +450,12 @@ class Agent:
             "prelude": self._logs.prelude(key),
         }
         return Prepared(key)
+
+    def _check_rendezvous(self, order: LaunchOrder) -> None:
+        """Raises CannotRun where this is a gang's first node, and a stranger has the port that its members are told."""
+        place = rendezvous_of(order)
+        if place is not None and order["rank"] == 0 and not node.is_free(place[1]):
+            raise CannotRun("LAUNCH_FAILED", f"port {place[1]}, for the gang to meet, is in use here", True)
 
     async def _fetch_and_prepare(self, key: RunKey, order: LaunchOrder) -> None:
         event: Event = PrepareFailed(key, "CANCELLED", "it was stopped while what it needs was fetched")

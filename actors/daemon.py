@@ -80,6 +80,7 @@ class Daemon:
             **settings,
             "run_dir": str(run_dir),
             "worker_id": worker_id,
+            "address": self._address,
             "members_url": self._members_url(settings["port"]),
             "token_path": str(directory.join_token),
         }

@@ -72,5 +72,16 @@ def detail_of_node() -> dict[str, Any]:
     }
 
 
+def is_free(port: int) -> bool:
+    """Whether somebody could listen there now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
 def hostname() -> str:
     return socket.gethostname()

@@ -76,7 +76,7 @@ class RayMember(RayRuntime):
             "address": layout.address,
             "node_id": layout.node_id,
             "worker_id": self._worker_id,
-            "settings": self._settings,
+            "settings": {**self._settings, "address": layout.host},
         }
         with subprocess.Popen(
             [sys.executable, *HELPER],

@@ -208,10 +208,30 @@ def environment_of(
         "FETCHML_ATTEMPT": str(order["attempt"]),
         "FETCHML_JOB_NAME": order["request"].get("job_name", ""),
         "FETCHML_OUTPUT_DIR": workspace.output,
+        **_of_gang(order),
         "FETCHML_NODE_RANK": str(order["rank"]),
         "FETCHML_NODE_COUNT": str(len(order["assignments"])),
         "CUDA_VISIBLE_DEVICES": ",".join(uuids[index] for index in mine["gpus"]),
     }
+
+
+def _of_gang(order: LaunchOrder) -> dict[str, str]:
+    """Where the members of a gang find each other, as torch.distributed and its kin read it."""
+    place = rendezvous_of(order)
+    if place is None:
+        return {}
+    return {
+        "MASTER_ADDR": place[0],
+        "MASTER_PORT": str(place[1]),
+        "NODE_RANK": str(order["rank"]),
+        "WORLD_SIZE": str(len(order["assignments"])),
+    }
+
+
+def rendezvous_of(order: LaunchOrder) -> tuple[str, int] | None:
+    """Host and port of a gang's rank 0; None where there is no gang."""
+    host, _, port = order["assignments"][0].get("rendezvous", "").rpartition(":")
+    return (host, int(port)) if port else None
 
 
 def _of_element(order: LaunchOrder) -> dict[str, str]:

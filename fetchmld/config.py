@@ -29,6 +29,7 @@ NODE_SETTINGS: Final = (
     "memory_gb",
     "num_gpus",
     "gpu_type",
+    "nvml_library",
     "batch_slots",
     "service_slots",
     "dataset_roots",

@@ -5,7 +5,13 @@ or was lost. Until then no end is acknowledged, so that after a crash of ours ea
 durable.
 """
 
-from fetchmld.core.model import EndReport, Task, TaskId, WorkerId
+from typing import Final
+
+from fetchmld.core.model import EndReport, Task, TaskId, Worker, WorkerId
+from fetchmld.core.state import State
+
+PORT_FIRST: Final = 29_500  # torchrun's; all of them are below those that systems give to whoever asks for any
+PORTS: Final = 1_000
 
 
 class Gangs:
@@ -38,6 +44,21 @@ class Gangs:
         decisive = self.failure(task) or (first, self._reports[task.id][first])
         del self._reports[task.id]
         return decisive
+
+
+def rendezvous(state: State, worker: Worker, attempt: int) -> str:
+    """Where the members of a gang find each other if its rank 0 is on `worker`: a port that no other gang of the machine
+    has. One that a stranger has is found out there; so the next attempt begins with another."""
+    machine = [other for other in state.workers.values() if other.boot_id == worker.boot_id]
+    taken = {_port_of(state.tasks[task_id]) for other in machine for task_id in other.tasks}
+    ports = (PORT_FIRST + (attempt - 1 + step) % PORTS for step in range(PORTS))
+    port = next((port for port in ports if port not in taken), PORT_FIRST)
+    return f"{worker.detail.get('address') or worker.hostname}:{port}"
+
+
+def _port_of(task: Task) -> int:
+    said = task.assignments[0].get("rendezvous", "")
+    return int(said.rpartition(":")[2]) if said else 0
 
 
 def is_success(report: EndReport) -> bool:

@@ -98,12 +98,14 @@ class Assignment(TypedDict):
     """One node of one attempt: its rank, the worker, and the GPU indices it may use.
 
     `boot_id`, on gangs only: which life of the worker it was placed in. Another one means that this node is lost.
+    `rendezvous`, on rank 0 of a gang: HOST:PORT where its members find each other.
     """
 
     rank: int
     worker_id: str
     gpus: list[int]
     boot_id: NotRequired[str]
+    rendezvous: NotRequired[str]
 
 
 class LogPlace(TypedDict):

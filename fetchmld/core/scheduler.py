@@ -17,6 +17,7 @@ from fetchmld.core.desk import Desk, Policy
 from fetchmld.core.ends import Ends, hash_seed
 from fetchmld.core.errors import Conflict, Invalid, NotFound
 from fetchmld.core.explain import explain, why_never
+from fetchmld.core.gangs import rendezvous
 from fetchmld.core.gpus import Gpus
 from fetchmld.core.lifecycle import PHASES, STARTED, TASK, advance
 from fetchmld.core.messages import (
@@ -252,6 +253,9 @@ class Scheduler:
     def _start(self, task: Task, nodes: Nodes, at_us: int) -> None:
         self._bookings.claim(task, at_us)
         assignments = [self._assignment(task, rank, *node) for rank, node in enumerate(nodes)]
+        if len(assignments) > 1:
+            first = self.state.workers[WorkerId(assignments[0]["worker_id"])]
+            assignments[0]["rendezvous"] = rendezvous(self.state, first, task.attempt + 1)
         metadata = {"attempt": task.attempt + 1, "assignments": assignments, "aged": self._desk.aged(task)}
         if task.array_id:
             metadata["priority"] = task.priority

@@ -47,16 +47,16 @@ class Pair:
         await self.client.request("durable")
         return self
 
-    async def start_agent(self, name: str, cpus: int) -> None:
+    async def start_agent(self, name: str, cpus: int, **settings: Any) -> None:
         """Start it, or start it again in the place of one that is gone."""
         home = self.directory / name
         (home / "run").mkdir(parents=True, exist_ok=True)
         link = home / "run" / "scheduler.sock"
         if not link.is_symlink():
             link.symlink_to(self.socket)
-        settings = {"data_dir": str(home), "run_dir": str(home / "run"), "worker_id": name, "num_cpus": cpus}
+        about = {"data_dir": str(home), "run_dir": str(home / "run"), "worker_id": name, "num_cpus": cpus}
         more = {"num_gpus": 0, "memory_gb": 1, "heartbeat_s": 0.05, "dataset_roots": [str(self.source.parent)]}
-        agent = self.agents[name] = Agent({**settings, **more})
+        agent = self.agents[name] = Agent({**about, **more, **settings})
         await agent.start()
         self.runners.add((await agent.ping())["runner_pid"])
         while name not in {w["id"] for w in await self.ask("workers") if w["status"] == "active"}:

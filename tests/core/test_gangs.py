@@ -24,6 +24,26 @@ def test_all_nodes_start_in_one_step_each_with_its_rank() -> None:
     assert [node["gpus"] for node in driver.view(task)["assignments"]] == [[0, 1], [0, 1]]
 
 
+def test_gangs_of_one_machine_meet_at_different_ports() -> None:
+    driver = Driver()
+    driver.join(W1, WITH_GPUS)
+    driver.join(W2, WITH_GPUS)
+    driver.join(W3, WITH_GPUS, boot="another machine")
+    gangs = [driver.submit(node_count=2, cpu=2) for _ in range(3)]
+
+    def place(task: str) -> tuple[str, str]:
+        first = driver.view(task)["assignments"][0]
+        assert "rendezvous" not in driver.view(task)["assignments"][1]
+        return first["worker_id"], first["rendezvous"]
+
+    places = [place(task) for task in gangs]
+    assert places[0] == ("w1", "host:29500")
+    here = [port for worker, port in places if worker != W3]
+    assert len(set(here)) == len(here)
+    driver.end(gangs[0], worker=W1, exit_code=0)
+    assert replayed(driver).state.durable() == driver.core.state.durable()
+
+
 def test_success_needs_every_node() -> None:
     driver = Driver()
     task = gang(driver)
