@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, cast
 
-from actors import containers, node
+from actors import boxing, containers, node
 from actors.cache_news import CacheNews
 from actors.environments import Environment, Environments
 from actors.gpus import NodeGpus
@@ -25,7 +25,16 @@ from actors.ray_compat import NAMESPACE
 from actors.requirements import wanted_by
 from actors.runner_link import RunnerLink
 from actors.task_code import CodeSource, TaskCode, code_of, read_fact
-from actors.workspace import CannotRun, empty, environment_of, program_of, rendezvous_of, script_of, words_of
+from actors.workspace import (
+    CannotRun,
+    Workspace,
+    empty,
+    environment_of,
+    program_of,
+    rendezvous_of,
+    script_of,
+    words_of,
+)
 from actors.workspaces import Workspaces
 from fetchmld.channel import Client, Dial, Message, Peer, Server, serve
 from fetchmld.config import Config
@@ -59,10 +68,11 @@ from fetchmld.core.line import Hearing
 from fetchmld.core.messages import Fact, LaunchOrder
 from fetchmld.core.model import Capacity, DatasetSpec, EndReport, LogPlace
 from fetchmld.runner import frames
+from fetchmld.runner.isolation import Wanted
 from fetchmld.runner.loop import boottime
 from fetchmld.runner.proctree import boot_id
 from fetchmld.store.code import CodeStore
-from fetchmld.store.content import ContentStore
+from fetchmld.store.content import ContentStore, Kept
 from fetchmld.store.dataset_cache import Dataset, DatasetCache
 from fetchmld.store.datasets import DatasetError, DatasetStore, mount, shown, variable_of
 from fetchmld.store.remote_code import RemoteCode
@@ -107,7 +117,7 @@ class Agent:
             self._config.dataset_bytes_max,
             self._config.private_hosts,
         )
-        self._logs = LogReader(str(paths.node_dir / "logs"))
+        self._logs = LogReader(str(paths.node_dir / "logs"), self._config.log_bytes_max)
         self._runner = RunnerLink(paths.node_dir, run_dir / "runner.sock", self._on_runner)
         self._scheduler = Client(self._scheduler_path, self._on_scheduler, self._greet)
         self._files = ThreadPoolExecutor(COLLECTS_MAX, "files")
@@ -120,6 +130,8 @@ class Agent:
         self._gpus = NodeGpus(self._config)
         self._address: str = settings.get("address", "127.0.0.1")  # where other nodes find this one
         self._native = True
+        self._isolation: dict[str, Any] = {}
+        self._spoilt: set[str] = set()  # names of attempts with a process that cannot be ended
         self._server: Server | None = None
         self._gate: Gate
         self._closing = False
@@ -141,8 +153,11 @@ class Agent:
         gpus = await asyncio.to_thread(self._gpus.find)
         self._gpus.start()
         self._capacity = await asyncio.to_thread(node.capacity_of_node, self._config, gpus)
-        await self._runner.start()
-        self._containers = await asyncio.to_thread(containers.found, isolated=False)  # tasks run as our own user
+        config = self._config
+        memory_bytes = self._capacity.memory_gb * boxing.GB
+        await self._runner.start(Wanted(config.isolation, config.job_uid_first, config.job_uid_count, memory_bytes))
+        boxing.check(config, self._isolation)
+        self._containers = await asyncio.to_thread(containers.found, isolated="uids" in self._isolation)
         self._discard_strangers()
         self._server = await serve(self._socket, self._on_requests)
         self._gate = Gate(self._server)
@@ -157,6 +172,7 @@ class Agent:
             "worker_id": self._worker_id,
             "runner_pid": self._runner.pid if self._server is not None else 0,
             "attempts": len(self._core.runs),
+            "isolation": {name: self._isolation.get(name, "") for name in ("label", "why")},
             "connected": self._server is not None and self._scheduler.connected,
         }
 
@@ -220,7 +236,7 @@ class Agent:
             "capacity": asdict(self._capacity),
             "attempts": [asdict(attempt) for attempt in self._core.live()],
             "detail": {
-                **node.detail_of_node(),
+                **node.detail_of_node(self._isolation),
                 "containers": self._containers,
                 **self._gpus.detail(),
                 "address": self._address,
@@ -307,7 +323,10 @@ class Agent:
         self._apply(events)
 
     def _on_state(self, state: frames.Message) -> list[Event]:
-        self._native = state["native"]
+        self._native, self._isolation = state["native"], state["isolation"]
+        first, count = self._isolation.get("uids", (0, 0))
+        self._workspaces.use(range(first, first + count))
+        self._datasets.public_only = count > 0
         running = []
         for found in state["running"]:
             key, rank = _split(found["key"])
@@ -321,6 +340,8 @@ class Agent:
     def _exited(self, message: frames.Message) -> Exited:
         key, rank = _split(message["key"])
         put = message["log"]
+        if message.get("unkillable"):
+            self._spoilt.add(message["key"])
         place = LogPlace(worker_id=self._worker_id, file=put["file"], offset=put["offset"], length=put["length"])
         self._logs.ended(key, place)
         report = EndReport(log=place, ended_at=message["at"])
@@ -419,6 +440,8 @@ class Agent:
                 variable_of(name): str(mount(dataset, Path(workspace.work), spec["mount_path"]))
                 for name, (spec, dataset) in datasets.items()
             }
+            if places or code is not None:
+                workspace.hand_over()
             if "image" in request:
                 env = environment_of(order, workspace, self._capacity.gpus, places)
                 words = words_of(request, workspace.work)
@@ -445,6 +468,8 @@ class Agent:
             "argv": argv,
             "env": env,
             "cwd": workspace.work,
+            "uid": workspace.uid,
+            **boxing.box_of(request, self._config, self._capacity, self._isolation),
             "grace_s": self._config.grace_s,
             "time_limit_s": request.get("time_limit_s", 0),
             "prelude": self._logs.prelude(key),
@@ -524,7 +549,7 @@ class Agent:
 
     async def _collect(self, key: RunKey, rank: int) -> None:
         workspace = self._workspaces.of(_name(key, rank))
-        directory, loop = Path(workspace.output), asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         if workspace.is_container:
             await loop.run_in_executor(self._files, containers.remove, self._containers, _name(key, rank))
         left = await self._check_gpus(key)
@@ -532,7 +557,7 @@ class Agent:
             self._apply([Collected(key, None, left)])
             return
         try:
-            kept = await loop.run_in_executor(self._files, self._objects.put_tree, directory)
+            kept = await loop.run_in_executor(self._files, self._put_output, workspace)
         except OSError as error:
             log.error("agent.collect_failed task_id=%s attempt=%d error=%s", *key, error)
             self._apply([Collected(key, None, f"its output could not be collected: {error}")])
@@ -558,13 +583,18 @@ class Agent:
             self._say_beat()
         return left
 
+    def _put_output(self, workspace: Workspace) -> Kept:
+        return self._objects.put_tree(Path(workspace.output), owner=workspace.uid)
+
     def _forget(self, key: RunKey, rank: int) -> None:
         name = _name(key, rank)
         self._starts.pop(key, None)
         self._logs.forget(key)
         self._runner.send({"do": "forget", "keys": [name]})
         self._environments.forget(name)
-        if self._workspaces.give_back(name):
+        spoilt = name in self._spoilt
+        self._spoilt.discard(name)
+        if self._workspaces.give_back(name, spoilt):
             self._spawn_task(asyncio.to_thread(self._empty_trash))
 
     def _empty_trash(self) -> None:

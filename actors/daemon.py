@@ -105,10 +105,17 @@ class Daemon:
             return ""
         return url(self._address if is_wildcard(self._host) else self._host, port)
 
-    def _warnings(self) -> list[str]:
+    async def _warnings(self) -> list[str]:
         """What whoever starts this should know about whom they trust."""
         user = pwd.getpwuid(os.geteuid()).pw_name
-        found = [f"tasks run as {user}, with its rights (isolation: single-trust); a key is worth a shell of {user}."]
+        found = []
+        isolations = [said["isolation"] for said in (await self._cluster.ping()).values() if "isolation" in said]
+        for isolation in isolations:
+            if isolation["label"] == "single-trust":
+                found.append(
+                    f"tasks run as {user}, with its rights (isolation: single-trust; {isolation['why']}); a key is worth "
+                    f"a shell of {user}."
+                )
         if not is_loopback(self._host):
             found.append(f"{self._host} can be reached from other machines, and keys travel unencrypted.")
         return found
@@ -125,7 +132,7 @@ class Daemon:
             log.error("daemon_start_failed", extra={"reason": str(error)})
             say({"error": f"{error} (more in {self._directory.logs})", "exit_code": FAILED})
             return FAILED
-        say({"ready": self._ready()})
+        say({"ready": await self._ready()})
         silence()
         watching = asyncio.create_task(self._cluster.watch())
         await asyncio.wait([watching, stop], return_when=asyncio.FIRST_COMPLETED)
@@ -138,13 +145,13 @@ class Daemon:
             log.critical("daemon_gives_up", extra={"reason": str(error)})
         return FAILED
 
-    def _ready(self) -> dict[str, Any]:
+    async def _ready(self) -> dict[str, Any]:
         """What whoever starts us is told; `join` is what another machine joins with, where that is possible."""
         ready = {
             "url": self._url,
             "pid": os.getpid(),
             "key_file": str(self._directory.admin_key),
-            "warnings": self._warnings(),
+            "warnings": await self._warnings(),
         }
         if self._ray_port:
             token = str(self._directory.join_token)

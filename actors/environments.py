@@ -211,7 +211,8 @@ class Environments:
         if command is None:
             raise FileNotFoundError("this worker has no uv command; install it beside FetchML's Python")
         scratch = made.base / "scratch"
-        (made.base / "holders").mkdir(mode=0o755, parents=True)
+        (made.base / "holders").mkdir(parents=True)
+        made.base.chmod(0o755)  # whatever our umask: tasks run as other users
         scratch.mkdir()
         deadline_t = time.monotonic() + self._build_s
 

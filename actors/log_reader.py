@@ -23,8 +23,10 @@ READERS_MAX: Final = 2000
 class LogReader:
     """Where each attempt's output is, and the requests that wait for more of it."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, bytes_max: int) -> None:
+        """`bytes_max`: what is kept of one attempt's output."""
         self._directory = directory
+        self._bytes_max = bytes_max
         self._slots: dict[RunKey, int] = {}
         self._places: dict[RunKey, LogPlace] = {}
         self._recent: OrderedDict[RunKey, LogPlace] = OrderedDict()  # of attempts that are forgotten
@@ -108,7 +110,7 @@ class LogReader:
                 return data, place["length"], True
             waited_s = boottime() - asked_t
             if key in self._slots:
-                data, size = read_live(self._directory, self._slots[key], offset, limit)
+                data, size = read_live(self._directory, self._slots[key], offset, limit, self._bytes_max)
                 if data or waited_s >= wait_s:
                     return data, size, False
             elif len(whole := self._preludes.get(key, b"")) > offset:

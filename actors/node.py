@@ -60,15 +60,16 @@ def _numbers(name: str) -> tuple[int, int] | None:
     return (-1 if quota == "max" else int(quota)), int(period)
 
 
-def detail_of_node() -> dict[str, Any]:
-    """Facts that are shown with the worker and that nothing is decided on."""
+def detail_of_node(isolation: dict[str, Any]) -> dict[str, Any]:
+    """Facts that are shown with the worker and that nothing is decided on. `isolation`: what its runner said of itself."""
     return {
         "version": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
-        "isolation": "single-trust",  # all tasks run as the agent's own user
-        "limits": "rlimits",
+        "isolation": isolation["label"],
+        "isolation_why": isolation["why"],  # it is no better
+        "limits": isolation["limits"],
     }
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final, cast
 
 from fetchmld.runner.frames import Decoder, FrameError, Message, encode
-from fetchmld.runner.serve import command
+from fetchmld.runner.isolation import THE_BEST, Wanted
+from fetchmld.runner.serve import IDLE_S, command
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +37,12 @@ class RunnerLink(asyncio.Protocol):
         self._lost = asyncio.Event()
         self._greeted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._wanted = THE_BEST
         self.pid = 0  # of the runner, once it has answered
 
-    async def start(self) -> None:
+    async def start(self, wanted: Wanted = THE_BEST) -> None:
         """Connect, and return once the runner has said what it has. Raises TimeoutError when there is no way to one."""
+        self._wanted = wanted
         self._task = asyncio.create_task(self._stay_connected())
         async with asyncio.timeout(2 * START_TIMEOUT_S):
             await self._greeted.wait()
@@ -107,7 +110,7 @@ class RunnerLink(asyncio.Protocol):
 
     async def _launch(self) -> None:
         """Start a runner, which leaves our process tree at once; harmless where there is one already."""
-        words = command(str(self._node_dir), str(self._socket_path))
+        words = command(str(self._node_dir), str(self._socket_path), IDLE_S, self._wanted)
         await asyncio.to_thread(
             subprocess.run,
             words,

@@ -10,6 +10,7 @@ import os
 import pwd
 import shlex
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from fetchmld.core.model import Gpu, ParamValue, TaskRequest
 SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SCRIPT: Final = "train.py"
 PARTS: Final = ("work", "output", "tmp")
+JOB_USER: Final = "job"  # what a user without a name is called
 _PASSED_ON: Final = ("LANG", "LC_ALL", "TZ")  # all that a task gets of our own environment
 
 
@@ -39,10 +41,12 @@ class CannotRun(Exception):
 class Workspace:
     """The directory of one attempt."""
 
-    __slots__ = ("base",)
+    __slots__ = ("base", "uid")
 
-    def __init__(self, base: str) -> None:
+    def __init__(self, base: str, uid: int = -1) -> None:
+        """`uid`: the user whose it is, with a group of the same number; -1 = ours."""
         self.base = base
+        self.uid = uid
 
     @property
     def work(self) -> str:
@@ -57,6 +61,21 @@ class Workspace:
         os.mkdir(self.base, 0o700)
         for part in PARTS:
             os.mkdir(f"{self.base}/{part}", 0o700)
+            if self.uid >= 0:
+                os.chown(f"{self.base}/{part}", self.uid, self.uid)
+        if self.uid >= 0:
+            os.chown(self.base, self.uid, self.uid)
+
+    def hand_over(self) -> None:
+        """Give what was put into the working directory to its user. Files with a second name elsewhere stay ours."""
+        if self.uid < 0:
+            return
+        for base, names, files in os.walk(self.work):
+            for name in (*names, *files):
+                path = os.path.join(base, name)
+                status = os.lstat(path)
+                if stat.S_ISDIR(status.st_mode) or status.st_nlink == 1:
+                    os.lchown(path, self.uid, self.uid)
 
     def mark_container(self) -> None:
         """A container runs in it, which may outlive the command that started it."""
@@ -196,8 +215,10 @@ def environment_of(
     """
     mine = next(node for node in order["assignments"] if node["rank"] == order["rank"])
     uuids = {gpu.index: gpu.uuid for gpu in gpus}
+    user = {"USER": JOB_USER, "LOGNAME": JOB_USER} if workspace.uid >= 0 else {}
     return {
         **_base(),
+        **user,
         **python(_base()["PATH"]),
         "HOME": workspace.base,
         "TMPDIR": f"{workspace.base}/tmp",

@@ -1,11 +1,14 @@
 """The directories of a node's attempts, made once and used again while attempts leave them as they were.
 
 Making and removing four directories costs more than all else that the agent does for a short attempt (on the file system
-it waits for the journal), so one that comes back untouched is renamed and waits for the next attempt.
+it waits for the journal), so one that comes back untouched is renamed and waits for the next attempt. Where attempts have
+users of their own, a directory keeps its user for as long as it is there: who has the directory has the id.
 """
 
+import errno
 import os
 import stat
+from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -21,36 +24,68 @@ class Workspaces:
         self._attempts = node_dir / "attempts"
         self._ready = node_dir / "spares"
         self.trash = node_dir / "trash"  # on the same file system: to discard is to rename
-        self._spares: list[str] = []
+        self._spares: list[Workspace] = []
         self._made = 0
+        self._users = range(0)
+        self._free: deque[int] = deque()  # user ids that have no directory; the longest unused first
 
     def make_roots(self) -> None:
-        for root in (self._attempts, self._ready, self.trash):
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for root, mode in ((self._attempts, 0o711), (self._ready, 0o700), (self.trash, 0o700)):
+            root.mkdir(mode=mode, parents=True, exist_ok=True)
+
+    def use(self, users: range) -> None:
+        """From now on attempts get these user ids; none of them: ours. Those that have a directory keep it."""
+        if users == self._users:
+            return
+        taken = {os.lstat(entry.path).st_uid for entry in os.scandir(self._attempts)}
+        self._users = users
+        self._free = deque(uid for uid in users[:-1] if uid not in taken)  # the runner tries itself out as the last
+        for spare in self._spares:
+            spare.discard(self.trash)
+        self._spares.clear()
 
     def of(self, name: str) -> Workspace:
         """The attempt's directory, whether it is there or not."""
-        return Workspace(f"{self._attempts}/{name}")
+        base = f"{self._attempts}/{name}"
+        if not self._users:
+            return Workspace(base)
+        try:
+            uid = os.lstat(base).st_uid
+        except FileNotFoundError:
+            return Workspace(base)
+        return Workspace(base, uid if uid in self._users else -1)
 
     def create(self, name: str) -> Workspace:
         """The attempt's directory, there and empty. Raises OSError."""
-        workspace = self.of(name)
+        base = f"{self._attempts}/{name}"
         if self._spares:
-            os.rename(self._spares.pop(), workspace.base)
-        else:
-            workspace.create()
+            spare = self._spares.pop()
+            os.rename(spare.base, base)
+            return Workspace(base, spare.uid)
+        workspace = Workspace(base, self._new_user())
+        workspace.create()
         return workspace
 
-    def give_back(self, name: str) -> bool:
-        """The attempt is over and nothing of it is left. True if something now lies in the trash."""
+    def _new_user(self) -> int:
+        if not self._users:
+            return -1
+        if not self._free:
+            raise OSError(errno.EAGAIN, "all user ids for tasks are in use")
+        return self._free.popleft()
+
+    def give_back(self, name: str, spoilt: bool = False) -> bool:
+        """The attempt is over. True if something now lies in the trash. `spoilt`: a process of its user cannot be ended."""
         workspace = self.of(name)
-        if len(self._spares) < SPARES_MAX and _is_untouched(workspace.base):
+        if not spoilt and len(self._spares) < SPARES_MAX and _is_untouched(workspace):
             self._made += 1
-            spare = f"{self._ready}/{self._made}"
-            os.rename(workspace.base, spare)
+            spare = Workspace(f"{self._ready}/{self._made}", workspace.uid)
+            os.rename(workspace.base, spare.base)
             self._spares.append(spare)
             return False
-        return not workspace.remove_if_empty() and workspace.discard(self.trash)
+        discarded = not workspace.remove_if_empty() and workspace.discard(self.trash)
+        if workspace.uid >= 0 and not spoilt:
+            self._free.append(workspace.uid)
+        return discarded
 
     def discard_strangers(self, known: set[str]) -> None:
         """Directories of attempts that nobody knows, and the spares of an agent before us."""
@@ -61,17 +96,20 @@ class Workspaces:
         self._spares.clear()
 
 
-def _is_untouched(base: str) -> bool:
+def _is_untouched(workspace: Workspace) -> bool:
     """As `Workspace.create` makes it: its parts, nothing in them, nobody else let in or locked out."""
+    base, uid = workspace.base, workspace.uid if workspace.uid >= 0 else os.geteuid()
     try:
         if sorted(os.listdir(base)) != sorted(PARTS):
             return False
         directories = [base, *(f"{base}/{part}" for part in PARTS)]
-        return all(_is_private(path) for path in directories) and not any(map(os.listdir, directories[1:]))
+        return all(_is_private(path, uid) for path in directories) and not any(map(os.listdir, directories[1:]))
     except OSError:
         return False
 
 
-def _is_private(path: str) -> bool:
+def _is_private(path: str, uid: int) -> bool:
+    """Also without an access list, which its mode does not always show."""
     found = os.lstat(path)
-    return stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700 and found.st_uid == os.geteuid()
+    private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700 and found.st_uid == uid
+    return private and not os.listxattr(path, follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""One process start: a vfork-like start with directory, session, uid, limits and no-new-privileges."""
+"""One process start: a vfork-like start with directory, session, uid, limits, cgroups, mounts and no-new-privileges."""
 
 def spawn(
     path: bytes,
@@ -10,13 +10,21 @@ def spawn(
     limits: list[tuple[int, int, int]],
     uid: int = -1,
     gid: int = -1,
-    reset_oom: bool = False,
+    cgroups: list[int] = ...,
+    view_fd: int = -1,
     no_new_privs: bool = True,
 ) -> tuple[int, int, int]:
     """Start `path` in a new session; (pid, 0, 0), or (0, step, errno) when a step failed (`spawning.STEPS` names them).
 
+    `cgroups` are descriptors that a process joins by writing to (8 at most), `view_fd` a mount namespace to enter.
     `argv` and `env` ("NAME=value") are NUL-free bytes; `limits` are (resource, soft, hard) of setrlimit, 16 at most.
     """
 
 def become_subreaper() -> int:
     """Let processes whose parents end become our children from now on; errno, 0 on success."""
+
+def kill_user(uid: int, number: int) -> int:
+    """Signal every process of `uid` (10000 or more) at once; errno, ESRCH where there is none."""
+
+def remove_ipc(kind: int, ident: int) -> int:
+    """Remove a System V object: shared memory (0), semaphores (1), queue (2); errno, 0 on success."""

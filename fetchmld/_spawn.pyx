@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""One process start: a vfork-like start with directory, session, uid, limits and no-new-privileges.
+"""One process start: a vfork-like start with directory, session, uid, limits, cgroups, mounts and no-new-privileges.
 
 The child shares our memory until it executes, so between the two only system calls are made, raw ones where the C library
 would signal our other threads. The errno of the step that failed comes back through that shared memory.
@@ -17,29 +17,36 @@ cdef extern from *:
     #include <fcntl.h>
     #include <grp.h>
     #include <pthread.h>
+    #include <sched.h>
     #include <signal.h>
     #include <string.h>
+    #include <sys/ipc.h>
+    #include <sys/msg.h>
     #include <sys/prctl.h>
     #include <sys/resource.h>
+    #include <sys/sem.h>
+    #include <sys/shm.h>
     #include <sys/stat.h>
     #include <sys/syscall.h>
     #include <sys/wait.h>
     #include <unistd.h>
 
-    enum { FML_LIMITS_MAX = 16 };
+    enum { FML_LIMITS_MAX = 16, FML_CGROUPS_MAX = 8, FML_UID_MIN = 10000 };
 
     typedef struct {
         const char *path, *cwd;
         char **argv, **env;
-        int stdin_fd, log_fd, reset_oom, no_new_privs, limit_count;
+        int stdin_fd, log_fd, view_fd, no_new_privs, limit_count, cgroup_count;
         long uid, gid;
+        int cgroup[FML_CGROUPS_MAX];
         int resource[FML_LIMITS_MAX];
         struct rlimit limit[FML_LIMITS_MAX];
         volatile int step, error;  /* written by the child, read by the parent after it has executed or ended */
     } fml_order;
 
     /* the steps, in the order of fetchmld.spawning.STEPS */
-    enum { FML_SESSION = 1, FML_FILES, FML_LIMIT, FML_USER, FML_PRIVILEGES, FML_DIRECTORY, FML_EXECUTE, FML_FORK };
+    enum { FML_SESSION = 1, FML_FILES, FML_LIMIT, FML_USER, FML_PRIVILEGES, FML_DIRECTORY, FML_EXECUTE, FML_FORK,
+        FML_CGROUP, FML_VIEW };
 
     #define FML_TRY(which, call) do { if ((call) < 0) { o->step = (which); o->error = errno; _exit(127); } } while (0)
 
@@ -58,11 +65,11 @@ cdef extern from *:
         FML_TRY(FML_FILES, dup2(o->stdin_fd, 0));
         FML_TRY(FML_FILES, dup2(o->log_fd, 1));
         FML_TRY(FML_FILES, dup2(o->log_fd, 2));
-        if (o->reset_oom) {  /* ours is protected; a job must not be */
-            int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-            if (fd >= 0) { if (write(fd, "0", 1) < 0) {} close(fd); }
-        }
+        int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+        if (fd >= 0) { if (write(fd, "500", 3) < 0) {} close(fd); }  /* where memory is short, jobs go first */
+        for (int i = 0; i < o->cgroup_count; i++) FML_TRY(FML_CGROUP, write(o->cgroup[i], "0", 1));
         for (int i = 0; i < o->limit_count; i++) FML_TRY(FML_LIMIT, setrlimit(o->resource[i], &o->limit[i]));
+        if (o->view_fd >= 0) FML_TRY(FML_VIEW, setns(o->view_fd, CLONE_NEWNS));
         if (o->gid >= 0) {
             FML_TRY(FML_USER, syscall(SYS_setgroups, 0, NULL));
             FML_TRY(FML_USER, syscall(SYS_setresgid, o->gid, o->gid, o->gid));
@@ -93,6 +100,30 @@ cdef extern from *:
         if (pid > 0 && o->error) while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
         return pid;
     }
+
+    /* Signal all processes of a user at once, as that user: the kernel lets none of them fork away meanwhile. */
+    static int fml_kill_user(long uid, int number) {
+        sigset_t all, before;
+        volatile int error = 0;
+        int status;
+        if (uid < FML_UID_MIN) return EINVAL;  /* as root this would be everything */
+        sigfillset(&all);
+        pthread_sigmask(SIG_BLOCK, &all, &before);
+        pid_t pid = vfork();
+        if (pid == 0) {
+            if (syscall(SYS_setresuid, uid, uid, uid) < 0 || geteuid() != uid || kill(-1, number) < 0) error = errno;
+            _exit(0);
+        }
+        if (pid < 0) error = errno;
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        if (pid > 0) while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
+        return error;
+    }
+
+    static int fml_remove_ipc(int kind, int id) {
+        int found = kind == 0 ? shmctl(id, IPC_RMID, NULL) : kind == 1 ? semctl(id, 0, IPC_RMID) : msgctl(id, IPC_RMID, NULL);
+        return found < 0 ? errno : 0;
+    }
     """
     ctypedef struct rlimit_t "struct rlimit":
         unsigned long rlim_cur
@@ -102,12 +133,15 @@ cdef extern from *:
         const char *cwd
         char **argv
         char **env
-        int stdin_fd, log_fd, reset_oom, no_new_privs, limit_count
+        int stdin_fd, log_fd, view_fd, no_new_privs, limit_count, cgroup_count
         long uid, gid
+        int cgroup[8]
         int resource[16]
         rlimit_t limit[16]
         int step, error
     int fml_start(fml_order *o) nogil
+    int fml_kill_user(long uid, int number) nogil
+    int fml_remove_ipc(int kind, int id) nogil
     int prctl(int option, unsigned long value, unsigned long, unsigned long, unsigned long)
     int PR_SET_CHILD_SUBREAPER
 
@@ -133,7 +167,8 @@ def spawn(
     list limits not None,
     long uid=-1,
     long gid=-1,
-    bint reset_oom=False,
+    list cgroups=[],
+    int view_fd=-1,
     bint no_new_privs=True,
 ):
     """Start `path` and return (pid, 0, 0), or (0, step, errno) when a step before or of the execution failed."""
@@ -141,13 +176,18 @@ def spawn(
     cdef int pid
     if len(limits) > 16:
         raise ValueError(f"at most 16 limits, got {len(limits)}")
+    if len(cgroups) > 8:
+        raise ValueError(f"at most 8 cgroups, got {len(cgroups)}")
     order.path = path
     order.cwd = cwd
     order.stdin_fd = stdin_fd
     order.log_fd = log_fd
     order.uid = uid
     order.gid = gid
-    order.reset_oom = reset_oom
+    order.view_fd = view_fd
+    order.cgroup_count = <int>len(cgroups)
+    for i, fd in enumerate(cgroups):
+        order.cgroup[i] = fd
     order.no_new_privs = no_new_privs
     order.limit_count = <int>len(limits)
     for i, (resource, soft, hard) in enumerate(limits):
@@ -172,3 +212,16 @@ def spawn(
 def become_subreaper():
     """Let processes whose parents end become our children from now on; errno, 0 on success."""
     return errno if prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 else 0
+
+
+def kill_user(long uid, int number):
+    """Signal every process of `uid` at once; errno, ESRCH where there is none."""
+    cdef int error
+    with nogil:
+        error = fml_kill_user(uid, number)
+    return error
+
+
+def remove_ipc(int kind, int ident):
+    """Remove a System V object: shared memory (0), semaphores (1), queue (2); errno, 0 on success."""
+    return fml_remove_ipc(kind, ident)

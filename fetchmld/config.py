@@ -83,6 +83,23 @@ class Config(BaseSettings):
     batch_slots: int | None = Field(default=None, ge=1, le=65536, description="Batch slots; default: one per core.")
     service_slots: int = Field(default=2, ge=0, le=1024, description="Slots for long-lived services.")
 
+    isolation: Literal["auto", "uid", "none"] = Field(
+        default="auto",
+        description="How tasks are kept apart: the best that works; a user of its own for each, or no start; not at all.",
+    )
+    job_uid_first: int = Field(
+        default=1_900_000_000, ge=10_000, lt=2**32 - 2, description="First of the user ids that tasks run under."
+    )
+    job_uid_count: int = Field(default=65_536, ge=4_096, le=2**24, description="How many user ids from there are ours.")
+    task_memory_gb: int = Field(
+        default=0, ge=0, le=65536, description="Memory of a task that asks for none, GB; 0: an equal share per slot."
+    )
+    task_pids_max: int = Field(default=4096, ge=16, le=2**22, description="Processes and threads of one task.")
+    task_file_bytes_max: int = Field(default=2**40, ge=2**20, description="Largest file that a task may write, bytes.")
+    log_bytes_max: int = Field(
+        default=2**30, ge=1024, description="What is kept of one attempt's output, bytes; it goes on, unrecorded."
+    )
+
     ageing_tau_s: float = Field(default=600.0, gt=0, le=1e9, description="Seconds of waiting worth one priority point.")
     user_priority_max: int = Field(default=10, ge=1, le=10, description="Highest priority that a user may ask for.")
     grace_s: float = Field(default=10.0, ge=0, le=3600, description="Between SIGTERM and SIGKILL of a stopped task.")

@@ -1,8 +1,9 @@
 """The processes of attempts: started, stopped, reaped, adopted, and nothing of them left behind. Standard library only.
 
-An attempt is its first process (the leader of a session of its own) and all that came from it. We are the subreaper, so
-whatever outlives its parent becomes our child. When the leader has ended, what is left is killed, and only when nothing is
-left does the attempt count as ended. `ended` collects those; the runner takes them from there.
+An attempt is its first process (the leader of a session of its own) and all that came from it: every process of its user,
+where it has one of its own, and of its cgroup. We are the subreaper, so whatever outlives its parent becomes our child.
+When the leader has ended, what is left is killed, and only when nothing is left does the attempt count as ended. `ended`
+collects those; the runner takes them from there.
 """
 
 import os
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fetchmld.runner import proctree, spawning
+from fetchmld.runner.cgroups import Cell
+from fetchmld.runner.isolation import Isolation
 from fetchmld.runner.loop import Loop, boottime
 
 GRACE_S: Final = 10.0
@@ -29,7 +32,10 @@ class Attempt:
     slot: int
     asked_t: float  # boot time, as all `_t`: its leader was started between asked_t and started_t, which identifies it
     started_t: float
+    uid: int = -1  # the user that is its own; -1 = ours
+    cell: Cell | None = None
     grace_s: float = GRACE_S
+    log_bytes_max: int = 0
     deadline_t: float = 0.0  # the end of its time limit; 0 = none, or it is being enforced
     pidfd: int = -1  # of a living adopted one, whose end no SIGCHLD tells
     adopted: bool = False  # started by a runner before us: not our child
@@ -58,6 +64,8 @@ class Attempt:
     def end(self, at: float) -> dict[str, Any]:
         """How it ended: `code` or `signal` where the status is known, and `word` where we had a hand in it."""
         record = {"key": self.key, "at": at, "log": self.log, "word": self.word, "detail": self.detail}
+        if self.unkillable:
+            record["unkillable"] = True
         if self.status is not None:
             code = os.waitstatus_to_exitcode(self.status)
             record["code" if code >= 0 else "signal"] = abs(code)
@@ -69,17 +77,31 @@ class Attempt:
         return record
 
 
+@dataclass(slots=True)
+class Order:
+    """What is to be started, as which attempt, with its output's file and its cgroup."""
+
+    key: str
+    start: spawning.Start
+    slot: int
+    log_fd: int
+    cell: Cell | None
+
+
 class Attempts:
     """Every attempt that is not forgotten, and their processes. Must live on the thread that reaps."""
 
-    def __init__(self, loop: Loop, live_log: Callable[[int], str], protected: bool, say: Callable[[str], None]) -> None:
-        """`live_log` names a slot's file; `protected`: we are out of the OOM killer's reach, and children must not be."""
+    def __init__(
+        self, loop: Loop, live_log: Callable[[int], str], isolation: Isolation, say: Callable[[str], None]
+    ) -> None:
+        """`live_log` names a slot's file."""
         self.all: dict[str, Attempt] = {}
         self.ended: list[Attempt] = []
         self._loop = loop
         self._live_log = live_log
         self._say = say
-        self._spawner = spawning.Spawner(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC), protected)
+        self._isolation = isolation
+        self._spawner = spawning.Spawner(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
         self._children = proctree.OwnChildren()
         self._by_pid: dict[int, Attempt] = {}  # leaders that are our children and not reaped yet
         self._orphans: dict[int, str] = {}  # our other children: leftovers of the attempt of that key ("" = unknown)
@@ -91,15 +113,17 @@ class Attempts:
 
     # -- starting
 
-    def start(self, starts: list[tuple[str, spawning.Start, int, int]]) -> list[Attempt | spawning.StartFailed]:
-        """Start the first process of each (key, start, slot, log descriptor)."""
-        for key, start, _, _ in starts:
-            start.env[proctree.MARK] = key
+    def start(self, orders: list["Order"]) -> list[Attempt | spawning.StartFailed]:
+        """Start the first process of each."""
+        for order in orders:
+            order.start.env[proctree.MARK] = order.key
         asked_t = boottime()
-        pids = self._spawner.spawn_all([(start, log_fd) for _, start, _, log_fd in starts])
+        pids = self._spawner.spawn_all([(order.start, order.log_fd) for order in orders])
         return [
-            self._started(Attempt(key, pid, slot, asked_t, boottime())) if isinstance(pid, int) else pid
-            for (key, _, slot, _), pid in zip(starts, pids, strict=True)
+            self._started(Attempt(o.key, pid, o.slot, asked_t, boottime(), o.start.uid, o.cell))
+            if isinstance(pid, int)
+            else pid
+            for o, pid in zip(orders, pids, strict=True)
         ]
 
     def _started(self, attempt: Attempt) -> Attempt:
@@ -127,6 +151,12 @@ class Attempts:
 
     def _signal(self, attempt: Attempt, number: int) -> None:
         self._find_orphans()
+        if attempt.uid >= 0:  # all at once: none can fork away
+            try:
+                spawning.kill_user(attempt.uid, number)
+            except OSError as error:
+                self._say(f"cannot signal {attempt.key}: {error}")
+            return
         for pid in self._tree(attempt):
             try:
                 os.kill(pid, number)
@@ -141,6 +171,8 @@ class Attempts:
         roots += [pid for pid, key in self._orphans.items() if key == attempt.key]
         if attempt.adopted:  # not below us: its leftovers went to another reaper
             roots += [pid for pid in proctree.find_marked({attempt.key}) if pid not in roots]
+        if attempt.cell is not None:
+            roots += [pid for pid in attempt.cell.pids() if pid not in roots]
         return proctree.with_descendants(roots)
 
     # -- ends
@@ -172,14 +204,36 @@ class Attempts:
         self._find_orphans()
         left = set(self._orphans.values())
         for attempt in list(self._sweeping.values()):
-            if attempt.key not in left and not (attempt.adopted and self._tree(attempt)):
+            if attempt.key not in left and not self._hides(attempt):
                 self._finish(attempt)
             else:
                 self._sweep(attempt)
 
+    def _hides(self, attempt: Attempt) -> bool:
+        """Whether something of it lives that is not below us: what another runner started, and nobody else should."""
+        if attempt.cell is not None:
+            return not attempt.cell.is_empty()
+        if not attempt.adopted:
+            return False
+        return spawning.kill_user(attempt.uid, 0) if attempt.uid >= 0 else bool(self._tree(attempt))
+
     def _finish(self, attempt: Attempt) -> None:
         del self._sweeping[attempt.key]
+        self._blame_memory(attempt)
+        if not attempt.unkillable:
+            self._isolation.clean_up(attempt.uid)
+            self._isolation.release(attempt.cell)
+        attempt.cell = None
         self.ended.append(attempt)
+
+    def _blame_memory(self, attempt: Attempt) -> None:
+        """Say so where the kernel killed some of it for memory, and it did not end well."""
+        kills = attempt.cell.oom_kills() if attempt.cell is not None else 0
+        if attempt.cell is not None and kills and attempt.status != 0 and attempt.word in ("", "EXIT_UNKNOWN"):
+            limit = attempt.cell.memory_bytes
+            attempt.word = "OOM_KILLED"
+            attempt.detail = f"it used more than its {_size(limit)} of memory" if limit else "memory was short"
+            attempt.detail += f"; {kills} of its processes killed" if kills > 1 else ""
 
     def _sweep(self, attempt: Attempt) -> None:
         """Kill leftovers, unless they were told to stop and still have time; give up on what cannot be killed."""
@@ -207,6 +261,10 @@ class Attempts:
                 _kill(pid)  # it hides whose it is, and everybody it could belong to has ended
 
     def _owner_of(self, pid: int) -> str:
+        if self._isolation.users is not None:
+            uid = proctree.uid_of(pid)
+            if uid in self._isolation.users.block:
+                return next((a.key for a in self.all.values() if a.uid == uid and a.exit is None), "")
         stat = proctree.stat_of(pid)
         session = stat.session if stat else 0
         for attempt in (self._by_pid.get(session), *self._sweeping.values()):
@@ -267,6 +325,13 @@ def _open_pidfd(attempt: Attempt) -> int:
         os.close(fd)
         return -1
     return fd
+
+
+def _size(number: int) -> str:
+    for unit, name in ((2**30, "GB"), (2**20, "MB")):
+        if number >= unit:
+            return f"{number / unit:g} {name}"
+    return f"{number} bytes"
 
 
 def _kill(pid: int) -> None:

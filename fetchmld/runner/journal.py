@@ -1,6 +1,6 @@
 """The runner's journal: what was started and how it ended, one JSON line each. Standard library only.
 
-    {"j": "intent", "key", "slot", "boot"}                       before the start, should we die in between
+    {"j": "intent", "key", "slot", "boot", "uid", "cell", "ooms"}  before the start, should we die in between
     {"j": "start", "key", "pid", "asked_t", "boot", ...}         before the start is reported; the page cache is enough
     {"j": "exit", "key", ...}                                    synced before the end is reported
     {"j": "forget", "key"}                                       the head has the end on record
@@ -27,6 +27,9 @@ class Entry:
 
     slot: int
     boot: str = ""  # of the machine, when the start was intended; "" of a journal that is older than this field
+    uid: int = -1
+    cell: int = -1
+    ooms: int = 0  # processes killed for memory in the cell before
     start: Record | None = None
     exit: Record | None = None
 
@@ -55,7 +58,8 @@ class Journal:
         key = record["key"]
         match record["j"]:
             case "intent":
-                self.entries[key] = Entry(record["slot"], record.get("boot", ""))
+                owner = record.get("uid", -1), record.get("cell", -1), record.get("ooms", 0)
+                self.entries[key] = Entry(record["slot"], record.get("boot", ""), *owner)
             case "start":
                 self.entries.setdefault(key, Entry(record["slot"], record["boot"])).start = record
             case "exit":
@@ -100,7 +104,8 @@ class Journal:
     def _records(self) -> list[Record]:
         records: list[Record] = []
         for key, entry in self.entries.items():
-            records.append({"j": "intent", "key": key, "slot": entry.slot, "boot": entry.boot})
+            owner = {"uid": entry.uid, "cell": entry.cell, "ooms": entry.ooms}
+            records.append({"j": "intent", "key": key, "slot": entry.slot, "boot": entry.boot, **owner})
             records += [record for record in (entry.start, entry.exit) if record is not None]
         return records
 

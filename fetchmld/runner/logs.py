@@ -53,13 +53,20 @@ class LogPool:
     def live_path(self, slot: int) -> str:
         return f"{self.directory}/live/{slot}.log"
 
-    def acquire(self) -> tuple[int, int]:
-        """A slot that nobody uses, its file empty: (slot, descriptor)."""
+    def acquire(self, uid: int = -1) -> tuple[int, int]:
+        """A slot that nobody uses, its file empty: (slot, descriptor). `uid` may open the file that it inherits anew."""
         if self._free:
             slot = self._free.pop()
-            return slot, self._fds[slot]
-        slot, self._next_slot = self._next_slot, self._next_slot + 1
-        return slot, self._open(slot)
+        else:
+            slot, self._next_slot = self._next_slot, self._next_slot + 1
+            self._open(slot)
+        if uid >= 0:
+            os.fchown(self._fds[slot], uid, uid)
+        return slot, self._fds[slot]
+
+    def cut(self, slot: int, bytes_max: int) -> bool:
+        """Cut a slot's file where it is longer than `bytes_max` and its mark; whether it was."""
+        return os.fstat(self._fd(slot)).st_size > bytes_max and _cut(self.live_path(slot), bytes_max)
 
     def _open(self, slot: int) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -136,12 +143,42 @@ class LogPool:
             os.close(fd)
 
 
-def read_live(directory: str, slot: int, offset: int, limit: int) -> tuple[bytes, int]:
-    """Up to `limit` bytes of a live file from `offset`, and its size; nothing when it has just been put away."""
+def mark_of_cut(bytes_max: int) -> bytes:
+    """What stands where a log was cut."""
+    return f"\n[FetchML: the log reached {bytes_max} bytes; the rest is not kept]\n".encode()
+
+
+def _cut(path: str, bytes_max: int) -> bool:
+    """Let the log end with the mark at `bytes_max`, whatever is behind; False where it does.
+
+    Who writes to it goes on (it appends, so behind the mark), and is cut again.
+    """
+    mark = mark_of_cut(bytes_max)
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)  # not the writers' O_APPEND
+    try:
+        marked = os.pread(fd, len(mark), bytes_max) == mark
+        if marked and os.fstat(fd).st_size == bytes_max + len(mark):
+            return False
+        if not marked:
+            os.pwrite(fd, mark, bytes_max)
+        os.ftruncate(fd, bytes_max + len(mark))
+        return True
+    finally:
+        os.close(fd)
+
+
+def read_live(directory: str, slot: int, offset: int, limit: int, bytes_max: int = 0) -> tuple[bytes, int]:
+    """Up to `limit` bytes of a live file from `offset`, and its size; nothing when it has just been put away.
+
+    `bytes_max`: what it may have, 0 = any number. What is behind and not cut off yet is not shown.
+    """
     try:
         with open(f"{directory}/live/{slot}.log", "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            return os.pread(file.fileno(), min(limit, READ_BYTES_MAX), offset), size
+            if 0 < bytes_max < size:
+                mark = mark_of_cut(bytes_max)
+                size = bytes_max + (len(mark) if os.pread(file.fileno(), len(mark), bytes_max) == mark else 0)
+            return os.pread(file.fileno(), max(0, min(limit, READ_BYTES_MAX, size - offset)), offset), size
     except FileNotFoundError:
         return b"", 0
 

@@ -124,11 +124,25 @@ def all_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def find_marked(keys: set[str]) -> dict[int, str]:
-    """Every living process whose environment names one of `keys`: pid to key. Reads all of /proc: for recovery only."""
+def uid_of(pid: int) -> int:
+    """The real user id of a process, also of one that hides; -1 where there is none."""
+    try:
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+            raw = file.read(4096)
+    except OSError:
+        return -1
+    at = raw.find(b"\nUid:\t")
+    return int(raw[at + 6 :].split(b"\t", 1)[0]) if at >= 0 else -1
+
+
+def find_marked(keys: set[str], users: dict[int, str] | None = None) -> dict[int, str]:
+    """Every living process whose environment names one of `keys`, or whose user is one of `users`: pid to key.
+
+    Reads all of /proc: for recovery only.
+    """
     found: dict[int, str] = {}
     for pid in all_pids():
-        key = mark_of(pid)
+        key = (users.get(uid_of(pid)) if users else None) or mark_of(pid)
         if key in keys and (stat := stat_of(pid)) is not None and stat.state not in "ZX":
             found[pid] = key
     return found

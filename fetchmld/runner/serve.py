@@ -6,15 +6,17 @@ the exit is synced to the journal; it is repeated in every `state` until the age
 killed, the next one adopts what still runs, and says `EXIT_UNKNOWN` where nobody could read the status; of what a restart
 of the machine ended it says `WORKER_LOST`.
 
-agent to runner   hello {} · start {key, path, argv, env, cwd, limits, uid, gid, time_limit_s, grace_s, prelude} ·
+agent to runner   hello {} · start {key, path, argv, env, cwd, limits, uid, time_limit_s, grace_s, memory_bytes, pids,
+                  cores, weight_cores, log_bytes_max, prelude} ·
                   stop {key, word, detail, grace_s} · lease {until} · forget {keys} · stop_if_idle {}
-runner to agent   state {pid, native, running: [{key, pid, slot}], ended: [exited, ...]} · started {key, pid, slot} ·
-                  start_failed {key, step, errno} · bye {idle} ·
-                  exited {key, code | signal | neither: unknown, word, detail, usage, log, at}
+runner to agent   state {pid, native, isolation, running: [{key, pid, slot}], ended: [exited, ...]} ·
+                  started {key, pid, slot} · start_failed {key, step, errno} · bye {idle} ·
+                  exited {key, code | signal | neither: unknown, word, detail, usage, log, at, unkillable}
 """
 
 import contextlib
 import fcntl
+import json
 import os
 import resource
 import signal
@@ -24,11 +26,14 @@ import sys
 import threading
 import time
 from collections import deque
+from dataclasses import asdict
 from typing import Any, Final
 
-from fetchmld.runner import proctree, spawning
-from fetchmld.runner.attempts import GRACE_S, Attempt, Attempts
+from fetchmld.runner import isolation, proctree, spawning
+from fetchmld.runner.attempts import GRACE_S, Attempt, Attempts, Order
+from fetchmld.runner.cgroups import Limits
 from fetchmld.runner.frames import Decoder, FrameError, Message, encode
+from fetchmld.runner.isolation import THE_BEST, Wanted
 from fetchmld.runner.journal import Entry, Journal, Record
 from fetchmld.runner.logs import NO_OUTPUT, LogPool
 from fetchmld.runner.loop import Loop, boottime
@@ -37,6 +42,7 @@ STARTS_PER_TURN: Final = 4  # then exits are looked at again: a start takes abou
 STARTED_DELAY_S: Final = 0.005  # a start may wait this long to travel together with its end
 LEASE_GRACE_S: Final = 10.0  # SIGTERM comes this long before a lease's end
 TICK_S: Final = 1.0
+CUT_S: Final = 0.05  # between two cuts of a log that goes on growing
 RETRY_S: Final = 0.5  # between attempts to write to a full disk
 IDLE_S: Final = 60.0
 OUTGOING_BYTES_MAX: Final = 64 * 2**20
@@ -99,7 +105,7 @@ class Agent:
 class Runner:
     """What the process owns, and its loop. `run` returns when there is nothing left to do."""
 
-    def __init__(self, node_dir: str, socket_path: str, idle_s: float = IDLE_S) -> None:
+    def __init__(self, node_dir: str, socket_path: str, idle_s: float = IDLE_S, wanted: Wanted = THE_BEST) -> None:
         """Take the node's directory, adopt what runs, and listen. Raises BlockingIOError if another runner has it."""
         os.makedirs(node_dir, mode=0o700, exist_ok=True)
         self._lock = os.open(f"{node_dir}/runner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -119,10 +125,13 @@ class Runner:
         self._loop = Loop()
         self._journal = Journal.open(f"{node_dir}/journal")
         self._logs = LogPool(f"{node_dir}/logs", {entry.slot for entry in self._journal.entries.values()})
+        owned_cells = {entry.cell for entry in self._journal.entries.values() if entry.exit is None}
+        self._isolation = isolation.find(node_dir, wanted, owned_cells, say)
         self._syncer = Syncer(self._journal)
         self._loop.watch(self._syncer.done_fd, self._on_synced)
         spawning.become_subreaper()
-        self._attempts = Attempts(self._loop, self._logs.live_path, _protect(), say)
+        _protect()
+        self._attempts = Attempts(self._loop, self._logs.live_path, self._isolation, say)
         self._catch_signals()
         self._lease_fd = os.open(f"{node_dir}/lease", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._read_lease()
@@ -146,6 +155,7 @@ class Runner:
 
     def run(self) -> None:
         """Serve until idle for `idle_s` with no agent, or told to stop while idle."""
+        self._idle_since_t = boottime()
         self._tick()
         while not self._stopping:
             self._loop.turn(wait=not self._has_work())
@@ -163,6 +173,7 @@ class Runner:
         self._loop.at(now + TICK_S, self._tick)
         for attempt in self._attempts.living():
             self._enforce(attempt, now)
+            self._cut_log(attempt)
         if self._agent is None:
             self._stay_reachable()
             self._stopping |= self.is_idle and now - self._idle_since_t > self._idle_s
@@ -178,6 +189,17 @@ class Runner:
             detail = f"it ran longer than its {deadline_t - attempt.started_t:g} s"
             self._loop.at(deadline_t, lambda: self._attempts.stop(attempt, "TIME_LIMIT", detail, attempt.grace_s))
 
+    def _cut_log(self, attempt: Attempt) -> None:
+        if not attempt.log_bytes_max or attempt.slot < 0 or attempt.exit is not None:
+            return
+        try:
+            grows = self._logs.cut(attempt.slot, attempt.log_bytes_max)
+        except OSError as error:
+            say(f"cannot cut the log of {attempt.key}: {error}")
+            return
+        if grows:
+            self._loop.at(boottime() + CUT_S, lambda: self._cut_log(attempt))
+
     @property
     def is_idle(self) -> bool:
         """Nothing runs, and every end is acknowledged."""
@@ -190,6 +212,7 @@ class Runner:
         if self._has_name():
             os.unlink(self._socket_path)
         self._journal.close()
+        self._isolation.close()
 
     # -- the agent
 
@@ -293,7 +316,8 @@ class Runner:
             if a.exit is None or a.key in hidden
         ]
         running += [{"key": order["key"], "pid": 0, "slot": -1} for order in self._orders]
-        facts = {"pid": os.getpid(), "native": spawning.NATIVE, "lease_until": self._lease_until}
+        facts: Message = {"pid": os.getpid(), "native": spawning.NATIVE, "lease_until": self._lease_until}
+        facts["isolation"] = self._isolation.facts()
         self._tell({"event": "state", "running": running, "ended": ended, **facts})
 
     def _tell(self, message: Message) -> None:
@@ -332,45 +356,63 @@ class Runner:
                 asked.setdefault(order["key"], order)  # asked for twice, it is started once
         if not asked:
             return
-        orders = list(asked.values())
-        slots = [self._logs.acquire() for _ in orders]
-        intents = [
-            {"j": "intent", "key": o["key"], "slot": s, "boot": self._boot_id}
-            for o, (s, _) in zip(orders, slots, strict=True)
-        ]
-        if error := self._write(intents):
-            for order, (slot, _) in zip(orders, slots, strict=True):
-                self._logs.release(slot)
-                self._tell(_start_failed(order["key"], "journal", error))
+        orders = [boxed for message in asked.values() if (boxed := self._boxed(message)) is not None]
+        if error := self._write([self._intent(boxed) for boxed in orders]):
+            for boxed in orders:
+                self._take_back(boxed, "journal", error)
             return
-        for order, (_, fd) in zip(orders, slots, strict=True):
-            _write_prelude(fd, order.get("prelude", ""))
-        starts = [(o["key"], _start_of(o), *slot) for o, slot in zip(orders, slots, strict=True)]
-        results = self._attempts.start(starts)
+        for boxed in orders:
+            _write_prelude(boxed.log_fd, asked[boxed.key].get("prelude", ""))
+        results = self._attempts.start(orders)
         # Where these cannot be written, the intents let the next runner find the processes.
-        self._write([self._started(o, s, r) for o, (s, _), r in zip(orders, slots, results, strict=True)])
+        self._write([self._started(asked[o.key], o, r) for o, r in zip(orders, results, strict=True)])
 
-    def _started(self, order: Message, slot: int, attempt: Attempt | spawning.StartFailed) -> Record:
+    def _boxed(self, message: Message) -> Order | None:
+        """The order with all that it is given of us; None, and the agent is told, where there is not enough."""
+        start = _start_of(message)
+        slot, log_fd = self._logs.acquire(start.uid)
+        order = Order(message["key"], start, slot, log_fd, None)
+        try:
+            order.cell = self._isolation.box(start, _limits_of(message))
+        except OSError as error:
+            say(f"cannot start {order.key}: {error}")
+            self._take_back(order, "cgroup", error.errno or 5)
+            return None
+        return order
+
+    def _take_back(self, order: Order, step: str, error: int) -> None:
+        """It was not started after all."""
+        self._logs.release(order.slot)
+        self._isolation.release(order.cell)
+        self._tell(_start_failed(order.key, step, error))
+
+    def _intent(self, order: Order) -> Record:
+        number, ooms = (order.cell.number, order.cell.ooms) if order.cell is not None else (-1, 0)
+        owner = {"uid": order.start.uid, "cell": number, "ooms": ooms}
+        return {"j": "intent", "key": order.key, "slot": order.slot, "boot": self._boot_id, **owner}
+
+    def _started(self, message: Message, order: Order, attempt: Attempt | spawning.StartFailed) -> Record:
         """Tell the agent how a start went; what the journal is to say of it."""
-        key, limit_s = order["key"], order.get("time_limit_s") or 0.0
+        key, limit_s = order.key, message.get("time_limit_s") or 0.0
         if isinstance(attempt, spawning.StartFailed):
-            self._logs.release(slot)
-            self._tell(_start_failed(key, attempt.step, attempt.error))
+            self._take_back(order, attempt.step, attempt.error)
             return {"j": "forget", "key": key}
-        attempt.grace_s = order.get("grace_s", GRACE_S)
+        attempt.grace_s = message.get("grace_s", GRACE_S)
+        attempt.log_bytes_max = message.get("log_bytes_max", 0)
         attempt.deadline_t = attempt.started_t + limit_s if limit_s else 0.0
         self._enforce(attempt, attempt.started_t)
-        self._tell_soon({"event": "started", "key": key, "pid": attempt.pid, "slot": slot})
+        self._tell_soon({"event": "started", "key": key, "pid": attempt.pid, "slot": order.slot})
         return {
             "j": "start",
             "key": key,
             "pid": attempt.pid,
             "asked_t": attempt.asked_t,
             "boot": self._boot_id,
-            "slot": slot,
+            "slot": order.slot,
             "started_t": attempt.started_t,
             "limit_s": limit_s,
             "grace_s": attempt.grace_s,
+            "log_bytes_max": attempt.log_bytes_max,
         }
 
     def _on_stop(self, message: Message) -> None:
@@ -403,6 +445,7 @@ class Runner:
         self._unsynced += records
 
     def _put_away(self, attempt: Attempt) -> dict[str, Any]:
+        self._cut_log(attempt)
         try:
             if attempt.adopted:
                 return self._logs.find_kept(attempt.slot, attempt.key)
@@ -462,7 +505,10 @@ class Runner:
     def _recover(self) -> None:
         """Adopt what a runner before us started and has not seen the end of."""
         unended = {key for key, entry in self._journal.entries.items() if entry.exit is None}
-        marked = proctree.find_marked(unended) if unended else {}
+        users = {
+            entry.uid: key for key, entry in self._journal.entries.items() if entry.exit is None and entry.uid >= 0
+        }
+        marked = proctree.find_marked(unended, users) if unended else {}
         for key, entry in self._journal.entries.items():
             if entry.exit is not None:
                 self._restore(key, entry)
@@ -479,7 +525,9 @@ class Runner:
         start = entry.start or self._unwritten_start(pids)
         asked_t, started_t = start.get("asked_t", 0.0), start.get("started_t", 0.0)
         attempt = Attempt(key, start.get("pid", 0), entry.slot, asked_t, started_t)
+        attempt.uid, attempt.cell = entry.uid, self._isolation.adopt(entry.cell, entry.ooms)
         attempt.grace_s = start.get("grace_s", GRACE_S)
+        attempt.log_bytes_max = start.get("log_bytes_max", 0)
         if limit_s := start.get("limit_s", 0.0):
             attempt.deadline_t = attempt.started_t + limit_s
         boot = start.get("boot") or entry.boot
@@ -500,8 +548,13 @@ class Runner:
 
 def _start_of(order: Message) -> spawning.Start:
     limits = [(int(which), int(soft), int(hard)) for which, soft, hard in order.get("limits", ())]
-    user = (order.get("uid", -1), order.get("gid", -1))
-    return spawning.Start(order["path"], order["argv"], order["env"], order["cwd"], limits, *user)
+    uid = order.get("uid", -1)  # its group has the same number
+    return spawning.Start(order["path"], order["argv"], order["env"], order["cwd"], limits, uid, uid)
+
+
+def _limits_of(order: Message) -> Limits:
+    memory_bytes, pids = int(order.get("memory_bytes", 0)), int(order.get("pids", 0))
+    return Limits(memory_bytes, pids, float(order.get("cores", 0)), float(order.get("weight_cores", 1)))
 
 
 def _write_prelude(log_fd: int, text: str) -> None:
@@ -515,14 +568,15 @@ def _start_failed(key: str, step: str, number: int) -> Message:
     return {"event": "start_failed", "key": key, "step": step, "errno": number}
 
 
-def _protect() -> bool:
-    """Keep the OOM killer away from us where we may; whether children must be put back in its reach."""
+def _protect() -> None:
+    """Keep the OOM killer away from us where we may, and have room for the descriptors of many attempts."""
     try:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("-1000")
     except OSError:
-        return False
-    return True
+        pass
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def say(text: str) -> None:
@@ -531,11 +585,22 @@ def say(text: str) -> None:
     print(f"{stamp} runner[{os.getpid()}] {text}", file=sys.stderr, flush=True)
 
 
-def command(node_dir: str, socket_path: str, idle_s: float = IDLE_S) -> list[str]:
+def command(node_dir: str, socket_path: str, idle_s: float = IDLE_S, wanted: Wanted = THE_BEST) -> list[str]:
     """The words that start a runner for that directory: isolated, without site packages; it detaches by itself."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     code = f"import sys; sys.path.insert(0, {root!r}); from fetchmld.runner.serve import main; main()"
-    return [sys.executable, "-S", "-E", "-I", "-c", code, node_dir, socket_path, str(idle_s)]
+    return [
+        sys.executable,
+        "-S",
+        "-E",
+        "-I",
+        "-c",
+        code,
+        node_dir,
+        socket_path,
+        str(idle_s),
+        json.dumps(asdict(wanted)),
+    ]
 
 
 def detach(log_path: str) -> None:
@@ -557,13 +622,14 @@ def detach(log_path: str) -> None:
 def main() -> None:
     """Become the runner of a node directory, detached; ends at once, with status 0, where there is one already."""
     if len(sys.argv) < 3:
-        sys.exit("usage: python -m fetchmld.runner NODE_DIR SOCKET [IDLE_S]")
+        sys.exit("usage: python -m fetchmld.runner NODE_DIR SOCKET [IDLE_S [ISOLATION]]")
     node_dir, socket_path = sys.argv[1:3]
     idle_s = float(sys.argv[3]) if len(sys.argv) > 3 else IDLE_S
+    wanted = Wanted(**json.loads(sys.argv[4])) if len(sys.argv) > 4 else THE_BEST
     os.makedirs(node_dir, mode=0o700, exist_ok=True)
     detach(f"{node_dir}/runner.log")
     try:
-        runner = Runner(node_dir, socket_path, idle_s)
+        runner = Runner(node_dir, socket_path, idle_s, wanted)
     except BlockingIOError:
         say("another runner has this directory")
         return

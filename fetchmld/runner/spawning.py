@@ -25,7 +25,19 @@ def _load() -> Any:
 _spawn: Final = _load()
 PR_SET_CHILD_SUBREAPER: Final = 36
 NATIVE: Final = _spawn is not None
-STEPS: Final = ("", "session", "files", "limits", "user", "privileges", "directory", "execute", "fork")
+STEPS: Final = (
+    "",
+    "session",
+    "files",
+    "limits",
+    "user",
+    "privileges",
+    "directory",
+    "execute",
+    "fork",
+    "cgroup",
+    "view",
+)
 
 
 @dataclass(slots=True)
@@ -39,6 +51,8 @@ class Start:
     limits: list[tuple[int, int, int]] = field(default_factory=list)
     uid: int = -1
     gid: int = -1
+    cgroups: list[int] = field(default_factory=list)  # descriptors that it joins by writing to
+    view_fd: int = -1  # the mount namespace that it enters
 
 
 class StartFailed(Exception):
@@ -53,10 +67,10 @@ class StartFailed(Exception):
         return f"{self.step}: {os.strerror(self.error)}"
 
 
-def spawn(start: Start, stdin_fd: int, log_fd: int, reset_oom: bool) -> int:
+def spawn(start: Start, stdin_fd: int, log_fd: int) -> int:
     """The new process's pid, which is also its session. Raises `StartFailed`; ValueError for a NUL in a string."""
     if _spawn is None:
-        return _spawn_plain(start, stdin_fd, log_fd, reset_oom)
+        return _spawn_plain(start, stdin_fd, log_fd)
     pid, step, error = _spawn.spawn(
         _encoded(start.path),
         [_encoded(word) for word in start.argv],
@@ -67,7 +81,8 @@ def spawn(start: Start, stdin_fd: int, log_fd: int, reset_oom: bool) -> int:
         start.limits,
         start.uid,
         start.gid,
-        reset_oom,
+        start.cgroups,
+        start.view_fd,
     )
     if error:
         raise StartFailed(STEPS[step], error)
@@ -77,10 +92,9 @@ def spawn(start: Start, stdin_fd: int, log_fd: int, reset_oom: bool) -> int:
 class Spawner:
     """Starts several processes side by side: a start mostly waits, for the kernel to load the program."""
 
-    def __init__(self, stdin_fd: int, reset_oom: bool) -> None:
-        """`stdin_fd` becomes every child's input; `reset_oom`: put children back in the OOM killer's reach."""
+    def __init__(self, stdin_fd: int) -> None:
+        """`stdin_fd` becomes every child's input."""
         self._stdin_fd = stdin_fd
-        self._reset_oom = reset_oom
         self._asked: SimpleQueue[list[tuple[Start, int]]] = SimpleQueue()
         self._done: SimpleQueue[list[int | StartFailed]] = SimpleQueue()
         threading.Thread(target=self._help, name="spawn", daemon=True).start()
@@ -101,7 +115,7 @@ class Spawner:
         results: list[int | StartFailed] = []
         for start, log_fd in starts:
             try:
-                results.append(spawn(start, self._stdin_fd, log_fd, self._reset_oom))
+                results.append(spawn(start, self._stdin_fd, log_fd))
             except StartFailed as failure:
                 results.append(failure)
             except ValueError:  # a NUL in a word
@@ -129,7 +143,20 @@ def _encoded(text: str) -> bytes:
     return raw
 
 
-def _spawn_plain(start: Start, stdin_fd: int, log_fd: int, reset_oom: bool) -> int:
+def kill_user(uid: int, number: int) -> bool:
+    """Signal all processes of `uid` at once; whether there was one. Only with the native extension."""
+    error: int = _spawn.kill_user(uid, number)
+    if error not in (0, errno.ESRCH):
+        raise OSError(error, f"signalling user {uid}: {os.strerror(error)}")
+    return error == 0
+
+
+def remove_ipc(kind: int, ident: int) -> int:
+    """Remove a System V object; errno, 0 on success. Only with the native extension."""
+    return int(_spawn.remove_ipc(kind, ident))
+
+
+def _spawn_plain(start: Start, stdin_fd: int, log_fd: int) -> int:
     try:
         process = subprocess.Popen(
             start.argv,
@@ -150,17 +177,16 @@ def _spawn_plain(start: Start, stdin_fd: int, log_fd: int, reset_oom: bool) -> i
         step = "directory" if error.filename == start.cwd else "execute"
         raise StartFailed(step, error.errno or 0) from None
     process.returncode = 0  # the runner reaps it, not subprocess
-    _after_start(process.pid, start.limits, reset_oom)
+    _after_start(process.pid, start.limits)
     return process.pid
 
 
-def _after_start(pid: int, limits: list[tuple[int, int, int]], reset_oom: bool) -> None:
+def _after_start(pid: int, limits: list[tuple[int, int, int]]) -> None:
     """What `_spawn` does before the execution and this way can only do right after it."""
     try:
         for which, soft, hard in limits:
             resource.prlimit(pid, which, (soft, hard))
-        if reset_oom:
-            with open(f"/proc/{pid}/oom_score_adj", "w") as file:
-                file.write("0")
+        with open(f"/proc/{pid}/oom_score_adj", "w") as file:
+            file.write("500")
     except (OSError, ValueError):
         pass  # it has ended already

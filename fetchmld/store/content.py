@@ -91,9 +91,11 @@ class ContentStore:
         for name in os.listdir(incoming) if incoming.is_dir() else ():
             os.unlink(incoming / name)
 
-    def put_tree(self, directory: Path, files_max: int = FILES_MAX, bytes_max: int = BYTES_MAX) -> "Kept":
+    def put_tree(
+        self, directory: Path, files_max: int = FILES_MAX, bytes_max: int = BYTES_MAX, owner: int = -1
+    ) -> "Kept":
         """Store every regular file below `directory` and a manifest of them; see `put_tree` of this module."""
-        return put_tree(self, directory, files_max, bytes_max)
+        return put_tree(self, directory, files_max, bytes_max, owner)
 
     @contextlib.contextmanager
     def _incoming(self) -> Iterator[tuple[BinaryIO, str]]:
@@ -160,9 +162,10 @@ class Store(Protocol):
     def put_file(self, source: BinaryIO) -> tuple[str, int]: ...
 
 
-def put_tree(store: Store, directory: Path, files_max: int, bytes_max: int) -> "Kept":
+def put_tree(store: Store, directory: Path, files_max: int, bytes_max: int, owner: int = -1) -> "Kept":
     """Store every regular file below `directory` and a manifest of them. Links and special files are left out.
 
+    `owner`: whose files alone are taken (a second name of somebody else's file is none of theirs); -1 = anybody's.
     What goes beyond the bounds is left out as well, and said so in `Kept.left_out`.
     """
     entries: list[ManifestEntry] = []
@@ -170,7 +173,11 @@ def put_tree(store: Store, directory: Path, files_max: int, bytes_max: int) -> "
     total = 0
     for relative, fd in _regular_files(directory, left_out):
         with open(fd, "rb", buffering=0) as source:
-            size = os.fstat(fd).st_size
+            status = os.fstat(fd)
+            size = status.st_size
+            if owner not in (-1, status.st_uid):
+                left_out.append(f"{relative} (somebody else's file)")
+                continue
             if len(entries) >= files_max or total + size > bytes_max:
                 left_out.append(f"{relative} ({size} bytes)")
                 continue

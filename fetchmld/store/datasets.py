@@ -72,6 +72,7 @@ class DatasetStore:
         self._roots = tuple(Path(os.path.realpath(root)) for root in roots)
         self._bytes_max = bytes_max
         self._private_hosts = private_hosts
+        self.public_only = False  # local sources must be readable by every user: tasks are not run as ours
         self._fetches: dict[str, Fetch] = {}
         self._seen: dict[tuple[int, int, int, int, int], str] = {}  # a local file as it was, and its sum
         self._threads = ThreadPoolExecutor(FETCHES_MAX, "dataset")
@@ -123,7 +124,7 @@ class DatasetStore:
         local = local_path(spec["source"])
         if local is None:
             return self._cache.take(wanted, key) or self._fetch_remote(spec, abandoned)
-        with open(_open_local(local, self._roots), "rb", buffering=0) as file:
+        with open(_open_local(local, self._roots, self.public_only), "rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             found = self._cache.take(wanted or self._seen.get(identity, ""), key)
@@ -247,7 +248,7 @@ def local_path(source: str) -> Path | None:
     )
 
 
-def _open_local(path: Path, roots: tuple[Path, ...]) -> int:
+def _open_local(path: Path, roots: tuple[Path, ...], public_only: bool) -> int:
     """A descriptor of the regular file, which lies under a root once every link is resolved."""
     real = os.path.realpath(path)
     if not any(Path(real).is_relative_to(root) and (Path(real) != root or root.is_file()) for root in roots):
@@ -260,7 +261,9 @@ def _open_local(path: Path, roots: tuple[Path, ...]) -> int:
     except PermissionError:
         raise DatasetError("DATASET_NOT_FOUND", f"{path} may not be read") from None
     problem = ""
-    if os.readlink(f"/proc/self/fd/{fd}") != real:  # a directory above it was swapped for a link meanwhile
+    if public_only and not _is_public(Path(real), roots):
+        problem = f"{path} may not be read by every user, and tasks are not ours here (chmod o+r; o+x above it)"
+    elif os.readlink(f"/proc/self/fd/{fd}") != real:  # a directory above it was swapped for a link meanwhile
         problem = f"{path} changed while it was opened"
     elif not stat.S_ISREG(os.fstat(fd).st_mode):
         problem = f"{path} is no regular file; pack a directory into one file"
@@ -268,6 +271,14 @@ def _open_local(path: Path, roots: tuple[Path, ...]) -> int:
         os.close(fd)
         raise DatasetError("DATASET_NOT_FOUND", problem)
     return fd
+
+
+def _is_public(real: Path, roots: tuple[Path, ...]) -> bool:
+    """Whether each user may read what lies in a root and pass the directories between; the root itself is given."""
+    if real in roots:
+        return True
+    between = [directory for directory in real.parents if any(root in directory.parents for root in roots)]
+    return all(path.stat().st_mode & bit for path, bit in [(real, 0o004), *((one, 0o001) for one in between)])
 
 
 def mount(dataset: Dataset, workspace: Path, mount_path: str) -> Path:

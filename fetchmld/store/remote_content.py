@@ -63,9 +63,11 @@ class RemoteContent:
         self._send(digest.hexdigest(), total, body)
         return digest.hexdigest(), total
 
-    def put_tree(self, directory: Path, files_max: int = FILES_MAX, bytes_max: int = BYTES_MAX) -> Kept:
+    def put_tree(
+        self, directory: Path, files_max: int = FILES_MAX, bytes_max: int = BYTES_MAX, owner: int = -1
+    ) -> Kept:
         """As `ContentStore.put_tree`."""
-        return put_tree(self, directory, files_max, bytes_max)
+        return put_tree(self, directory, files_max, bytes_max, owner)
 
     def fetch(self, digest: str, into: ContentStore) -> int:
         """Put the object into a store here; its size. Raises `NotFound`, or OSError as `put` does."""

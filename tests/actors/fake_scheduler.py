@@ -14,6 +14,7 @@ from actors.agent import Agent
 from fetchmld.channel import Client, Message, Peer, Reply, Server, serve
 from fetchmld.core.line import Line
 from fetchmld.runner.proctree import find_marked, stat_of
+from tests.runner.client import cgroups_of
 
 WAIT_S = 20.0
 
@@ -101,6 +102,7 @@ class Node:
             "memory_gb": 1,
             "heartbeat_s": 0.05,
             "grace_s": 5.0,
+            "isolation": "none",  # scripts and marks of these tests lie in directories that are ours alone
             **settings,
         }
         self.scheduler = FakeScheduler(directory)
@@ -187,6 +189,8 @@ class Node:
             if pid and alive(pid):
                 os.kill(pid, signal.SIGKILL)
         await until(lambda: not alive(runner_pid) and not find_marked(set(self.orders)), "the end of all processes")
+        for path in cgroups_of(self.node_dir):
+            path.rmdir()
 
 
 def alive(pid: int) -> bool:

@@ -12,47 +12,49 @@ from tests.e2e.conftest import Shell, until
 pytestmark = pytest.mark.e2e
 
 
-def test_a_task_outlives_a_clean_stop(shell: Shell, tmp_path: Path) -> None:
+def test_a_task_outlives_a_clean_stop(shell: Shell, open_dir: Path) -> None:
     shell.start()
-    task_id, pid = _sleeping(shell, tmp_path)
+    task_id, pid = _sleeping(shell, open_dir)
     assert "1 running task goes on" in shell.fetchmld("stop")
     assert _alive(pid)
     shell.start()
-    _finish(tmp_path)
+    _finish(open_dir)
     shell.fetchmld("wait", task_id)
-    assert _pid_in(tmp_path) == pid
+    assert _pid_in(open_dir) == pid
 
 
-def test_a_task_outlives_the_death_of_everything_but_the_runner(shell: Shell, tmp_path: Path) -> None:
+def test_a_task_outlives_the_death_of_everything_but_the_runner(shell: Shell, open_dir: Path) -> None:
     shell.start()
-    task_id, pid = _sleeping(shell, tmp_path)
+    task_id, pid = _sleeping(shell, open_dir)
     waiting = [shell.fetchmld("submit", "-q", "--name", "behind", "--cpu", "4", "--", "true").strip() for _ in range(3)]
     kill_all_but_the_runner_and(shell, pid)
     assert _alive(pid)
 
     shell.start()
     assert shell.show(task_id)["status"] in ("running", "preparing")
-    _finish(tmp_path)
+    _finish(open_dir)
     shell.fetchmld("wait", task_id, *waiting)
-    assert _pid_in(tmp_path) == pid
+    assert _pid_in(open_dir) == pid
     assert shell.show(task_id)["retry_count"] == 0
     assert shell.fetchmld("audit", "verify").startswith("valid")
 
 
-def test_an_array_goes_on_after_the_death_of_everything_but_the_runner(shell: Shell, tmp_path: Path) -> None:
+def test_an_array_goes_on_after_the_death_of_everything_but_the_runner(shell: Shell, open_dir: Path) -> None:
     shell.start()
-    says = f"echo $FETCHML_ARRAY_INDEX $FETCHML_PARAM_LR >> {tmp_path}/ran"
-    script = f"{says}; until test -e {tmp_path}/go; do sleep 0.1; done"
+    (open_dir / "ran").touch()
+    (open_dir / "ran").chmod(0o666)  # each element has a user of its own
+    says = f"echo $FETCHML_ARRAY_INDEX $FETCHML_PARAM_LR >> {open_dir}/ran"
+    script = f"{says}; until test -e {open_dir}/go; do sleep 0.1; done"
     lrs = ",".join(str(100 + index) for index in range(20))
     array = shell.fetchmld("submit", "-q", "--param", f"lr={lrs}", "--array", "20%3", "--", "sh", "-c", script).strip()
-    until("three elements run", lambda: len(_lines(tmp_path / "ran")) == 3)
+    until("three elements run", lambda: len(_lines(open_dir / "ran")) == 3)
     kill_all_but_the_runner_and(shell)
 
     shell.start()
     assert shell.show(array)["array"]["running"] == 3
-    _finish(tmp_path)
+    _finish(open_dir)
     shell.fetchmld("wait", array)
-    assert sorted(_lines(tmp_path / "ran")) == sorted(
+    assert sorted(_lines(open_dir / "ran")) == sorted(
         f"{index} {100 + index}" for index in range(20)
     )  # each of them once
     assert [task["id"] for task in shell.json("ls")["tasks"]] == [array]

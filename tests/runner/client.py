@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fetchmld.runner.frames import Decoder, Message, encode
+from fetchmld.runner.isolation import tree_name
 from fetchmld.runner.proctree import find_marked, stat_of
 from fetchmld.runner.serve import command
 
@@ -30,6 +31,11 @@ def alive(pid: int) -> bool:
     """Whether the process is there and is not only waiting to be reaped."""
     stat = stat_of(pid)
     return stat is not None and stat.state not in "ZX"
+
+
+def cgroups_of(node_dir: Path) -> list[Path]:
+    """Every cgroup of that node's runner, the inner ones first."""
+    return sorted(Path("/sys/fs/cgroup").glob(f"**/{tree_name(str(node_dir))}/**/"), reverse=True)
 
 
 class RunnerClient:
@@ -144,3 +150,5 @@ class RunnerClient:
             if pid and alive(pid):
                 os.kill(pid, signal.SIGKILL)
         until(lambda: not find_marked(self.keys), "the attempts' death")
+        for path in cgroups_of(self.node_dir):
+            path.rmdir()

@@ -1,0 +1,91 @@
+"""Files and shared memory that an attempt left where every user may write: found by its user id, and removed.
+
+Looked for only where something may be: a directory is read again once it has changed. Standard library only.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from typing import Final
+
+SHARED: Final = ("/dev/shm", "/tmp", "/var/tmp", "/dev/mqueue")
+IPC: Final = ("shm", "sem", "msg")  # System V's, in the order of `_spawn.remove_ipc`
+SETTLED_NS: Final = 50_000_000  # a directory's time of change is this coarse at worst
+READ_BYTES_MAX: Final = 1 << 20
+
+
+class Leftovers:
+    """What of `users` lies where all may write. `remove_ipc(kind, id)` is `_spawn`'s."""
+
+    def __init__(
+        self, users: range, remove_ipc: Callable[[int, int], int], directories: tuple[str, ...] = SHARED
+    ) -> None:
+        self._users = users
+        self._remove_ipc = remove_ipc
+        self._seen: dict[str, tuple[int, set[int]]] = dict.fromkeys(directories, (0, set()))
+        self._ipc_fds = [_open_ipc(name) for name in IPC]
+
+    def remove(self, uid: int) -> None:
+        """Remove all that belongs to `uid`, which has no process any more."""
+        for directory in self._seen:
+            self._clean(directory, uid)
+        for kind, fd in enumerate(self._ipc_fds):
+            if fd >= 0:
+                self._clean_ipc(kind, os.pread(fd, READ_BYTES_MAX, 0), uid)
+
+    def _clean(self, directory: str, uid: int) -> None:
+        try:
+            changed_ns = os.stat(directory).st_mtime_ns
+        except OSError:
+            return
+        seen_ns, owners = self._seen[directory]
+        if seen_ns == changed_ns and uid not in owners:
+            return
+        began_ns = time.time_ns()
+        found = self._owned(directory)
+        for name in found.pop(uid, ()):
+            _remove(f"{directory}/{name}")
+        self._seen[directory] = (changed_ns if changed_ns < began_ns - SETTLED_NS else 0, set(found))
+
+    def _owned(self, directory: str) -> dict[int, list[str]]:
+        """The names of what our users own, by user."""
+        found: dict[int, list[str]] = {}
+        try:
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    try:
+                        uid = entry.stat(follow_symlinks=False).st_uid
+                    except OSError:
+                        continue
+                    if uid in self._users:
+                        found.setdefault(uid, []).append(entry.name)
+        except OSError:
+            pass
+        return found
+
+    def _clean_ipc(self, kind: int, listed: bytes, uid: int) -> None:
+        head, *lines = listed.splitlines()
+        if not lines:
+            return
+        owner = head.split().index(b"uid")
+        for words in map(bytes.split, lines):
+            if int(words[owner]) == uid:
+                self._remove_ipc(kind, int(words[1]))  # key, id, ...
+
+
+def _open_ipc(name: str) -> int:
+    try:
+        return os.open(f"/proc/sysvipc/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+def _remove(path: str) -> None:
+    """No process of the owner lives, so nobody can swap a directory for a link under our hands."""
+    try:
+        os.unlink(path)
+    except IsADirectoryError:
+        shutil.rmtree(path, ignore_errors=True)
+    except OSError:
+        pass
