@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,10 @@ SPARES_MAX: Final = 128
 
 
 class Workspaces:
-    """Owns `attempts/`, where each attempt's directory lies, `spares/` and `trash/` of a node. Not for two threads."""
+    """Owns `attempts/`, where each attempt's directory lies, `spares/` and `trash/` of a node.
+
+    `create` may be called by several threads, all else by one.
+    """
 
     def __init__(self, node_dir: Path) -> None:
         self._attempts = node_dir / "attempts"
@@ -58,7 +62,7 @@ class Workspaces:
     def create(self, name: str) -> Workspace:
         """The attempt's directory, there and empty. Raises OSError."""
         base = f"{self._attempts}/{name}"
-        if self._spares:
+        with suppress(IndexError):
             spare = self._spares.pop()
             os.rename(spare.base, base)
             return Workspace(base, spare.uid)
@@ -69,9 +73,10 @@ class Workspaces:
     def _new_user(self) -> int:
         if not self._users:
             return -1
-        if not self._free:
-            raise OSError(errno.EAGAIN, "all user ids for tasks are in use")
-        return self._free.popleft()
+        try:
+            return self._free.popleft()
+        except IndexError:
+            raise OSError(errno.EAGAIN, "all user ids for tasks are in use") from None
 
     def give_back(self, name: str, spoilt: bool = False) -> bool:
         """The attempt is over. True if something now lies in the trash. `spoilt`: a process of its user cannot be ended."""

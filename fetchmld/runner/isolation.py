@@ -23,7 +23,8 @@ from fetchmld.runner.view import NoView
 
 UIDS_FIRST: Final = 1_900_000_000  # systemd leaves this range to nobody
 UIDS_COUNT: Final = 65_536
-ATTEMPTS: Final = "attempts"  # of the node's directory: what attempts reach of it
+ATTEMPTS: Final = "attempts"
+REACHED: Final = (ATTEMPTS, "environments")  # of the node's directory: what attempts may pass
 
 
 class NotPossible(Exception):
@@ -165,31 +166,32 @@ def _add_users(found: Isolation, node_dir: str, wanted: Wanted) -> None:
         raise NotPossible("not started as root")
     if not spawning.NATIVE:
         raise NotPossible("the native extension was not built")
-    attempts = f"{os.path.realpath(node_dir)}/{ATTEMPTS}"
-    os.makedirs(attempts, mode=0o711, exist_ok=True)
-    os.chmod(attempts, 0o711)
+    reached = [f"{os.path.realpath(node_dir)}/{name}" for name in REACHED]
+    for path in reached:
+        os.makedirs(path, exist_ok=True)
+        os.chmod(path, 0o711)
     found.users = users.claim(f"{node_dir}/users", wanted.uid_first, wanted.uid_count)
     found._leftovers = Leftovers(found.users.block, spawning.remove_ipc)
     try:
-        found.view_fd = view.open_view(_needed(attempts))
+        found.view_fd = view.open_view(_needed(reached))
     except NoView as error:
         found.why.append(f"no mount namespace: {error}")
-        _open_ways(attempts)
+        _open_ways(reached)
 
 
-def _needed(attempts: str) -> list[str]:
-    """What every attempt must reach: its directory, and our Python."""
+def _needed(reached: list[str]) -> list[str]:
+    """What every attempt must reach: its directory, environments, and our Python."""
     programs = (sys.executable, os.path.realpath(sys.executable))
     pythons = [os.path.realpath(os.path.dirname(os.path.dirname(program))) for program in programs]
-    return list(dict.fromkeys([attempts, os.path.realpath(sys.base_prefix), *pythons]))
+    return list(dict.fromkeys([*reached, os.path.realpath(sys.base_prefix), *pythons]))
 
 
-def _open_ways(attempts: str) -> None:
+def _open_ways(reached: list[str]) -> None:
     """Let other users pass (and not look around in) our own two directories. Raises `NotPossible` if that is not enough."""
-    node_dir = os.path.dirname(attempts)
+    node_dir = os.path.dirname(reached[0])
     for directory in (os.path.dirname(node_dir), node_dir):
         os.chmod(directory, 0o711)
-    for path in _needed(attempts):
+    for path in _needed(reached):
         if closed := view.closed_above(path):
             raise NotPossible(f"{closed}, above {path}, is closed to other users")
 

@@ -19,7 +19,7 @@ def _load() -> Any:
         from fetchmld import _spawn
     except ImportError:  # the extension was not built: slower, and without no-new-privileges
         return None
-    return _spawn
+    return _spawn if hasattr(_spawn, "kill_user") else None  # built from older sources: as good as none
 
 
 _spawn: Final = _load()
