@@ -29,7 +29,7 @@ from fetchmld.channel import Message, Peer, Server, serve
 from fetchmld.config import Config
 from fetchmld.core.arrays import place_of
 from fetchmld.core.errors import BadRequest, Unavailable
-from fetchmld.core.line import Line
+from fetchmld.core.line import Line, without_orders
 from fetchmld.core.messages import (
     AcknowledgeEnd,
     Effect,
@@ -270,7 +270,7 @@ class SchedulerActor:
             return
         effects: list[Effect] = []
         for item in batch:
-            effects += self._take(item)
+            self._take(item, effects)
         facts = [effect.fact for effect in effects if isinstance(effect, Persist)]
         first_seq = self._ledger.next_seq
         if facts:
@@ -287,28 +287,36 @@ class SchedulerActor:
         ticked = any(isinstance(item, TimePassed) for item in batch)
         self._watchers.tell(self._core, effects, first_seq, ticked=ticked)
 
-    def _take(self, item: Message | Event) -> list[Effect]:
-        """Let the core decide on one message. Nothing is said yet."""
+    def _take(self, item: Message | Event, effects: list[Effect]) -> None:
+        """Let the core decide on one message, after what the batch has come to so far. Nothing is said yet."""
         now = self._clock.now()
         if not isinstance(item, Message):
-            return self._core.handle(item, now)
+            effects += self._core.handle(item, now)
+            return
         ticket = self._ticket(item)
         if item.kind == "hello" and not self._is_newer(item):
-            return [Reply(ticket, error=Unavailable("this line of the agent is not its newest"))]
+            effects.append(Reply(ticket, error=Unavailable("this line of the agent is not its newest")))
+            return
         if item.kind not in EVENTS:
-            return self._read(item, ticket)
-        effects: list[Effect] = []
+            effects += self._read(item, ticket)
+            return
+        decided: list[Effect] = []
         for event in EVENTS[item.kind](item.body, _wall_us(), ticket):
-            effects += self._core.handle(event, now)
+            decided += self._core.handle(event, now)
         if item.kind == "submit":
-            effects = _one_reply(effects, ticket)
+            decided = _one_reply(decided, ticket)
         elif item.kind == "hello":
-            line = Line(item.body["boot_id"], item.body["line"])
-            self._agents[WorkerId(item.body["worker_id"])] = (item.peer, line)
-            effects.insert(0, Reply(ticket, {}))
+            self._greet(item, effects)
+            effects.append(Reply(ticket, {}))
         elif item.kind == "beat":
             self._answer_beat(item)
-        return effects
+        effects += decided
+
+    def _greet(self, hello: Message, effects: list[Effect]) -> None:
+        """A new line: what the batch has for the agent was decided before it spoke, and is not for this line."""
+        worker_id = WorkerId(hello.body["worker_id"])
+        self._agents[worker_id] = (hello.peer, Line(hello.body["boot_id"], hello.body["line"]))
+        effects[:] = without_orders(effects, worker_id)
 
     def _is_newer(self, hello: Message) -> bool:
         """Whether the agent has not said hello on a later line: two sockets are read in any order."""

@@ -7,10 +7,18 @@ left out was lost: then the line is given up, and the next hello tells both what
 
 From this follows that no launch order arrives behind the acknowledgement of its attempt's end. The agent may forget an
 attempt once it is acknowledged, and keeps two numbers instead of every attempt it ever had.
+
+A line begins with its hello: what was decided before the hello belongs to the line before. Orders that wait to be sent
+when a hello comes (a batch is sent after it is durable) are dropped with `without_orders`: the answer to the hello says
+again what is still true, and a machine that was restarted meanwhile must not start what it was given before.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+from fetchmld.core.messages import AcknowledgeEnd, Effect, Launch, StopAttempt
+from fetchmld.core.model import WorkerId
 
 Mark = tuple[float, int]  # the line and the number, from 1, of one message; travels with it
 Verdict = Literal["take", "drop", "broken"]
@@ -53,3 +61,9 @@ class Hearing:
             return "broken"
         self.heard = number
         return "take"
+
+
+def without_orders(effects: Iterable[Effect], worker_id: WorkerId) -> list[Effect]:
+    """`effects` without those that are for this worker's ears."""
+    orders = (Launch, StopAttempt, AcknowledgeEnd)
+    return [effect for effect in effects if not (isinstance(effect, orders) and effect.worker_id == worker_id)]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Final, cast
 
-from fetchmld.core.line import Line
+from fetchmld.core.line import Line, without_orders
 from fetchmld.core.messages import (
     AcknowledgeEnd,
     AttemptEnded,
@@ -183,25 +183,26 @@ class Head:
             self._perhaps_crash()
             effects: list[Effect] = []
             for mail in batch:
-                effects += self._take(*mail)
+                self._take(effects, *mail)
             if effects:
                 self._commit(batch, effects)
         except Crashed:
             self.crash()
 
-    def _take(self, link: Link | None, connection: int, kind: str, body: Body) -> list[Effect]:
-        """Let the core decide on one message."""
+    def _take(self, effects: list[Effect], link: Link | None, connection: int, kind: str, body: Body) -> None:
+        """Let the core decide on one message, after what the batch has come to so far."""
         if link is not None and kind == "hello" and not self._is_newer(body):
-            return []
+            return
         event = EVENTS[kind](body, self._wall_us())
-        effects = self.core.handle(event, self.now())
-        self._watcher.decided(self.core, event, effects)
+        decided = self.core.handle(event, self.now())
+        self._watcher.decided(self.core, event, decided)
         if link is not None and kind == "hello":
-            self._agents[WorkerId(body["worker_id"])] = (link, connection, Line(body["boot_id"], body["sent_t"]))
-            return [Reply(0, body), *effects]
-        if link is not None and kind == "beat":
+            worker_id = WorkerId(body["worker_id"])
+            self._agents[worker_id] = (link, connection, Line(body["boot_id"], body["sent_t"]))
+            effects[:] = [*without_orders(effects, worker_id), Reply(0, body)]
+        elif link is not None and kind == "beat":
             self._answer_beat(link, connection, body)
-        return effects
+        effects += decided
 
     def _is_newer(self, hello: Body) -> bool:
         known = self._agents.get(WorkerId(hello["worker_id"]))

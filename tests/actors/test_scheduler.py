@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from actors.scheduler import SchedulerActor
 from fetchmld.channel import Client, Message, Peer
 from fetchmld.config import Config
 from fetchmld.core.errors import Invalid, NotFound, Unavailable
+from fetchmld.core.messages import Fact
 from fetchmld.store.ledger import Ledger, LedgerDamaged
 
 BOUND_S = 20.0
@@ -374,3 +377,62 @@ def test_watchers_are_told_what_became_durable(tmp_path: Path) -> None:
             assert [change for change in told if change[0]] == [(1, "task.submit"), (2, "task.start")]
 
     run(tmp_path, scenario)
+
+
+def test_a_restarted_machine_does_not_get_what_its_last_life_was_given(tmp_path: Path) -> None:
+    """The task and the hello of the machine's next life are in one batch, which is sent after both were decided."""
+
+    async def scenario(cluster: Cluster) -> None:
+        heard: asyncio.Queue[Message] = asyncio.Queue()
+        greeted: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        async def greet(agent: Client) -> None:
+            if not greeted.done():
+                greeted.set_result(await agent.request("hello", {**hello(1), "boot_id": "next life"}))
+
+        def hear(_peer: Peer, messages: list[Message]) -> None:
+            for message in messages:
+                heard.put_nowait(message)
+
+        reborn = Client(cluster._resolve, hear, greet)
+        await cluster.worker_is("active")
+        release = await _hold_the_ledger(cluster.actor)
+        cluster.client.post("fact", asdict(Fact("auth_attempt", "auth.success", "key:k")))
+        await _until(lambda: cluster.actor._writer._work_queue.qsize() == 1)  # its batch waits for the ledger
+        submitted = asyncio.create_task(cluster.submit("t1"))
+        await _until(lambda: any(_kind(item) == "submit" for item in cluster.actor._mailbox))
+        await reborn.start()
+        await _until(lambda: [_kind(item) for item in cluster.actor._mailbox].count("hello") == 1)
+        release()
+        await submitted
+        await greeted
+        view = await cluster.view("t1")
+        assert (view["status"], view["attempt"]) == ("queued", 1), "it was placed, and lost with the last life"
+        reborn.post("beat", {"worker_id": "w1", "sent_t": 1.0})
+        while (message := await heard.get()).kind != "beat":
+            assert message.body["order"]["attempt"] > 1, message.body
+        await reborn.close()
+
+    run(tmp_path, scenario)
+
+
+def _kind(item: Any) -> str:
+    return item.kind if isinstance(item, Message) else ""
+
+
+async def _hold_the_ledger(actor: SchedulerActor) -> Callable[[], None]:
+    """The writer's thread is kept until the returned function is called."""
+    held, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        held.set()
+        assert go_on.wait(BOUND_S)
+
+    actor._writer.submit(wait)
+    await asyncio.get_running_loop().run_in_executor(None, held.wait, BOUND_S)
+    return go_on.set
+
+
+async def _until(check: Callable[[], bool]) -> None:
+    while not check():
+        await asyncio.sleep(0.001)

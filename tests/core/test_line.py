@@ -1,9 +1,13 @@
 """What is said on a line is heard once, in order, or the line is given up."""
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchmld.core.line import Hearing, Line
+from fetchmld.core.line import Hearing, Line, without_orders
+from fetchmld.core.messages import AcknowledgeEnd, Launch, StopAttempt, TaskChanged
+from fetchmld.core.model import TaskId, WorkerId
 
 
 def hearing(line: float = 5.0, *numbers: int) -> Hearing:
@@ -53,3 +57,15 @@ def test_whatever_arrives_is_taken_as_it_was_said(arriving: list[int]) -> None:
     found = hearing()
     taken = [number for number in arriving if found.hear(5.0, number) == "take"]
     assert taken == list(range(1, len(taken) + 1))
+
+
+def test_what_was_decided_before_a_hello_is_not_said_on_its_line() -> None:
+    """Seed 710935: a task was placed on a machine in the same batch as the hello of its next life."""
+    order: Any = {}
+    launch, other = Launch(WorkerId("w"), order), Launch(WorkerId("v"), order)
+    stop, end = (
+        StopAttempt(WorkerId("w"), TaskId("t"), 1, "CANCELLED", ""),
+        AcknowledgeEnd(WorkerId("w"), TaskId("t"), 1),
+    )
+    told = TaskChanged(TaskId("t"))
+    assert without_orders([launch, other, stop, told, end], WorkerId("w")) == [other, told]
