@@ -10,7 +10,7 @@ from fetchmld.store.content import ContentStore
 from tests.actors.fake_scheduler import until
 from tests.actors.test_dataset_ranking import Pair, pair
 
-TRAIN = str(Path(__file__).resolve().parents[2] / "examples" / "gang" / "train.py")
+TRAIN = str(Path(__file__).resolve().parents[2] / "examples" / "gang" / "train_together.py")
 
 
 async def started(cluster: Pair, task_id: str, **request: Any) -> None:

@@ -3,7 +3,7 @@
 Each node fits y = a x + b on its own points; after each step rank 0 averages the gradients of all and sends the mean back.
 FetchML starts it on all nodes together, says where rank 0 is, and ends it on all when one fails:
 
-    fetchmld submit --node-count 2 examples/gang/train.py
+    fetchmld submit --node-count 2 examples/gang/train_together.py
 """
 
 import json
