@@ -7,6 +7,7 @@ change can afford is in the release's numbers (`make chaos`).
 import contextlib
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -108,8 +109,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         shell = Shell(
             tmp_path_factory.mktemp("head") / "data", free_port(), {"FETCHMLD_REQUEUE_AFTER_S": "90"}, head.within
         )
-        made = Cluster(lan, shell, head, tmp_path_factory.mktemp("shared"))
-        with ending(shell):
+        with tempfile.TemporaryDirectory(prefix="fml-shared-") as shared, ending(shell):
+            Path(shared).chmod(0o777)  # tasks may write to it, whoever they run as
+            made = Cluster(lan, shell, head, Path(shared))
             made.start()
             yield made
 
