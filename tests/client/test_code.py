@@ -82,7 +82,7 @@ LINES = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(top=LINES, below=LINES, files=st.sets(st.lists(NAMES, min_size=1, max_size=3).map("/".join), max_size=12))
 def test_ignore_files_are_read_as_git_reads_them(
     tmp_path_factory: pytest.TempPathFactory, top: list[str], below: list[str], files: set[str]
