@@ -87,8 +87,8 @@ bench: env  ## Measure latency, throughput, idle load, memory; each beside its l
 
 # -- working on it
 
-test: env-dev env-examples  ## Run every test (bounded: 15 minutes)
-	@timeout --kill-after=20 900 $(BIN)/python -m pytest $(ARGS)
+test: env-dev env-examples  ## Run every test (bounded: 25 minutes)
+	@timeout --kill-after=20 1500 $(BIN)/python -m pytest $(ARGS)
 
 check: env-dev env-examples  ## Format, lint, types and the fast tests
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target types format-check fast
