@@ -92,7 +92,12 @@ class Attempts:
     """Every attempt that is not forgotten, and their processes. Must live on the thread that reaps."""
 
     def __init__(
-        self, loop: Loop, live_log: Callable[[int], str], isolation: Isolation, say: Callable[[str], None]
+        self,
+        loop: Loop,
+        live_log: Callable[[int], str],
+        isolation: Isolation,
+        marks: proctree.Marks,
+        say: Callable[[str], None],
     ) -> None:
         """`live_log` names a slot's file."""
         self.all: dict[str, Attempt] = {}
@@ -101,6 +106,7 @@ class Attempts:
         self._live_log = live_log
         self._say = say
         self._isolation = isolation
+        self._marks = marks
         self._spawner = spawning.Spawner(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
         self._children = proctree.OwnChildren()
         self._by_pid: dict[int, Attempt] = {}  # leaders that are our children and not reaped yet
@@ -116,7 +122,7 @@ class Attempts:
     def start(self, orders: list["Order"]) -> list[Attempt | spawning.StartFailed]:
         """Start the first process of each."""
         for order in orders:
-            order.start.env[proctree.MARK] = order.key
+            order.start.env[proctree.MARK] = self._marks.of(order.key)
         asked_t = boottime()
         pids = self._spawner.spawn_all([(order.start, order.log_fd) for order in orders])
         return [
@@ -170,7 +176,7 @@ class Attempts:
         roots = [attempt.pid] if attempt.alive else []
         roots += [pid for pid, key in self._orphans.items() if key == attempt.key]
         if attempt.adopted:  # not below us: its leftovers went to another reaper
-            roots += [pid for pid in proctree.find_marked({attempt.key}) if pid not in roots]
+            roots += [pid for pid in self._marks.find({attempt.key}) if pid not in roots]
         if attempt.cell is not None:
             roots += [pid for pid in attempt.cell.pids() if pid not in roots]
         return proctree.with_descendants(roots)
@@ -270,9 +276,9 @@ class Attempts:
         for attempt in (self._by_pid.get(session), *self._sweeping.values()):
             if attempt is not None and attempt.pid == session:
                 return attempt.key
-        mark = proctree.mark_of(pid)
-        if mark in self.all:
-            return mark
+        key = self._marks.key_of(pid)
+        if key in self.all:
+            return key
         output = proctree.output_of(pid)
         return next((a.key for a in self.all.values() if output and self._live_log(a.slot) == output), "")
 

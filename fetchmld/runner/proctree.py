@@ -5,6 +5,7 @@ of the runner (the subreaper). It is told whose it is by its session, else by th
 attempt's environment, else by the log file it writes to.
 """
 
+import hashlib
 import os
 from typing import Final, NamedTuple
 
@@ -135,17 +136,32 @@ def uid_of(pid: int) -> int:
     return int(raw[at + 6 :].split(b"\t", 1)[0]) if at >= 0 else -1
 
 
-def find_marked(keys: set[str], users: dict[int, str] | None = None) -> dict[int, str]:
-    """Every living process whose environment names one of `keys`, or whose user is one of `users`: pid to key.
+class Marks:
+    """The marks of one node directory's attempts; those of another on this machine may bear the same ids."""
 
-    Reads all of /proc: for recovery only.
-    """
-    found: dict[int, str] = {}
-    for pid in all_pids():
-        key = (users.get(uid_of(pid)) if users else None) or mark_of(pid)
-        if key in keys and (stat := stat_of(pid)) is not None and stat.state not in "ZX":
-            found[pid] = key
-    return found
+    def __init__(self, node_dir: str) -> None:
+        self._home = hashlib.blake2b(os.fsencode(os.path.realpath(node_dir)), digest_size=6).hexdigest() + "/"
+
+    def of(self, key: str) -> str:
+        """What the environment of that attempt's processes says."""
+        return self._home + key
+
+    def key_of(self, pid: int) -> str:
+        """The attempt of ours that the environment of `pid` names, or ""."""
+        mark = mark_of(pid)
+        return mark.removeprefix(self._home) if mark.startswith(self._home) else ""
+
+    def find(self, keys: set[str], users: dict[int, str] | None = None) -> dict[int, str]:
+        """Every living process whose environment names one of `keys`, or whose user is one of `users`: pid to key.
+
+        Reads all of /proc: for recovery only.
+        """
+        found: dict[int, str] = {}
+        for pid in all_pids():
+            key = (users.get(uid_of(pid)) if users else None) or self.key_of(pid)
+            if key in keys and (stat := stat_of(pid)) is not None and stat.state not in "ZX":
+                found[pid] = key
+        return found
 
 
 def boot_id() -> str:

@@ -131,7 +131,8 @@ class Runner:
         self._loop.watch(self._syncer.done_fd, self._on_synced)
         spawning.become_subreaper()
         _protect()
-        self._attempts = Attempts(self._loop, self._logs.live_path, self._isolation, say)
+        self._marks = proctree.Marks(node_dir)
+        self._attempts = Attempts(self._loop, self._logs.live_path, self._isolation, self._marks, say)
         self._catch_signals()
         self._lease_fd = os.open(f"{node_dir}/lease", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._read_lease()
@@ -508,7 +509,7 @@ class Runner:
         users = {
             entry.uid: key for key, entry in self._journal.entries.items() if entry.exit is None and entry.uid >= 0
         }
-        marked = proctree.find_marked(unended, users) if unended else {}
+        marked = self._marks.find(unended, users) if unended else {}
         for key, entry in self._journal.entries.items():
             if entry.exit is not None:
                 self._restore(key, entry)

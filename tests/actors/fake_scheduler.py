@@ -13,7 +13,7 @@ from typing import Any
 from actors.agent import Agent
 from fetchmld.channel import Client, Message, Peer, Reply, Server, serve
 from fetchmld.core.line import Line
-from fetchmld.runner.proctree import find_marked, stat_of
+from fetchmld.runner.proctree import Marks, stat_of
 from tests.runner.client import cgroups_of
 
 WAIT_S = 20.0
@@ -113,6 +113,10 @@ class Node:
     def node_dir(self) -> Path:
         return self.directory / "data" / "node"
 
+    @property
+    def marks(self) -> Marks:
+        return Marks(str(self.node_dir))
+
     async def open(self) -> "Node":
         await self.scheduler.open()
         await self.agent.start()
@@ -185,10 +189,10 @@ class Node:
         runner_pid = (await self.agent.ping())["runner_pid"]
         await self.agent.shutdown()
         self.scheduler.close()
-        for pid in [runner_pid, *find_marked(set(self.orders))]:
+        for pid in [runner_pid, *self.marks.find(set(self.orders))]:
             if pid and alive(pid):
                 os.kill(pid, signal.SIGKILL)
-        await until(lambda: not alive(runner_pid) and not find_marked(set(self.orders)), "the end of all processes")
+        await until(lambda: not alive(runner_pid) and not self.marks.find(set(self.orders)), "the end of all processes")
         for path in cgroups_of(self.node_dir):
             path.rmdir()
 

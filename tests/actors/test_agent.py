@@ -19,7 +19,7 @@ import pytest
 
 from fetchmld.core.caches import dataset_key
 from fetchmld.core.model import DatasetSpec
-from fetchmld.runner.proctree import boot_id, find_marked
+from fetchmld.runner.proctree import boot_id
 from fetchmld.store.content import ContentStore
 from tests.actors.fake_scheduler import Node, alive, on_node, until
 
@@ -138,7 +138,7 @@ def test_the_environment_is_built_from_nothing(monkeypatch: pytest.MonkeyPatch) 
 def test_a_stop_ends_the_tree_and_keeps_its_word() -> None:
     async def story(node: Node) -> None:
         node.launch("a", **sh("trap : TERM; setsid sleep 60 & echo up; while :; do sleep 1; done"))
-        await until(lambda: find_marked({"a-1-0"}), "its processes")
+        await until(lambda: node.marks.find({"a-1-0"}), "its processes")
         await node.scheduler.heard("phase", "a")
         while b"up" not in await node.output("a"):
             pass
@@ -148,7 +148,7 @@ def test_a_stop_ends_the_tree_and_keeps_its_word() -> None:
         assert (report["word"], report["detail"]) == ("CANCELLED", "asked for it")
         assert "exit_code" not in report
         assert "signal" not in report
-        assert not find_marked({"a-1-0"})
+        assert not node.marks.find({"a-1-0"})
         assert len(node.scheduler.all("ended")) == 1
 
     on_node(story, grace_s=0.3)
@@ -408,10 +408,10 @@ def test_a_task_outlives_the_agent() -> None:
             "a", **sh(f"echo up; while [ ! -e {flag} ]; do sleep 0.02; done; echo x > $FETCHML_OUTPUT_DIR/f; exit 5")
         )
         await node.scheduler.heard("phase", "a")
-        before = find_marked({"a-1-0"})
+        before = node.marks.find({"a-1-0"})
         await node.restart_agent()
         assert [(a["task_id"], a["phase"]) for a in node.scheduler.all("hello")[-1]["attempts"]] == [("a", "running")]
-        assert min(before) in find_marked({"a-1-0"})
+        assert min(before) in node.marks.find({"a-1-0"})
         flag.touch()
         report = await node.scheduler.ended("a")
         assert report["exit_code"] == 5
@@ -489,7 +489,7 @@ def test_a_killed_runner_is_replaced_and_the_end_is_unknown() -> None:
         pid = (await node.agent.ping())["runner_pid"]
         os.kill(pid, signal.SIGKILL)
         await until(lambda: node.agent._runner.pid != pid and node.agent._runner.connected, "the next runner")
-        assert find_marked({"a-1-0"})
+        assert node.marks.find({"a-1-0"})
         assert (await node.run("b", "/bin/true"))["exit_code"] == 0
         flag.touch()
         report = await node.scheduler.ended("a")
@@ -505,7 +505,7 @@ def test_what_a_restart_of_the_machine_ended_is_nobodys_failure() -> None:
         await node.scheduler.heard("phase", "a")
         pid = (await node.agent.ping())["runner_pid"]
         await node.agent.shutdown()
-        for one in [pid, *find_marked({"a-1-0"})]:
+        for one in [pid, *node.marks.find({"a-1-0"})]:
             os.kill(one, signal.SIGKILL)
         await until(lambda: not alive(pid), "the runner's end")
         journal = node.node_dir / "journal"

@@ -12,7 +12,7 @@ from typing import Any
 
 from fetchmld.runner.frames import Decoder, Message, encode
 from fetchmld.runner.isolation import tree_name
-from fetchmld.runner.proctree import find_marked, stat_of
+from fetchmld.runner.proctree import Marks, stat_of
 from fetchmld.runner.serve import command
 
 WAIT_S = 15.0
@@ -43,6 +43,7 @@ class RunnerClient:
 
     def __init__(self, directory: Path, idle_s: float = 60.0) -> None:
         self.node_dir = directory / "node"
+        self.marks = Marks(str(self.node_dir))
         self.socket_path = str(directory / "runner.sock")
         self.idle_s = idle_s
         self.keys: set[str] = set()
@@ -146,9 +147,9 @@ class RunnerClient:
     def close(self) -> None:
         """End the runner and everything that bears the mark of an attempt of ours."""
         self.disconnect()
-        for pid in [self.pid, *find_marked(self.keys)]:
+        for pid in [self.pid, *self.marks.find(self.keys)]:
             if pid and alive(pid):
                 os.kill(pid, signal.SIGKILL)
-        until(lambda: not find_marked(self.keys), "the attempts' death")
+        until(lambda: not self.marks.find(self.keys), "the attempts' death")
         for path in cgroups_of(self.node_dir):
             path.rmdir()

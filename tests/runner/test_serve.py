@@ -121,7 +121,7 @@ def test_asking_twice_starts_once(runner: RunnerClient) -> None:
     runner.start("u-1-0", "/bin/true")
     runner.take("exited", "u-1-0")
     assert not [message for message in runner.messages if message["event"] == "started" and message["key"] == "t-1-0"]
-    assert list(proctree.find_marked({"t-1-0"})) == [started["pid"]]
+    assert list(runner.marks.find({"t-1-0"})) == [started["pid"]]
 
 
 def test_stop_reaches_the_whole_tree(runner: RunnerClient) -> None:
@@ -238,9 +238,9 @@ def test_an_end_without_a_runner_is_unknown(fresh: RunnerClient) -> None:
     started = fresh.take("started")
     numbers(fresh, started["slot"], 1)
     fresh.kill_runner()
-    for pid in proctree.find_marked({"t-1-0"}):
+    for pid in fresh.marks.find({"t-1-0"}):
         os.kill(pid, signal.SIGKILL)
-    until(lambda: not proctree.find_marked({"t-1-0"}), "the attempt's end")
+    until(lambda: not fresh.marks.find({"t-1-0"}), "the attempt's end")
     fresh.connect()
     found = fresh.state["ended"] or [fresh.take("exited")]
     assert (found[0]["word"], "code" in found[0], "signal" in found[0]) == ("EXIT_UNKNOWN", False, False)
