@@ -11,7 +11,7 @@ Recorded changes carry their fact's sequence number, which a follower may come b
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -44,37 +44,58 @@ class Scope:
         return self.task_id in ("", task["id"]) and self.user_id in ("", task["user_id"])
 
 
+class Batch:
+    """What is told in one turn, shared by all it is told to: each event's number (0: none) and bytes, oldest first."""
+
+    __slots__ = ("oldest", "pieces", "size", "writes")
+
+    def __init__(self, pieces: list[tuple[int, bytes]], framing: Framing) -> None:
+        self.pieces = pieces
+        self.oldest = next((number for number, _ in pieces if number), 0)
+        events = [piece for _, piece in pieces]
+        self.writes = [b"".join(events)] if framing == "sse" else events  # a WebSocket's message is one event
+        self.size = sum(map(len, events))
+
+    def after(self, seq: int, framing: Framing) -> "Batch | None":
+        """Without what is numbered up to `seq`; None where nothing is left."""
+        if not self.oldest or self.oldest > seq:
+            return self
+        rest = [(number, piece) for number, piece in self.pieces if not number or number > seq]
+        return Batch(rest, framing) if rest else None
+
+
 @dataclass(slots=True, eq=False)
 class Follower:
-    """One stream's end of the hub: pieces that wait to be sent, each with the newest number in it."""
+    """One stream's end of the hub, with what waits to be sent."""
 
     scope: Scope
     framing: Framing
     after: int  # recorded changes up to this number are not wanted
-    pending: list[tuple[int, bytes]] = field(default_factory=list)
+    pending: list[Batch] = field(default_factory=list)
     pending_bytes: int = 0
     is_over: bool = False  # nothing follows what is pending
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def give(self, pieces: list[tuple[int, bytes]], size: int, now_seq: int) -> None:
+    def give(self, batch: Batch, now_seq: int) -> None:
         """More to send; too much is a reason to send `resync` instead and end."""
-        if self.is_over:
+        if self.is_over or (wanted := batch.after(self.after, self.framing)) is None:
             return
-        self.pending_bytes += size
+        self.pending_bytes += wanted.size
         if self.pending_bytes > PENDING_BYTES_MAX:
             self.end(now_seq)
             return
-        self.pending += pieces
+        self.pending.append(wanted)
         self.wake.set()
 
     def skip_to(self, seq: int) -> None:
         """What is told up to number `seq` is known otherwise."""
         self.after = max(self.after, seq)
-        self.pending = [(number, piece) for number, piece in self.pending if not number or number > self.after]
+        kept = [batch.after(self.after, self.framing) for batch in self.pending]
+        self.pending = [batch for batch in kept if batch is not None]
 
     def end(self, now_seq: int) -> None:
         """Send `resync` instead of what waits, and nothing after it: the client begins anew from `now_seq`."""
-        self.pending, self.is_over = [(0, frame(self.framing, "resync", {}, now_seq))], True
+        self.pending, self.is_over = [Batch([(0, frame(self.framing, "resync", {}, now_seq))], self.framing)], True
         self.wake.set()
 
     async def take(self, patience_s: float) -> list[bytes]:
@@ -84,8 +105,8 @@ class Follower:
                 async with asyncio.timeout(patience_s):
                     await self.wake.wait()
         self.wake.clear()
-        pieces, self.pending, self.pending_bytes = self.pending, [], 0
-        return [piece for _, piece in pieces]
+        batches, self.pending, self.pending_bytes = self.pending, [], 0
+        return [piece for batch in batches for piece in batch.writes]
 
 
 def frame(framing: Framing, kind: str, data: dict[str, Any], seq: int = 0) -> bytes:
@@ -168,7 +189,11 @@ class Hub:
             pieces = list(_encode(changes, scope, framing, encoded))
             if with_state and scope.with_workers:
                 pieces += [(0, piece) for piece in _state_frames(feed, framing)]
-            _give(followers, pieces, framing, self._seq)
+            if not pieces:
+                continue
+            batch = Batch(pieces, framing)
+            for follower in followers:
+                follower.give(batch, self._seq)
 
     def _resync(self) -> None:
         """Tell every follower to begin anew: nobody knows what they missed."""
@@ -197,23 +222,3 @@ def _state_frames(feed: Feed, framing: Framing) -> Iterator[bytes]:
         yield frame(framing, "worker_update", {"worker": wire.worker(view, [])})
     if feed["counts"] is not None:
         yield frame(framing, "queue_update", {"queue": dict(feed["counts"])})
-
-
-def _give(followers: Iterable[Follower], pieces: list[tuple[int, bytes]], framing: Framing, now_seq: int) -> None:
-    """Each follower's part of `pieces`: all, but for one that knows some of them."""
-    if not pieces:
-        return
-    numbers = [number for number, _ in pieces if number]
-    whole = _together(pieces) if framing == "sse" else pieces
-    size = sum(len(piece) for _, piece in whole)
-    for follower in followers:
-        if numbers and follower.after >= numbers[0]:
-            rest = [(number, piece) for number, piece in pieces if not number or number > follower.after]
-            follower.give(rest, sum(len(piece) for _, piece in rest), now_seq)
-        else:
-            follower.give(whole, size, now_seq)
-
-
-def _together(pieces: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-    """One piece, so that it is one write whatever the number of events."""
-    return [(max(number for number, _ in pieces), b"".join(piece for _, piece in pieces))]

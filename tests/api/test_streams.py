@@ -219,12 +219,28 @@ def test_one_who_cannot_keep_up_is_told_so_and_left() -> None:
         follower = feed.Follower(feed.Scope(), "sse", 0)
         size = feed.PENDING_BYTES_MAX // 4
         for number in range(5):
-            follower.give([(number, b"x" * size)], size, number)
+            follower.give(feed.Batch([(number, b"x" * size)], "sse"), number)
         (last,) = await follower.take(1.0)
         assert b"event: resync" in last
         assert last.startswith(b"id: 4\n")
         assert follower.is_over
         assert await follower.take(60.0) == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("framing", ["sse", "ws"])
+def test_who_knows_a_part_of_what_is_told_at_once_gets_the_rest(framing: feed.Framing) -> None:
+    async def run() -> None:
+        batch = feed.Batch([(11, b"a"), (0, b"b"), (12, b"c"), (13, b"d")], framing)
+        before, after = feed.Follower(feed.Scope(), framing, 0), feed.Follower(feed.Scope(), framing, 0)
+        before.skip_to(12)
+        before.give(batch, 13)
+        after.give(batch, 13)
+        after.skip_to(12)
+        assert b"".join(await before.take(1.0)) == b"".join(await after.take(1.0)) == b"bd"
+        after.give(feed.Batch([(11, b"a"), (12, b"c")], framing), 13)
+        assert not after.pending
 
     asyncio.run(run())
 

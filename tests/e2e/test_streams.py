@@ -48,10 +48,10 @@ class Following(threading.Thread):
         while self.wanted and (line := answer.readline()):
             name, _, value = line.decode().rstrip("\n").partition(": ")
             if name == "id":
-                number = self.last = value
+                number = value
             elif name == "data" and number:
                 self.events.append((int(number), json.loads(value)))
-                number = ""
+                self.last, number = number, ""  # an event that broke off has not been seen
 
     def ended(self) -> set[str]:
         return {event["task"]["id"] for _, event in list(self.events) if event["type"] == "task_complete"}
