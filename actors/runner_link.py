@@ -14,7 +14,7 @@ from typing import Final, cast
 
 from fetchmld.runner.frames import Decoder, FrameError, Message, encode
 from fetchmld.runner.isolation import THE_BEST, Wanted
-from fetchmld.runner.serve import IDLE_S, command
+from fetchmld.runner.process import IDLE_S, command
 
 log = logging.getLogger(__name__)
 

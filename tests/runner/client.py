@@ -12,8 +12,8 @@ from typing import Any
 
 from fetchmld.runner.frames import Decoder, Message, encode
 from fetchmld.runner.isolation import tree_name
+from fetchmld.runner.process import command
 from fetchmld.runner.proctree import Marks, stat_of
-from fetchmld.runner.serve import command
 
 WAIT_S = 15.0
 
