@@ -20,8 +20,8 @@ from fetchmld.channel import Client, Server, serve
 from fetchmld.config import Config
 from fetchmld.core.errors import BadRequest, Unavailable
 from fetchmld.core.messages import Fact
-from fetchmld.verify import SegmentResult
 from fetchmld.verify_checkpoints import read_log, verify_against
+from fetchmld.verify_walk import SegmentResult
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from fetchmld.store.landmarks import read_genesis
-from fetchmld.verify import SegmentResult, Walk
 from fetchmld.verify_merkle import Roots, Signed, handed_over, kept_leaves, leaf, read_signed, root_of_leaves
+from fetchmld.verify_walk import SegmentResult, Walk
 
 LOG_NAME: Final = "checkpoints.log"
 TILES_NAME: Final = "tiles"

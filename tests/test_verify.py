@@ -27,12 +27,11 @@ from fetchmld.verify import (
     UNREADABLE,
     VALID,
     VALID_UNVOUCHED,
-    SegmentResult,
     main_code,
     offline,
-    verify_index,
-    verify_segments,
 )
+from fetchmld.verify_index import verify_index
+from fetchmld.verify_walk import SegmentResult, verify_segments
 from tests.store.ledger_samples import (
     GENESIS,
     SEGMENT_BYTES,

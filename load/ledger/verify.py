@@ -25,8 +25,8 @@ from fetchmld.store.ledger import Ledger
 from fetchmld.store.log_tree import LogTree
 from fetchmld.store.notes import new_genesis
 from fetchmld.store.segment import HEADER, SIZE, list_segments, read_header
-from fetchmld.verify import verify_segments
 from fetchmld.verify_checkpoints import verify_ledger
+from fetchmld.verify_walk import verify_segments
 
 CHECKPOINTS = 500
 

@@ -15,8 +15,8 @@ from actors.history import HistoryActor
 from fetchmld.channel import Client
 from fetchmld.core.errors import BadRequest, Unavailable
 from fetchmld.core.messages import Fact
-from fetchmld.verify import SegmentResult
 from fetchmld.verify_checkpoints import verify_against
+from fetchmld.verify_walk import SegmentResult
 from tests.actors.record import Record, until
 from tests.store import task_facts as facts
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fetchmld.store.ledger import Ledger
-from fetchmld.verify import verify_segments
+from fetchmld.verify_walk import verify_segments
 from tests.fault.conftest import LONG, count
 from tests.store.ledger_samples import SEGMENT_BYTES, facts, open_ledger
 

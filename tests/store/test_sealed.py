@@ -16,7 +16,7 @@ from fetchmld.store.ledger import Ledger, LedgerDamaged
 from fetchmld.store.sealed import BLOCK_BYTES, open_segment, read_segment, seal
 from fetchmld.store.segment import list_segments
 from fetchmld.store.tail import Tail
-from fetchmld.verify import verify_segments
+from fetchmld.verify_walk import verify_segments
 from tests.store.ledger_samples import GENESIS, facts, fill, open_ledger
 
 EVENTS = 400
