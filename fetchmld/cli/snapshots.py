@@ -66,7 +66,7 @@ def _row(one: dict[str, Any]) -> tuple[str, ...]:
 @client_command
 def pull(session: Session, snapshot_id: str, directory: Path) -> None:
     """Write the files of a snapshot to DIR, which is made."""
-    from fetchmld.client.code import CannotSnapshot
+    from fetchmld.client.errors import CannotSnapshot
     from fetchmld.client.push import pull as fetch
 
     try:
@@ -81,7 +81,7 @@ def pull(session: Session, snapshot_id: str, directory: Path) -> None:
 
 def send(session: Session, directory: Path) -> dict[str, Any]:
     """Push with a bar on stderr, where that is a terminal."""
-    from fetchmld.client.code import CannotSnapshot
+    from fetchmld.client.errors import CannotSnapshot
     from fetchmld.client.push import push as send_all
 
     try:
@@ -93,7 +93,7 @@ def send(session: Session, directory: Path) -> dict[str, Any]:
 
 def local_id(directory: str) -> str:
     """The id that a directory would get if it were sent."""
-    from fetchmld.client.code import CannotSnapshot
+    from fetchmld.client.errors import CannotSnapshot
     from fetchmld.client.push import id_of, manifest_of
 
     try:

@@ -130,7 +130,7 @@ class Client(Endpoints):
     def push(self, directory: str | Path, on_progress: Callable[[int, int], object] = lambda _done, _all: None) -> Json:
         """Make a snapshot of a directory, sending only what is not there yet; its `id` goes into a request's `snapshot_id`.
 
-        `on_progress` is told how many bytes of how many have been sent. Raises `client.code.CannotSnapshot` as well.
+        `on_progress` is told how many bytes of how many have been sent. Raises `client.errors.CannotSnapshot` as well.
         """
         from fetchmld.client.push import push
 

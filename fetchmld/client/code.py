@@ -1,8 +1,8 @@
 """A directory as a snapshot of code: which of its files belong to it, and what git says of them.
 
-Left out are what `.gitignore` files leave out (not what git tracks nevertheless), what `.fetchmlignore` files leave out, in
-the same syntax and with the last word, and a few things that nobody means (`BUILT_IN`, `NEVER`). Links to what lies inside
-count as what they lead to; links to anywhere else, and what is neither a file nor a directory, are refused by name.
+What ignore files leave out is `client.ignored`'s to say; version control's own directories (`NEVER`) never belong to it.
+Links to what lies inside count as what they lead to; links to anywhere else, and what is neither a file nor a directory,
+are refused by name.
 """
 
 import os
@@ -13,19 +13,14 @@ from pathlib import Path
 from typing import Final
 
 from blake3 import blake3
-from pathspec import GitIgnoreSpec
 
-from fetchmld.client.errors import ClientError
+from fetchmld.client.errors import CannotSnapshot
 from fetchmld.client.git import Repository
+from fetchmld.client.ignored import Ignored, Place
 from fetchmld.manifest import FILES_MAX, CodeFile, CodeManifest, check_path
 
-BUILT_IN: Final = ("__pycache__", ".venv", ".DS_Store")  # unless an ignore file takes one back in
 NEVER: Final = frozenset({".git", ".hg", ".svn"})
 PIECE_BYTES: Final = 2**20
-
-
-class CannotSnapshot(ClientError):
-    """This directory cannot be a snapshot; says which file is in the way and what to do."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -51,7 +46,7 @@ class Code:
     def files(self) -> list[Found]:
         """All that belong to it, by path."""
         found = []
-        for one in self._walk(self.top, "", ()):
+        for one in self._walk(self.top, "", (), hidden=False):
             found.append(one)
             if len(found) > FILES_MAX:
                 raise CannotSnapshot(
@@ -66,7 +61,7 @@ class Code:
         if self.repository is None:
             return b""
         known = {one.path for one in files}
-        changed = [path for path in self.repository.changed(self.top) if path in known or not self._is_left_out(path)]
+        changed = [path for path in self.repository.changed(self.top) if path in known or self._is_gone(path)]
         return self.repository.diff(self.top, changed)
 
     def manifest(self, files: list[Found], diff: bytes) -> tuple[CodeManifest, dict[str, Found | bytes]]:
@@ -86,11 +81,15 @@ class Code:
                 sources.setdefault(manifest["diff"], diff)
         return manifest, sources
 
-    def _is_left_out(self, path: str) -> bool:
-        return os.path.lexists(os.path.join(self.top, path)) or self._ignored.leaves_out(path, is_directory=False)
+    def _is_gone(self, path: str) -> bool:
+        """Is it of the snapshot, though it is there no more?"""
+        return not os.path.lexists(os.path.join(self.top, path)) and not self._ignored.unwanted(path)
 
-    def _walk(self, directory: str, below: str, inside: tuple[str, ...]) -> Iterator[Found]:
-        """`below`: what the directory is called in the snapshot; `inside`: the real directories that lead here."""
+    def _walk(self, directory: str, below: str, inside: tuple[str, ...], hidden: bool) -> Iterator[Found]:
+        """`below`: what the directory is called in the snapshot; `inside`: the real directories that lead here.
+
+        `hidden`: git ignores the directory, and only what it tracks there nevertheless is wanted.
+        """
         real = os.path.realpath(directory)
         if real in inside:
             raise CannotSnapshot(f"{below!r} is a link to a directory that it lies in; name it in .fetchmlignore")
@@ -99,12 +98,13 @@ class Code:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 path = f"{below}/{entry.name}" if below else entry.name
                 is_directory = entry.is_dir()
-                if entry.name in NEVER or self._ignored.leaves_out(path, is_directory):
+                place = Place.OUT if entry.name in NEVER else self._ignored.place(path, is_directory, hidden)
+                if place is Place.OUT:
                     continue
                 if entry.is_symlink():
                     self._check_link(entry.path, path)
                 if is_directory:
-                    yield from self._walk(entry.path, path, (*inside, real))
+                    yield from self._walk(entry.path, path, (*inside, real), place is Place.HIDDEN)
                 else:
                     yield self._file(entry.path, path)
 
@@ -126,80 +126,6 @@ class Code:
         except ValueError as error:
             raise CannotSnapshot(f"{error}; rename it, or name it in .fetchmlignore") from None
         return Found(path, source, status.st_size, bool(status.st_mode & 0o111))
-
-
-class Ignored:
-    """What ignore files say, as git reads them: the deepest directory's file first, and the last line that matches."""
-
-    def __init__(self, top: str, repository: Repository | None) -> None:
-        self._tracked = repository.tracked(top) if repository is not None else set()
-        self._tracked_above = {path[:at] for path in self._tracked for at, letter in enumerate(path) if letter == "/"}
-        self._built_in = GitIgnoreSpec.from_lines(BUILT_IN)
-        self._ours: dict[str, GitIgnoreSpec] = {}  # by the directory that the file lies in
-        self._gits: dict[str, GitIgnoreSpec] = {}
-        self._above: list[
-            tuple[str, GitIgnoreSpec]
-        ] = []  # of directories above the top: (path from there to it, rules)
-        if repository is not None:
-            self._read_above(top, repository.top)
-
-    def _read_above(self, top: str, repository_top: str) -> None:
-        place = top
-        while place != repository_top:
-            place = os.path.dirname(place)
-            if rules := _rules(os.path.join(place, ".gitignore")):
-                self._above.append((os.path.relpath(top, place) + "/", rules))
-        if rules := _rules(os.path.join(repository_top, ".git", "info", "exclude")):
-            prefix = os.path.relpath(top, repository_top)
-            self._above.append(("" if prefix == "." else prefix + "/", rules))
-
-    def enter(self, directory: str, below: str) -> None:
-        """Read the ignore files of a directory."""
-        for name, known in ((".fetchmlignore", self._ours), (".gitignore", self._gits)):
-            if rules := _rules(os.path.join(directory, name)):
-                known[below] = rules
-
-    def leaves_out(self, path: str, is_directory: bool) -> bool:
-        """Is it left out? Its directories are not."""
-        verdict = _ask(self._ours, path, is_directory)
-        if verdict is not None:
-            return verdict
-        if path in self._tracked or (is_directory and path in self._tracked_above):
-            return False
-        verdict = _ask(self._gits, path, is_directory)
-        if verdict is not None:
-            return verdict
-        for prefix, rules in self._above:
-            verdict = _verdict(rules, prefix + path, is_directory)
-            if verdict is not None:
-                return verdict
-        return bool(_verdict(self._built_in, path, is_directory))
-
-
-def _ask(known: dict[str, GitIgnoreSpec], path: str, is_directory: bool) -> bool | None:
-    """What the deepest file that has an opinion says; None where none has."""
-    place = path
-    while known and place:
-        place = place.rpartition("/")[0]
-        if place in known:
-            verdict = _verdict(known[place], path[len(place) + 1 :] if place else path, is_directory)
-            if verdict is not None:
-                return verdict
-    return None
-
-
-def _verdict(rules: GitIgnoreSpec, path: str, is_directory: bool) -> bool | None:
-    return rules.check_file(f"{path}/" if is_directory else path).include
-
-
-def _rules(file: str) -> GitIgnoreSpec | None:
-    try:
-        with open(file, encoding="utf-8", errors="surrogateescape") as lines:
-            return GitIgnoreSpec.from_lines(lines.read().splitlines())
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise CannotSnapshot(f"cannot read {file}: {error}") from None
 
 
 def hash_file(source: str) -> tuple[str, int]:

@@ -4,7 +4,8 @@ ClientError
 ├── ApiError       the daemon answered with an error; `code` and `status` are the contract's
 ├── Unreachable    nobody answered at the address, or the connection broke
 │   └── Lost       it broke after the request was sent: nobody knows whether it was carried out
-└── TimedOut       somebody is there, but no answer came in time
+├── TimedOut       somebody is there, but no answer came in time
+└── CannotSnapshot this directory cannot be a snapshot
 """
 
 from typing import Any
@@ -12,6 +13,10 @@ from typing import Any
 
 class ClientError(Exception):
     """Base of every error that the client raises by itself."""
+
+
+class CannotSnapshot(ClientError):
+    """This directory cannot be a snapshot; says which file is in the way and what to do."""
 
 
 class ApiError(ClientError):

@@ -11,6 +11,7 @@ from fetchmld.manifest import bare_remote, is_commit
 GIT_MAX_S: Final = 60.0
 DIFF_BYTES_MAX: Final = 64 * 2**20
 ARGUMENTS_MAX: Final = 1000  # paths in one command
+_USERS_EXCLUDES: Final = os.path.join(os.environ.get("XDG_CONFIG_HOME") or "~/.config", "git", "ignore")
 
 
 @dataclass(slots=True, frozen=True)
@@ -38,6 +39,13 @@ class Repository:
     def tracked(self, directory: str) -> set[str]:
         """Paths below `directory` that git tracks, whatever is ignored."""
         return set(_names(_git(directory, "ls-files", "-z", "--", ".")))
+
+    def exclude_files(self) -> list[str]:
+        """What git reads beside `.gitignore` files, the first with the say: the repository's own, then the user's."""
+        own = _git(self.top, "rev-parse", "--git-path", "info/exclude") or b""
+        users = _git(self.top, "config", "--type=path", "--get", "core.excludesFile") or os.fsencode(_USERS_EXCLUDES)
+        found = (os.fsdecode(file.rstrip(b"\n")) for file in (own, users))
+        return [os.path.join(self.top, os.path.expanduser(file)) for file in found if file]
 
     def changed(self, directory: str) -> list[str]:
         """Tracked paths below `directory` that are not as committed, those that are gone among them."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import BinaryIO, Final, Protocol, cast
 
 from fetchmld.client.calls import Json
-from fetchmld.client.code import CannotSnapshot, Code, Found
-from fetchmld.client.errors import ApiError, ClientError
+from fetchmld.client.code import Code, Found
+from fetchmld.client.errors import ApiError, CannotSnapshot, ClientError
 from fetchmld.client.patience import Patience
 from fetchmld.manifest import CodeFile, CodeManifest, canonical
 from fetchmld.unpacking import Damaged, unpack

@@ -1,15 +1,14 @@
-"""Which files of a directory are a snapshot of it: ignore files held against git itself, links, odd files, git."""
+"""Which files of a directory are a snapshot of it: ignore files of both kinds, links, odd files, git."""
 
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fetchmld.client import code as code_module
-from fetchmld.client.code import CannotSnapshot, Code
+from fetchmld.client.code import Code
+from fetchmld.client.errors import CannotSnapshot
 from fetchmld.client.push import manifest_of
 
 IDENTITY = {
@@ -70,37 +69,6 @@ def test_what_git_tracks_is_not_ignored_by_git_but_may_be_by_us(tmp_path: Path) 
     git(tmp_path, "add", "-f", "data/a.csv", "data/c.csv")
     lay(tmp_path, {".fetchmlignore": "c.csv\n"})
     assert paths(tmp_path) == [".fetchmlignore", ".gitignore", "data/a.csv"]
-
-
-NAMES = st.sampled_from(["a", "b", "a.log", "data", "x.py"])
-LINES = st.lists(
-    st.sampled_from(
-        ["*.log", "a", "/a", "a/", "data/", "/data/*", "!data/a", "**/b", "data/**", "!data/b", "*", "!*/", "!*.py",
-         "# x", "", "a/b", "[ab]", "\\!x", "b/", "!a", "data/*/b", "x.*", "?"]
-    ),
-    max_size=4,
-)  # fmt: skip
-
-
-@settings(max_examples=12, deadline=None, derandomize=True)
-@given(top=LINES, below=LINES, files=st.sets(st.lists(NAMES, min_size=1, max_size=3).map("/".join), max_size=12))
-def test_ignore_files_are_read_as_git_reads_them(
-    tmp_path_factory: pytest.TempPathFactory, top: list[str], below: list[str], files: set[str]
-) -> None:
-    directory = tmp_path_factory.mktemp("r")
-    good = {name for name in files if not any(other.startswith(name + "/") for other in files)}
-    lay(
-        directory,
-        {"z": "", ".gitignore": "\n".join(top), "data/.gitignore": "\n".join(below)}
-        | dict.fromkeys(good - {"data"}, ""),
-    )
-    git(directory, "init", "-q", "--template=")
-    said = git(directory, "ls-files", "-co", "--exclude-standard", "-z").decode().split("\0")
-    try:
-        ours = paths(directory)
-    except CannotSnapshot:
-        ours = []
-    assert ours == sorted(name for name in said if name)
 
 
 def test_links_inside_are_followed_and_others_are_refused_by_name(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ import pytest
 from blake3 import blake3
 
 from fetchmld.client import patience
-from fetchmld.client.code import CannotSnapshot
-from fetchmld.client.errors import ApiError, Unreachable
+from fetchmld.client.errors import ApiError, CannotSnapshot, Unreachable
 from fetchmld.client.push import id_of, manifest_of, pull, push
 
 
