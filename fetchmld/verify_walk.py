@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from zlib import crc32
 
 from blake3 import blake3
 
@@ -20,10 +19,7 @@ from fetchmld.store.landmarks import Head, read_genesis, read_head
 from fetchmld.store.sealed import read_segment
 from fetchmld.store.segment import (
     ENTRY,
-    ENTRY_EXTRA_BYTES,
     HEADER,
-    MAGIC,
-    SIZE,
     TRAILER,
     FrameHeader,
     is_zero,
@@ -31,11 +27,9 @@ from fetchmld.store.segment import (
     payload_intact,
     read_header,
 )
+from fetchmld.verify_frames import NO_LIMIT, pass_over
 from fetchmld.verify_records import record_row, records
 
-_STEP: Final = struct.Struct(">32sI8sQ32s")  # an event's hash, and what the next entry begins with (segment.ENTRY)
-_FRAME: Final = struct.Struct(HEADER.format + ENTRY.format[1:])  # a frame's header, and how its first entry begins
-_STEP_TO_RECORD: Final = HASH_BYTES + SIZE.size
 _ROTATE: Final = b"key.rotate"
 
 
@@ -179,42 +173,10 @@ class Walk:
 
     def _pass_over(self, buffer: bytes, at: int) -> int:
         """Go over frames in which all is right, fast; stop where a second look is needed, or where the end is."""
-        seq, root, unpack_from, view = self.next_seq, self.root_hash, _FRAME.unpack_from, memoryview(buffer)
-        leaves, right_tag, trailer, hasher = self._leaves, RECORD_TAG, TRAILER, blake3()
-        keep, update, digest_of, reset = leaves.append, hasher.update, hasher.digest, hasher.reset
-        limit = self._upto + 1 if self._upto is not None else 2**64
+        limit = self._upto + 1 if self._upto is not None else NO_LIMIT
         if self._head is not None:
             limit = min(limit, self._head.next_seq)
-        end, stop_max = len(buffer) - _FRAME.size, len(buffer) - len(trailer)
-        while seq < limit and at <= end:
-            (magic, first, acked, events, payload_bytes, payload_crc, header_crc, size, tag, number, link) = (
-                unpack_from(buffer, at)
-            )
-            start, last = at + HEADER.size, first + events
-            stop = start + payload_bytes
-            if magic != MAGIC or first != seq or acked > first or not events or last > limit or stop > stop_max:
-                break
-            if crc32(view[at : start - 4]) != header_crc or crc32(view[start:stop]) != payload_crc:
-                break
-            if events == 1:  # half of what follows would be setting out for one event
-                reset()
-                update(buffer[start + SIZE.size : stop - HASH_BYTES])
-                newest = digest_of()
-                if link != root or number != seq or tag != right_tag or size != payload_bytes - ENTRY_EXTRA_BYTES:
-                    break
-                if buffer[stop - HASH_BYTES : stop + len(trailer)] != newest + trailer:
-                    break
-                keep(newest)
-            else:
-                try:
-                    newest = _newest_if_right(buffer, start, stop, seq, last, root, keep)
-                except struct.error:
-                    newest = b""
-                if not newest:
-                    del leaves[seq - self._leaves_at :]
-                    break
-            seq, root, at = last, newest, stop + len(trailer)
-        self.next_seq, self.root_hash = seq, root
+        at, self.next_seq, self.root_hash = pass_over(buffer, at, self.next_seq, self.root_hash, limit, self._leaves)
         self._compare_head()
         return at
 
@@ -281,41 +243,6 @@ class Walk:
         with suppress(Bad):
             walk.run()
         return walk.root_hash
-
-
-def _newest_if_right(
-    buffer: bytes, at: int, stop: int, seq: int, last: int, root: bytes, keep: Callable[[bytes], None]
-) -> bytes:
-    """The hash of event `last - 1` if all of the frame's events and its end are right, else nothing.
-
-    Each event's hash is handed to `keep`, also where a later one turns out wrong. The hot loop: each turn reads one
-    record's hash and the next one's length, tag, number and link at once. One hasher for all is a third faster than one
-    for each. Raises struct.error where the file ends before the frame does.
-    """
-    hasher = blake3()
-    update, digest_of, reset = hasher.update, hasher.digest, hasher.reset
-    unpack_from, right_tag, to_record = _STEP.unpack_from, RECORD_TAG, _STEP_TO_RECORD
-    size, tag, number, link = ENTRY.unpack_from(buffer, at)
-    record_at = at + SIZE.size
-    at = record_at + size
-    if link != root or number != seq or tag != right_tag or at > stop:
-        return b""
-    update(buffer[record_at:at])
-    digest = digest_of()
-    keep(digest)
-    for due in range(seq + 1, last):
-        reset()
-        stored, size, tag, number, link = unpack_from(buffer, at)
-        if not stored == link == digest or number != due or tag != right_tag:
-            return b""
-        record_at = at + to_record
-        at = record_at + size
-        update(buffer[record_at:at])
-        digest = digest_of()
-        keep(digest)
-    if at + HASH_BYTES != stop or buffer[at : stop + len(TRAILER)] != digest + TRAILER:
-        return b""
-    return digest
 
 
 def _entry(buffer: bytes, at: int) -> tuple[bytes, bytes, int, bytes, int] | None:

@@ -1,0 +1,146 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True, binding=False
+"""The verifier's walk over frames in which all is right, natively; `verify_frames.py` is the specification.
+
+It shares no code with the writer: the offsets below are those of `docs/ledger-format.md`, and the sum is computed here.
+Only BLAKE3 is a library's, called once for each record. Whatever is not right ends the walk before that frame, and the
+caller looks again in Python to say what it is.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp
+
+from blake3 import blake3
+
+cdef enum:
+    FRAME_HEADER = 40
+    HEADER_SUMMED = 36  # its bytes before its own sum
+    RECORD_HEAD = 48  # of a record: tag, number, prev_hash
+    HASH = 32
+    LENGTH = 4
+    END = 8
+
+cdef const char* MAGIC = b"FMLFRM01"
+cdef const char* TRAILER = b"FMLEND01"
+cdef const char* TAG = b"FMLEVT01"
+cdef uint32_t SUMS[8][256]  # SUMS[n][byte]: what a byte does to the sum with n zero bytes behind it
+
+
+cdef void _make_sums() noexcept:
+    cdef uint32_t value
+    cdef int byte, bit, behind
+    for byte in range(256):
+        value = byte
+        for bit in range(8):
+            value = (value >> 1) ^ (<uint32_t>0xEDB88320 * (value & 1))
+        SUMS[0][byte] = value
+    for behind in range(1, 8):
+        for byte in range(256):
+            SUMS[behind][byte] = (SUMS[behind - 1][byte] >> 8) ^ SUMS[0][SUMS[behind - 1][byte] & 0xFF]
+
+
+_make_sums()
+
+
+cdef uint32_t _sum(const uint8_t* at, Py_ssize_t size) noexcept nogil:
+    """CRC-32 as zip and PNG have it, eight bytes at a time."""
+    cdef uint32_t value = ~(<uint32_t>0)
+    while size >= 8:
+        value ^= at[0] | (<uint32_t>at[1] << 8) | (<uint32_t>at[2] << 16) | (<uint32_t>at[3] << 24)
+        value = (
+            SUMS[7][value & 0xFF]
+            ^ SUMS[6][(value >> 8) & 0xFF]
+            ^ SUMS[5][(value >> 16) & 0xFF]
+            ^ SUMS[4][value >> 24]
+            ^ SUMS[3][at[4]]
+            ^ SUMS[2][at[5]]
+            ^ SUMS[1][at[6]]
+            ^ SUMS[0][at[7]]
+        )
+        at += 8
+        size -= 8
+    while size > 0:
+        value = (value >> 8) ^ SUMS[0][(value ^ at[0]) & 0xFF]
+        at += 1
+        size -= 1
+    return ~value
+
+
+cdef uint32_t _u32(const uint8_t* at) noexcept nogil:
+    return (<uint32_t>at[0] << 24) | (<uint32_t>at[1] << 16) | (<uint32_t>at[2] << 8) | at[3]
+
+
+cdef uint64_t _u64(const uint8_t* at) noexcept nogil:
+    return (<uint64_t>_u32(at) << 32) | _u32(at + 4)
+
+
+def crc32(bytes data) -> int:
+    return _sum(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+
+def pass_over(bytes buffer, Py_ssize_t at, uint64_t seq, bytes root, uint64_t limit, list leaves):
+    """As `verify_frames.pass_over`."""
+    cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(buffer)
+    cdef Py_ssize_t left = PyBytes_GET_SIZE(buffer) - at, payload
+    cdef const uint8_t* frame
+    cdef uint32_t events
+    cdef bytes newest
+    if PyBytes_GET_SIZE(root) != HASH:
+        return at, seq, root
+    hasher = blake3()
+    calls = hasher.reset, hasher.update, hasher.digest
+    while seq < limit and left >= FRAME_HEADER + END:
+        frame = base + at
+        events, payload = _u32(frame + 24), _u32(frame + 28)
+        if memcmp(frame, MAGIC, 8) or _u64(frame + 8) != seq or _u64(frame + 16) > seq or not events:
+            break
+        if events > limit - seq or payload > left - FRAME_HEADER - END or _u32(frame + 36) != _sum(frame, HEADER_SUMMED):
+            break
+        if _u32(frame + 32) != _sum(frame + FRAME_HEADER, payload):
+            break
+        if memcmp(frame + FRAME_HEADER + payload, TRAILER, END):
+            break
+        newest = _newest_if_right(frame + FRAME_HEADER, payload, seq, events, root, calls, leaves)
+        if newest is None:
+            break
+        seq, root = seq + events, newest
+        payload += FRAME_HEADER + END
+        at += payload
+        left -= payload
+    return at, seq, root
+
+
+cdef bytes _newest_if_right(
+    const uint8_t* entry, Py_ssize_t left, uint64_t seq, uint32_t events, bytes root, tuple calls, list leaves
+):
+    """The hash of the frame's last event, if each of them is right and they fill its payload; else None.
+
+    `leaves` is longer by the events' hashes only if all are right.
+    """
+    cdef const char* prev = PyBytes_AS_STRING(root)
+    cdef Py_ssize_t size, kept = len(leaves)
+    cdef bytes digest = None
+    reset, update, digest_of = calls
+    while events:
+        size = _u32(entry) if left >= LENGTH + RECORD_HEAD + HASH else 0
+        if size < RECORD_HEAD or size > left - LENGTH - HASH:
+            break
+        entry += LENGTH
+        if memcmp(entry, TAG, 8) or _u64(entry + 8) != seq or memcmp(entry + 16, prev, HASH):
+            break
+        reset()
+        update(PyBytes_FromStringAndSize(<const char*>entry, size))
+        digest = digest_of()
+        entry += size
+        if memcmp(PyBytes_AS_STRING(digest), entry, HASH):
+            break
+        leaves.append(digest)
+        prev = PyBytes_AS_STRING(digest)
+        entry += HASH
+        left -= LENGTH + size + HASH
+        seq += 1
+        events -= 1
+    if events or left:
+        del leaves[kept:]
+        return None
+    return digest
