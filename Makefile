@@ -110,6 +110,8 @@ lock: $(VENV)/.made  ## Resolve the dependencies of pyproject.toml anew, with ha
 	@$(LOCK) $(ARGS) pyproject.toml build.in --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 	@$(LOCK) $(ARGS) pyproject.toml --extra examples --constraint requirements.lock --output-file requirements-examples.lock
 	@rm build.in
+	@for each in $(basename $(wildcard fetchmld/environments/*.in)); do \
+		$(LOCK) $(ARGS) $$each.in --output-file $$each.lock; done
 
 clean:  ## Remove what was built; var/ (the data) stays
 	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis load/bin

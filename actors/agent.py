@@ -24,6 +24,7 @@ from actors.ray_channel import Gate, over_ray
 from actors.ray_compat import NAMESPACE
 from actors.runner_link import RunnerLink
 from actors.runner_words import name_of, report_of, split_name, start_failure
+from actors.sidecars import Sidecars
 from actors.task_code import CodeSource
 from actors.workspace import empty
 from actors.workspaces import Workspaces
@@ -105,6 +106,7 @@ class Agent:
         )
         self._logs = LogReader(str(paths.node_dir / "logs"), self._config.log_bytes_max)
         self._runner = RunnerLink(paths.node_dir, run_dir / "runner.sock", self._on_runner)
+        self._sidecars = Sidecars(paths.node_dir, run_dir, self._runner)
         self._scheduler = Client(self._scheduler_path, self._on_scheduler, self._greet)
         self._preparing: dict[RunKey, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -142,6 +144,7 @@ class Agent:
     async def start(self) -> None:
         """Find the runner, or start one, learn what it has, and join the scheduler."""
         self._workspaces.make_roots()
+        self._sidecars.open()
         await asyncio.to_thread(self._environments.open)
         gpus = await asyncio.to_thread(self._gpus.find)
         self._gpus.start()
@@ -311,6 +314,8 @@ class Agent:
     def _on_runner(self, messages: list[frames.Message]) -> None:
         events: list[Event] = []
         for message in messages:
+            if self._sidecars.take(message):
+                continue
             match message["event"]:
                 case "started":
                     key, rank = split_name(message["key"])
@@ -322,7 +327,7 @@ class Agent:
                     program = self._preparer.program_of(split_name(message["key"])[0])
                     events.append(start_failure(message, program))
                 case "state":
-                    events += self._on_state(message)
+                    events += self._on_state(self._sidecars.take_state(message))
         self._apply(events)
 
     def _on_state(self, state: frames.Message) -> list[Event]:
@@ -429,6 +434,8 @@ class Agent:
 
     def _on_requests(self, _peer: Peer, messages: list[Message]) -> None:
         for message in messages:
+            if self._sidecars.answers(message):
+                continue
             if message.kind == "log.read":
                 self._spawn_task(self._logs.answer(message, self._is_here))
             elif message.kind == "ping":

@@ -23,6 +23,10 @@ from fetchmld.core.messages import (
     KeyRevoked,
     LiveAttempt,
     PhaseReported,
+    PluginConfigured,
+    PluginReverted,
+    PluginSeen,
+    PluginUsed,
     PriorityChanged,
     ReservationAsked,
     ReservationReleased,
@@ -141,6 +145,22 @@ def _facts(body: Body, at_us: int, ticket: int) -> list[Event]:
     return [event for fact in facts for event in _fact(fact, at_us, ticket if fact is facts[-1] else 0)]
 
 
+def _configure_plugin(body: Body, at_us: int, ticket: int) -> list[Event]:
+    return [PluginConfigured(**{**body, "user_id": UserId(body["user_id"]), "at_us": at_us, "ticket": ticket})]
+
+
+def _plugin_seen(body: Body, at_us: int, ticket: int) -> list[Event]:
+    return [PluginSeen(**body, at_us=at_us)]
+
+
+def _plugin_reverted(body: Body, at_us: int, ticket: int) -> list[Event]:
+    return [PluginReverted(**body, at_us=at_us)]
+
+
+def _plugin_used(body: Body, at_us: int, ticket: int) -> list[Event]:
+    return [PluginUsed(body["name"], TaskId(body["task_id"]), body["use"], at_us, ticket)]
+
+
 def _hello(body: Body, at_us: int, ticket: int) -> list[Event]:
     attempts = [LiveAttempt(TaskId(a["task_id"]), a["attempt"], a["phase"]) for a in body["attempts"]]
     worker, capacity = WorkerId(body["worker_id"]), capacity_of(body["capacity"])
@@ -192,6 +212,10 @@ EVENTS: Final[dict[str, Callable[[Body, int, int], list[Event]]]] = {
     "experiment": _experiment,
     "create_key": _key,
     "revoke_key": _revoke,
+    "configure_plugin": _configure_plugin,
+    "plugin_seen": _plugin_seen,
+    "plugin_reverted": _plugin_reverted,
+    "plugin_used": _plugin_used,
     "notes": _facts,
     "fact": _fact,
     "hello": _hello,

@@ -365,6 +365,11 @@ class SchedulerActor:
                 value = asdict(key) if key else None
             case "keys":
                 value = [asdict(key) for key in reversed(core.state.keys.values())]
+            case "plugins":
+                value = [asdict(plugin) for plugin in core.state.plugins.values()]
+            case "experiment_name":
+                found = core.state.experiments.get(body["experiment_id"])
+                value = found["name"] if found else ""
             case "watch":
                 self._watchers.add(message.peer)
                 value = {"seq": self._ledger.next_seq - 1}

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from actors.sidecars import SLOTS_MAX
 from actors.workspace import PARTS, Workspace
 
 SPARES_MAX: Final = 128
@@ -43,7 +44,9 @@ class Workspaces:
             return
         taken = {os.lstat(entry.path).st_uid for entry in os.scandir(self._attempts)}
         self._users = users
-        self._free = deque(uid for uid in users[:-1] if uid not in taken)  # the runner tries itself out as the last
+        self._free = deque(
+            uid for uid in users[:-SLOTS_MAX] if uid not in taken
+        )  # the last are sidecars' and the runner's
         for spare in self._spares:
             spare.discard(self.trash)
         self._spares.clear()

@@ -1,4 +1,4 @@
-"""The lives of a task, of a worker and of a reservation, as data.
+"""The lives of a task, of a worker, of a reservation and of a plugin, as data.
 
 Every status in the core changes through `advance`, and `advance` knows only the tables below. A status that is not
 listed under the current one is refused: `Impossible` is raised and nothing changes, because a wrong transition means
@@ -20,12 +20,25 @@ wants it empty. Whoever comes back is `active`, or `draining` again if that was 
 
 A reservation is `active` from its creation, also before it begins; `claimed` once the first task of it has started;
 `expired` when its time is over or somebody gave it back. It ends once.
+
+A plugin is `stopped` while it is not enabled. Enabled, or given other settings, it is `starting` until it has answered
+well; then it is `healthy` or `unhealthy`, as it was last seen. One that crashes stays `unhealthy` until it answers again,
+however often it is started meanwhile, so that a crash loop is two facts and not two thousand.
 """
 
 from collections.abc import Mapping
 from typing import Any, Final, cast, overload
 
-from fetchmld.core.model import Reservation, ReservationStatus, Task, TaskStatus, Worker, WorkerStatus
+from fetchmld.core.model import (
+    Plugin,
+    PluginState,
+    Reservation,
+    ReservationStatus,
+    Task,
+    TaskStatus,
+    Worker,
+    WorkerStatus,
+)
 
 TASK: Final[dict[TaskStatus, frozenset[TaskStatus]]] = {
     "queued": frozenset({"preparing", "failed"}),
@@ -49,6 +62,13 @@ RESERVATION: Final[dict[ReservationStatus, frozenset[ReservationStatus]]] = {
     "expired": frozenset(),
 }
 
+PLUGIN: Final[dict[PluginState, frozenset[PluginState]]] = {
+    "stopped": frozenset({"starting"}),
+    "starting": frozenset({"healthy", "unhealthy", "stopped"}),
+    "healthy": frozenset({"unhealthy", "starting", "stopped"}),
+    "unhealthy": frozenset({"healthy", "starting", "stopped"}),
+}
+
 PHASES: Final[tuple[TaskStatus, ...]] = ("preparing", "running", "collecting")  # in the order of an attempt
 STARTED: Final[frozenset[TaskStatus]] = frozenset(PHASES)
 ENDED: Final[frozenset[TaskStatus]] = frozenset({"completed", "failed"})
@@ -64,7 +84,11 @@ def advance(thing: Task, to: TaskStatus) -> None: ...
 def advance(thing: Worker, to: WorkerStatus) -> None: ...
 @overload
 def advance(thing: Reservation, to: ReservationStatus) -> None: ...
-def advance(thing: Task | Worker | Reservation, to: TaskStatus | WorkerStatus | ReservationStatus) -> None:
+@overload
+def advance(thing: Plugin, to: PluginState) -> None: ...
+def advance(
+    thing: Task | Worker | Reservation | Plugin, to: TaskStatus | WorkerStatus | ReservationStatus | PluginState
+) -> None:
     """Move `thing` to status `to`. Raises `Impossible`, changing nothing, if its table does not allow it."""
     table: Mapping[str, frozenset[str]] = cast(Any, _TABLES[type(thing)])
     if to not in table[thing.status]:
@@ -72,4 +96,4 @@ def advance(thing: Task | Worker | Reservation, to: TaskStatus | WorkerStatus | 
     thing.status = to
 
 
-_TABLES: Final[dict[type, object]] = {Task: TASK, Worker: WORKER, Reservation: RESERVATION}
+_TABLES: Final[dict[type, object]] = {Task: TASK, Worker: WORKER, Reservation: RESERVATION, Plugin: PLUGIN}

@@ -16,6 +16,9 @@ from fetchmld.core.model import (
     GpuUse,
     Intent,
     ParamValue,
+    PluginConfig,
+    PluginState,
+    PluginUse,
     Role,
     TaskId,
     TaskRequest,
@@ -277,6 +280,53 @@ class ExperimentCreated:
 
 
 @dataclass(slots=True)
+class PluginConfigured:
+    """An administrator wants a plugin to run so, or not at all."""
+
+    name: str
+    config: PluginConfig
+    user_id: UserId
+    at_us: int
+    ip_address: str = ""
+    ticket: int = 0
+    trace_id: str = ""
+
+
+@dataclass(slots=True)
+class PluginSeen:
+    """Its supervisor says how it is. `revision`: of the configuration that this is about."""
+
+    name: str
+    revision: int
+    status: PluginState
+    problem: str
+    at_us: int
+
+
+@dataclass(slots=True)
+class PluginReverted:
+    """Revision `failed` did not come up: what ran before, revision `to` with this configuration, still does."""
+
+    name: str
+    failed: int
+    to: int
+    config: PluginConfig
+    problem: str
+    at_us: int
+
+
+@dataclass(slots=True)
+class PluginUsed:
+    """An attempt was given what it needs of a plugin, or it could not be."""
+
+    name: str
+    task_id: TaskId
+    use: PluginUse
+    at_us: int
+    ticket: int = 0
+
+
+@dataclass(slots=True)
 class TimePassed:
     """A tick: nothing happened but time."""
 
@@ -300,6 +350,10 @@ Event = (
     | KeyCreated
     | KeyRevoked
     | ExperimentCreated
+    | PluginConfigured
+    | PluginSeen
+    | PluginReverted
+    | PluginUsed
     | TimePassed
 )
 

@@ -17,6 +17,8 @@ WorkerStatus = Literal["active", "suspect", "draining", "offline"]
 ReservationStatus = Literal["active", "claimed", "expired"]
 Condition = Literal["ok", "any", "failed"]
 UserRole = Literal["viewer", "user", "operator", "auditor", "admin"]
+PluginState = Literal["stopped", "starting", "healthy", "unhealthy"]
+PluginMode = Literal["sidecar", "remote", "disabled"]
 Role = Literal["viewer", "user", "operator", "auditor", "admin", "worker"]  # the last is the joined machines'
 
 PRIORITY_DEFAULT: Final = 5
@@ -243,6 +245,43 @@ class Array:
         return index < self.first or index in self.beyond
 
 
+class PluginUse(TypedDict):
+    """What a plugin did for one attempt of a task. `path`: of the run, below `/plugins/NAME/`."""
+
+    attempt: int
+    status: PluginState  # of the plugin when the attempt began
+    run_id: NotRequired[str]
+    path: NotRequired[str]
+    detail: NotRequired[str]  # why it did nothing
+
+
+class PluginConfig(TypedDict):
+    """How a plugin is to run. Secrets among the settings are `{"secret": ID}`: their values are not on record."""
+
+    enabled: bool
+    mode: PluginMode
+    settings: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Plugin:
+    """A plugin that was configured once. `status` changes only through `lifecycle.advance`."""
+
+    id: str  # its name
+    number: int  # in order of their first configuration, from 1: its user id goes by it
+    config: PluginConfig
+    revision: int = 0  # of the configuration
+    last_revision: int = 0  # the highest that it ever had; above `revision` where one had to be taken back
+    status: PluginState = "stopped"
+    problem: str = ""  # why it is not well, or why a configuration was taken back
+    changed_at: float = 0.0
+
+    @property
+    def wanted(self) -> bool:
+        """Is it to run?"""
+        return self.config["enabled"] and self.config["mode"] != "disabled"
+
+
 @dataclass(slots=True)
 class Task:
     """One submitted task, live. `status` changes only through `lifecycle.advance`.
@@ -277,6 +316,7 @@ class Task:
     report: EndReport | None = None
     earlier: list[EarlierAttempt] = field(default_factory=list)  # oldest first; there are no more than retries
     last_seq: int = 0  # sequence number of the newest fact about it
+    plugins: dict[str, PluginUse] = field(default_factory=dict)  # by name, of the newest attempt that had it
     array: Array | None = None  # on an array
     array_id: TaskId = TaskId("")  # on an element: its array, "" on all others
     index: int = -1  # on an element: its place in the array, from 0
@@ -459,6 +499,7 @@ class TaskView(TypedDict):
     report: EndReport | None
     earlier: NotRequired[list[EarlierAttempt]]  # absent where there is none
     last_seq: int
+    plugins: NotRequired[dict[str, PluginUse]]  # absent where there is none
     array: NotRequired[ArrayView]  # of an array
     array_id: NotRequired[str]  # of an element
     array_index: NotRequired[int]

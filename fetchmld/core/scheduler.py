@@ -10,7 +10,7 @@ reservations in `booking`.
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
-from fetchmld.core import arrays, intents, invariants, keys, views
+from fetchmld.core import arrays, intents, invariants, keys, plugins, views
 from fetchmld.core.booking import Bookings
 from fetchmld.core.caches import keys_of
 from fetchmld.core.desk import Desk, Policy
@@ -39,6 +39,10 @@ from fetchmld.core.messages import (
     LaunchOrder,
     LiveAttempt,
     PhaseReported,
+    PluginConfigured,
+    PluginReverted,
+    PluginSeen,
+    PluginUsed,
     PriorityChanged,
     ReservationAsked,
     ReservationReleased,
@@ -599,5 +603,9 @@ _HANDLERS: Final[dict[type[Any], Callable[[Scheduler, Any], None]]] = {
     KeyCreated: lambda scheduler, event: keys.create(scheduler._desk, event),
     KeyRevoked: lambda scheduler, event: keys.revoke(scheduler._desk, event),
     ExperimentCreated: Scheduler._on_experiment_created,
+    PluginConfigured: lambda scheduler, event: plugins.configure(scheduler._desk, event),
+    PluginSeen: lambda scheduler, event: plugins.see(scheduler._desk, event),
+    PluginReverted: lambda scheduler, event: plugins.revert(scheduler._desk, event),
+    PluginUsed: lambda scheduler, event: plugins.use(scheduler._desk, event),
     TimePassed: Scheduler._on_time_passed,
 }

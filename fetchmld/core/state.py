@@ -24,6 +24,7 @@ from fetchmld.core.model import (
     Experiment,
     Gpu,
     Key,
+    Plugin,
     Reservation,
     Tally,
     Task,
@@ -54,6 +55,7 @@ class State:
     experiments: dict[str, Experiment] = field(default_factory=dict)
     reservations: dict[str, Reservation] = field(default_factory=dict)  # live, and the newest ended ones
     reservation_count: int = 0
+    plugins: dict[str, Plugin] = field(default_factory=dict)  # that were ever configured, by name
     dependents: dict[TaskId, list[TaskId]] = field(default_factory=dict)  # who waits for this live task to end
     intents: OrderedDict[str, Deed] = field(default_factory=OrderedDict)  # by the intent's key, oldest first
 
@@ -110,6 +112,7 @@ class State:
             "experiments": dict(self.experiments),
             "reservations": {name: _fields(found) for name, found in self.reservations.items()},
             "reservation_count": self.reservation_count,
+            "plugins": {name: _fields(found) for name, found in self.plugins.items()},
             "dependents": {task_id: list(waiting) for task_id, waiting in self.dependents.items()},
             "intents": list(self.intents.items()),
         }
@@ -139,7 +142,7 @@ def _durable_worker(worker: Worker) -> dict[str, Any]:
     return fields
 
 
-def _fields(thing: Task | Reservation | Array) -> dict[str, Any]:
+def _fields(thing: Task | Reservation | Plugin | Array) -> dict[str, Any]:
     return {name: getattr(thing, name) for name in thing.__slots__}
 
 
@@ -425,6 +428,32 @@ def _experiment_created(state: State, fact: Fact) -> None:
     _remember_intent(state, fact)
 
 
+def _plugin_updated(state: State, fact: Fact) -> None:
+    """Configured, disabled, or back to what it was: `config` is how it is to run from here on."""
+    meta = fact.metadata
+    plugin = state.plugins.get(fact.resource)
+    if plugin is None:
+        plugin = state.plugins[fact.resource] = Plugin(fact.resource, len(state.plugins) + 1, meta["config"])
+    plugin.config, plugin.revision = meta["config"], meta["revision"]
+    plugin.last_revision = max(plugin.last_revision, plugin.revision)
+    plugin.problem, plugin.changed_at = fact.error, fact.at_us / 1e6
+    if plugin.status != meta["status"]:
+        advance(plugin, meta["status"])
+
+
+def _plugin_seen(state: State, fact: Fact) -> None:
+    plugin = state.plugins[fact.resource]
+    plugin.problem, plugin.changed_at = fact.error, fact.at_us / 1e6
+    if plugin.status != fact.metadata["status"]:
+        advance(plugin, fact.metadata["status"])
+
+
+def _plugin_used(state: State, fact: Fact) -> None:
+    task = _named(state, fact)
+    task.plugins = {**task.plugins, fact.metadata["plugin"]: fact.metadata["use"]}
+    task.last_seq = state.seq
+
+
 def _remember_intent(state: State, fact: Fact) -> None:
     """A request that is sent again under the same Idempotency-Key is to find what it made the first time."""
     if intent := fact.metadata.get("intent"):
@@ -466,6 +495,10 @@ _CHANGES: Final[dict[str, Callable[[State, Fact], None]]] = {
     "key.create": _key_created,
     "key.revoke": _key_revoked,
     "experiment.create": _experiment_created,
+    "plugin.update": _plugin_updated,
+    "plugin.disable": _plugin_updated,
+    "plugin.state": _plugin_seen,
+    "task.attach": _plugin_used,
 }
 
 

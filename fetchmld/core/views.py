@@ -39,6 +39,8 @@ def task_view(desk: Desk, task: Task) -> TaskView:
     )
     if task.earlier:
         view["earlier"] = task.earlier
+    if task.plugins:
+        view["plugins"] = task.plugins
     if task.array is not None:
         view["array"] = arrays.view(task.array)
     if task.array_id:

@@ -24,7 +24,7 @@ from fetchmld.runner.view import NoView
 UIDS_FIRST: Final = 1_900_000_000  # systemd leaves this range to nobody
 UIDS_COUNT: Final = 65_536
 ATTEMPTS: Final = "attempts"
-REACHED: Final = (ATTEMPTS, "environments")  # of the node's directory: what attempts may pass
+REACHED: Final = (ATTEMPTS, "environments", "plugins")  # of the node's directory: what attempts may pass
 
 
 class NotPossible(Exception):

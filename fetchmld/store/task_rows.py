@@ -285,12 +285,20 @@ def _ended(row: TaskRow, fact: Fact) -> TaskRow:
     return TaskRow(row.submit_seq, row.created_us, row.started_us, fact.at_us, row.deleted, view)
 
 
+def _attached(row: TaskRow, fact: Fact) -> TaskRow:
+    view, meta = row.view.copy(), fact.metadata
+    if "plugin" in meta and "use" in meta:
+        view["plugins"] = {**view.get("plugins", {}), meta["plugin"]: meta["use"]}
+    return row._replace(view=view)
+
+
 def _deleted(row: TaskRow, fact: Fact) -> TaskRow:
     return row._replace(deleted=True, view=row.view.copy())
 
 
 _CHANGES: Final[dict[str, Callable[[TaskRow, Fact], TaskRow]]] = {
     "task.start": _started,
+    "task.attach": _attached,
     "task.array_started": _started,
     "task.array_closed": _array_closed,
     "task.requeue": _requeued,

@@ -4,9 +4,12 @@ from itertools import product
 
 import pytest
 
-from fetchmld.core.lifecycle import ENDED, RESERVATION, STARTED, TASK, WORKER, Impossible, advance
+from fetchmld.core.lifecycle import ENDED, PLUGIN, RESERVATION, STARTED, TASK, WORKER, Impossible, advance
 from fetchmld.core.model import (
     Capacity,
+    Plugin,
+    PluginConfig,
+    PluginState,
     Reservation,
     ReservationStatus,
     Resources,
@@ -50,6 +53,18 @@ def test_a_worker_moves_as_the_table_says(start: WorkerStatus, to: WorkerStatus)
         with pytest.raises(Impossible, match=f"worker w: {start} cannot become {to}"):
             advance(worker, to)
         assert worker.status == start
+
+
+@pytest.mark.parametrize(("start", "to"), list(product(PLUGIN, PLUGIN)))
+def test_a_plugin_moves_as_the_table_says(start: PluginState, to: PluginState) -> None:
+    plugin = Plugin("p", 1, PluginConfig(enabled=True, mode="sidecar", settings={}), status=start)
+    if to in PLUGIN[start]:
+        advance(plugin, to)
+        assert plugin.status == to
+    else:
+        with pytest.raises(Impossible, match=f"plugin p: {start} cannot become {to}"):
+            advance(plugin, to)
+        assert plugin.status == start
 
 
 @pytest.mark.parametrize(("start", "to"), list(product(RESERVATION, RESERVATION)))
