@@ -20,6 +20,7 @@ from actors.notes import Notes
 from actors.object_desk import ObjectDesk
 from actors.ray_channel import over_ray
 from actors.ray_compat import NAMESPACE
+from actors.session_desk import SessionDesk
 from fetchmld.api.app import build_app
 from fetchmld.api.head import (
     Anchoring,
@@ -101,6 +102,7 @@ class HeadActor:
         code = CodeStore(self._config.paths.code)
         self.code = CodeDesk(code, self._record)
         self.objects = ObjectDesk(self._objects, code)
+        self.sessions = SessionDesk(self._config.paths.sessions)
         self._scheduler = self._client("scheduler")
         self._history = self._client("history")
         self._audit = self._client("audit")
@@ -125,6 +127,7 @@ class HeadActor:
         self._notes = Notes(self._scheduler)
         self._notes.start()
         await self.code.open()
+        await self.sessions.open()
         self._runner = make_runner(build_app(self, self._config))
         await self._runner.setup()
         await web.TCPSite(self._runner, self._config.host, self._config.port, backlog=1024).start()

@@ -197,6 +197,21 @@ class Config(BaseSettings):
         le=86400,
         description="How long a stream of events lasts, seconds; 0: until the client leaves.",
     )
+    services_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="TCP port that the pages of Jupyter and plugins have to themselves; 0: they share the API's.",
+    )
+    services_url: str = Field(
+        default="",
+        max_length=256,
+        pattern=r"^(https?://[A-Za-z0-9.:\[\]_-]+/?)?$",
+        description="Where browsers find those pages, if not at services_port of the host that they asked.",
+    )
+    session_s: float = Field(
+        default=43_200.0, ge=60, le=2_592_000, description="How long a browser stays logged in, seconds."
+    )
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level logged.")
 
     @field_validator("data_dir")
@@ -330,6 +345,11 @@ class Paths:
     @property
     def join_token(self) -> Path:
         return self.data_dir / "join.token"
+
+    @property
+    def sessions(self) -> Path:
+        """Who is logged in with a browser: hashes only."""
+        return self.data_dir / "sessions.json"
 
     @property
     def ledger_dir(self) -> Path:

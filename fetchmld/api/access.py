@@ -28,6 +28,9 @@ _READ: Final = frozenset(
         "getPluginConfig",
         "getPluginHealth",
         "openWebSocket",
+        "readSession",
+        "endSession",
+        "createTicket",
     }
 )
 _READ_OUTPUT: Final = frozenset({"getTaskLogs", "listTaskArtifacts", "getTaskArtifact", "listJupyterServices"})

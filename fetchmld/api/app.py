@@ -8,7 +8,7 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-from fetchmld.api.context import CONFIG, DOCUMENT, HEAD, HUB, INTAKE, METER, STREAMS, UNDER_WAY
+from fetchmld.api.context import CONFIG, DOCUMENT, HEAD, HUB, INTAKE, LOGINS, METER, STREAMS, UNDER_WAY
 from fetchmld.api.feed import Hub
 from fetchmld.api.guard import Operation, add_headers, make_guard
 from fetchmld.api.handlers import (
@@ -24,6 +24,7 @@ from fetchmld.api.handlers import (
     objects,
     reservations,
     scheduler,
+    sessions,
     snapshots,
     streams,
     tasks,
@@ -95,6 +96,11 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("listKeys", "GET", "/v1/keys", keys.list_),
     Operation("createKey", "POST", "/v1/keys", keys.create),
     Operation("revokeKey", "DELETE", "/v1/keys/{keyId}", keys.revoke),
+    Operation("createSession", "POST", "/v1/sessions", sessions.log_in, is_open=True),
+    Operation("readSession", "GET", "/v1/sessions", sessions.read),
+    Operation("endSession", "DELETE", "/v1/sessions", sessions.log_out),
+    Operation("createTicket", "POST", "/v1/sessions/tickets", sessions.create_ticket),
+    Operation("enterByTicket", "GET", "/sessions/{ticket}", sessions.enter, is_open=True),
     Operation("getTaskLogs", "GET", f"{_TASK}/logs", logs.read),
     Operation("listTaskArtifacts", "GET", f"{_TASK}/artifacts", artifacts.list_),
     Operation("getTaskArtifact", "GET", f"{_TASK}/artifacts/{{path:.+}}", artifacts.read),
@@ -121,6 +127,7 @@ def build_app(head: Head, config: Config) -> web.Application:
     app[UNDER_WAY] = set()
     app[DOCUMENT] = orjson.dumps(build_document(OPERATIONS))
     app[METER] = meter
+    app[LOGINS] = guard.logins
     app[HUB] = Hub(head)
     long_answers = app[STREAMS] = Streams(head)
     for operation in OPERATIONS:

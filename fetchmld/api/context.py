@@ -12,6 +12,7 @@ from fetchmld.config import Config
 
 if TYPE_CHECKING:
     from fetchmld.api.feed import Hub
+    from fetchmld.api.guard import Logins
     from fetchmld.api.intake import Intake
     from fetchmld.api.meter import Meter
     from fetchmld.api.streams import Streams
@@ -21,6 +22,7 @@ CONFIG: Final = web.AppKey("config", Config)
 INTAKE: Final[web.AppKey["Intake"]] = web.AppKey("intake")
 HUB: Final[web.AppKey["Hub"]] = web.AppKey("hub")
 STREAMS: Final[web.AppKey["Streams"]] = web.AppKey("streams")
+LOGINS: Final[web.AppKey["Logins"]] = web.AppKey("logins")
 METER: Final[web.AppKey["Meter"]] = web.AppKey("meter")
 DOCUMENT: Final = web.AppKey("document", bytes)
 UNDER_WAY: Final[web.AppKey[set[str]]] = web.AppKey("under_way")  # requests with an Idempotency-Key

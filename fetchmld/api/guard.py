@@ -15,7 +15,7 @@ from typing import Final
 
 from aiohttp import web
 
-from fetchmld.api import access
+from fetchmld.api import access, browser
 from fetchmld.api.answers import SECURITY_HEADERS, refusal, refusal_of, refusal_of_http, trace_id_of
 from fetchmld.api.context import CALLER, KEY_HASH, TRACE
 from fetchmld.api.failures import Failures
@@ -56,18 +56,18 @@ class Guard:
 
     def __init__(self, head: Head, operations: Mapping[web.AbstractRoute, Operation]) -> None:
         self._operations = operations
-        self._logins = Logins(head)
+        self.logins = Logins(head)
 
     async def close(self, _app: web.Application) -> None:
         """Record what is still to be told of who came (an `on_shutdown` hook)."""
-        self._logins.failures.end_minute()
+        self.logins.failures.end_minute()
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         trace_id = request[TRACE] = trace_id_of(request.headers.get("traceparent"))
         try:
             operation = self._operations.get(request.match_info.route)
             if operation is None or not operation.is_open:
-                caller = request[CALLER] = await self._logins.caller(request, trace_id)
+                caller = request[CALLER] = await self.logins.caller(request)
                 if operation is not None:
                     access.check_operation(caller, operation.id)
             return await handler(request)
@@ -95,9 +95,15 @@ def _answer(request: web.Request, error: Exception, trace_id: str) -> web.Respon
 def _own_fault(request: web.Request, error: Exception, trace_id: str) -> web.Response:
     if isinstance(error, FetchmlError) and error.status != 500:
         return refusal_of(error, trace_id)
-    path = request.rel_url.raw_path[:PATH_CHARACTERS_MAX]
+    path = _recorded_path(request)
     log.error("request.failed method=%s path=%s trace_id=%s", request.method, path, trace_id, exc_info=error)
     return refusal(500, "INTERNAL_ERROR", "something went wrong on our side; quote the trace_id", trace_id)
+
+
+def _recorded_path(request: web.Request) -> str:
+    """The path as it may be written down: without a ticket that is a part of it."""
+    path = request.rel_url.raw_path[:PATH_CHARACTERS_MAX]
+    return "/sessions/..." if path.startswith("/sessions/") else path
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -138,28 +144,36 @@ class Logins:
         self._hour = 0
         self._noted: set[tuple[str, str]] = set()
 
-    async def caller(self, request: web.Request, trace_id: str) -> Caller:
-        """Who is asking. Raises Unauthorized where no valid key came with the request."""
-        address = request.remote or ""
+    async def caller(self, request: web.Request) -> Caller:
+        """Who is asking. Raises Unauthorized where neither a valid key nor a browser's session came with the request."""
         given = request.headers.get("X-API-Key") or _key_elsewhere(request)
-        if not given:
-            raise self._failed(request, address, trace_id, "no API key; send it in the X-API-Key header")
-        digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).hexdigest()
+        if given:
+            return await self.known(request, hashlib.sha256(given.encode("utf-8", "surrogateescape")).hexdigest())
+        digest = browser.session_digest(request)
+        if digest is None:
+            raise self.failed(request, "no API key; send it in the X-API-Key header")
+        return await self.known(request, digest)
+
+    async def known(self, request: web.Request, digest: str) -> Caller:
+        """Whoever has the key of this SHA-256. Raises Unauthorized where it is not valid."""
         key = await self._head.key(digest)
         now = time.time()
         if key is None:
-            raise self._failed(request, address, trace_id, "the API key is not known")
+            raise self.failed(request, "the API key is not known")
         if not key.is_valid(now):
             gone = "been revoked" if key.revoked_at else "expired"
-            raise self._failed(request, address, trace_id, f"the API key has {gone}")
+            raise self.failed(request, f"the API key has {gone}")
         request[KEY_HASH] = digest
+        address, trace_id = request.remote or "", request[TRACE]
         self._succeeded(key, address, now, trace_id)
         return Caller(key.user_id, key.role, key.id, address, trace_id)
 
-    def _failed(self, request: web.Request, address: str, trace_id: str, why: str) -> Unauthorized:
+    def failed(self, request: web.Request, why: str, said: str = "") -> Unauthorized:
+        """Note that somebody was not let in, and say so. `said`: to the client, where it is more than `why`."""
+        address, trace_id = request.remote or "", request[TRACE]
         metadata = {
             "method": request.method[:32],
-            "path": request.rel_url.raw_path[:PATH_CHARACTERS_MAX],
+            "path": _recorded_path(request),
             "trace_id": trace_id,
         }
         self.failures.note(
@@ -174,7 +188,7 @@ class Logins:
                 at_us=time.time_ns() // 1000,
             )
         )
-        return Unauthorized(why)
+        return Unauthorized(said or why)
 
     def _succeeded(self, key: Key, address: str, now: float, trace_id: str) -> None:
         if (hour := int(now // 3600)) != self._hour or len(self._noted) >= LOGINS_REMEMBERED_MAX:

@@ -262,6 +262,39 @@ class Objects(Protocol):
         """Returns once it is durable. Invalid where the bytes have another hash."""
 
 
+Reach = Literal["console", "services"]  # where a session counts: on the API, or on the pages of services alone
+
+
+class Session(Protocol):
+    """Somebody who is logged in with a browser, or may be by a ticket: stands for an API key, by its hash."""
+
+    @property
+    def key_sha256(self) -> str: ...
+    @property
+    def reach(self) -> Reach: ...
+    @property
+    def expires_at(self) -> float: ...
+
+
+class Sessions(Protocol):
+    """Random values that browsers have. They are good for as long as the key that they stand for is."""
+
+    def issue(self, key_sha256: str, reach: Reach) -> tuple[str, float]:
+        """A ticket that opens one session, and when it expires."""
+
+    def redeem(self, ticket: str) -> Session | None:
+        """What the ticket is good for, this once."""
+
+    def find(self, value: str, reach: Reach) -> Session | None: ...
+
+    async def begin(self, key_sha256: str, reach: Reach, expires_at: float) -> str:
+        """A new session, durable; the value that the browser is to send."""
+
+    async def end(self, value: str) -> None: ...
+
+    async def end_all(self, key_sha256: str) -> None: ...
+
+
 class Head(Protocol):
     """Every method raises `FetchmlError`s only. What changes state returns once the change is durable."""
 
@@ -270,6 +303,9 @@ class Head(Protocol):
 
     @property
     def objects(self) -> Objects: ...
+
+    @property
+    def sessions(self) -> Sessions: ...
 
     async def submit(
         self, caller: Caller, requests: list[TaskRequest], intents: Sequence[Intent | None] = ()

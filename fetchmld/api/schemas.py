@@ -315,6 +315,32 @@ SCHEMAS: Final[dict[str, Schema]] = {
         },
         required=["user_id", "role"],
     ),
+    "Session": record(
+        {
+            "user_id": STRING,
+            "role": enum("viewer", "user", "operator", "auditor", "admin"),
+            "key_id": STRING,
+            "expires_at": INSTANT,
+        },
+        required=["user_id", "role"],
+    ),
+    "LogIn": record(
+        {
+            "key": {"type": "string", "minLength": 1, "maxLength": 512},
+            "ticket": {"type": "string", "minLength": 1, "maxLength": 512},
+        },
+        additionalProperties=False,
+        minProperties=1,
+        maxProperties=1,
+    ),
+    "Ticket": record(
+        {
+            "ticket": STRING,
+            "url": said({"type": "string", "format": "uri"}, "Where a browser uses it."),
+            "expires_at": INSTANT,
+        },
+        required=["ticket", "url", "expires_at"],
+    ),
     "CreateExperimentRequest": record(
         {
             "name": said({"type": "string", "maxLength": 128}, "One line of printable text."),

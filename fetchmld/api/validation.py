@@ -11,7 +11,7 @@ PROBLEMS_SHOWN_MAX: Final = 5
 _NAME_CHARACTERS_MAX: Final = 64
 _VALUE_CHARACTERS_MAX: Final = 80
 # Values of these fields may hold secrets: an error names the field and keeps the value to itself.
-_PRIVATE_FIELDS: Final = frozenset({"env", "metadata", "args", "entrypoint", "source"})
+_PRIVATE_FIELDS: Final = frozenset({"env", "metadata", "args", "entrypoint", "source", "key", "ticket"})
 
 _PHRASES: Final[dict[str, str]] = {
     "missing": "is required",

@@ -222,6 +222,11 @@ def diff_blobs(hashes: list[str]) -> Call[Json]:
     return Call("POST", "/v1/snapshots/diff", read_json, body=hashes)
 
 
+def create_ticket() -> Call[Json]:
+    """A Ticket: one login of a browser within a minute, at its `url`."""
+    return Call("POST", "/v1/sessions/tickets", read_json)
+
+
 def create_snapshot(manifest: Json) -> Call[Json]:
     """The Snapshot of a CreateSnapshotRequest whose blobs have been sent; `Client.push` does all of it."""
     return Call("POST", "/v1/snapshots", read_json, body=manifest, wait_s=60.0)
@@ -272,6 +277,7 @@ class Endpoints:
     keys = endpoint(list_keys)
     create_key = endpoint(create_key)
     revoke_key = endpoint(revoke_key)
+    create_ticket = endpoint(create_ticket)
     experiments = endpoint(list_experiments)
     create_experiment = endpoint(create_experiment)
     diff_blobs = endpoint(diff_blobs)

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 from actors.code_desk import CodeDesk
 from actors.object_desk import ObjectDesk
+from actors.session_desk import SessionDesk
 from fetchmld.api.head import (
     Anchoring,
     ArtifactEntry,
@@ -103,6 +104,7 @@ class LocalHead:
         self.code = CodeDesk(code, self._record)
         self.store = ContentStore(code_dir.with_name("objects"))
         self.objects = ObjectDesk(self.store, code)
+        self.sessions = SessionDesk(code_dir.parent.parent / "sessions.json")
         self.core = Scheduler(Policy())
         self.facts: list[Fact] = []
         self.callers: list[Caller] = []
