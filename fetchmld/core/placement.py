@@ -209,6 +209,7 @@ class Placement:
         self.late_starts += self._promises.was_late(task, now)
         if self._is_over_sooner(task, now):
             self._freed.update(self._workers[worker] for worker, _ in nodes)
+        self._promises.note_start([self._workers[worker] for worker, _ in nodes])
         for worker, _ in nodes:
             self.outlook.touch(self._workers[worker])
             if "reservation_id" in task.request:  # it may outlive its reservation

@@ -5,8 +5,8 @@ later than the first time it was given, as long as workers, reservations and pri
 changes, those behind it are dropped; the queue will report their tasks again.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 from math import inf
 
 from fetchmld.core.model import Task, WorkerId
@@ -29,6 +29,9 @@ class Planned:
     away: str  # a worker that it is not to start on
     everything: bool  # nobody behind it may start anywhere, however soon over
     holds: dict[WorkerId, Hold]
+    spent: set[WorkerId] = field(
+        default_factory=set
+    )  # of these the queue has let others use some: `holds` says too much
 
     def claims(self, worker_id: WorkerId) -> Iterable[tuple[Amount, float]]:
         """What it will take of this worker, and until when."""
@@ -85,6 +88,11 @@ class Promises:
         """The worker is not to be had any more."""
         if any(worker_id in planned.plan.types for planned in self._standing):
             self.forget()
+
+    def note_start(self, worker_ids: Collection[WorkerId]) -> None:
+        """Somebody starts there. The queue counts by itself what it spends; what it is told next has to say so too."""
+        for planned in self._standing:
+            planned.spent.update(worker_id for worker_id in worker_ids if worker_id in planned.plan.types)
 
     def was_late(self, task: Task, now: float) -> bool:
         """The task starts: whether that is later than it was first promised."""
@@ -145,9 +153,11 @@ class Promises:
         if planned.everything:
             self._queue.plan(task.submit_seq, inf, [], True)
             return
-        for worker_id in changed:
+        told = planned.spent.union(changed)
+        for worker_id in filter(told.__contains__, planned.plan.types):  # in the plan's order, whatever the sets' is
             left = spare(task.resources, planned.plan, self._node(ahead, worker_id, now))
             planned.holds[worker_id] = self._hold(worker_id, left)
+        planned.spent.clear()
         self._queue.plan(task.submit_seq, planned.plan.at, list(planned.holds.values()))
 
     def _drop_from(self, index: int) -> None:

@@ -153,6 +153,24 @@ def test_a_mig_slice_is_a_type_of_its_own() -> None:
     assert driver.view(driver.submit(gpu=1, gpu_type="A100"))["assignments"][0]["gpus"] == [2]
 
 
+def test_what_a_plan_could_spare_is_spent_once() -> None:
+    """Found by the property below: something else ended, and the plan was told anew with what had been used since."""
+    driver = Driver(Policy(offline_after_s=1e9, suspect_after_s=1e9))
+    driver.join(W1, WITH_GPUS)
+    driver.join(W2, WITH_GPUS)
+    first = driver.submit(gpu=2, time_limit_s=300)
+    short = driver.submit(gpu=0)
+    planned = driver.submit(gpu=3, node_count=2, priority=10)  # one GPU to spare on each, once `first` is over
+    driver.tick(1)
+    beside = driver.submit(gpu=1, node_count=2, time_limit_s=600)
+    waits = driver.submit(gpu=1, time_limit_s=600)
+    assert [driver.view(task)["status"] for task in (beside, waits)] == ["preparing", "queued"]
+    driver.end(short, exit_code=0)
+    assert driver.view(waits)["status"] == "queued"
+    driver.end(first, exit_code=0)
+    assert driver.view(planned)["status"] == "preparing"
+
+
 Job = tuple[int, int, int, int, int]  # GPUs, nodes, declared limit, share of it that it runs (percent), gap before it
 
 
