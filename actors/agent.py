@@ -22,6 +22,7 @@ from actors.log_reader import LogReader
 from actors.preparing import Preparer
 from actors.ray_channel import Gate, over_ray
 from actors.ray_compat import NAMESPACE
+from actors.ray_lender import Lender
 from actors.runner_link import RunnerLink
 from actors.runner_words import name_of, report_of, split_name, start_failure
 from actors.sidecars import Sidecars
@@ -112,6 +113,7 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._unsent: list[tuple[str, dict[str, Any]]] = []
         self._gpus = NodeGpus(self._config)
+        self._lender = Lender(settings.get("ray_offer"), self._config.share)
         self._preparer = Preparer(
             self._config,
             self._worker_id,
@@ -149,6 +151,7 @@ class Agent:
         gpus = await asyncio.to_thread(self._gpus.find)
         self._gpus.start()
         self._preparer.capacity = await asyncio.to_thread(node.capacity_of_node, self._config, gpus)
+        await self._lender.open(self._preparer.capacity)
         config = self._config
         memory_bytes = self._preparer.capacity.memory_gb * boxing.GB
         await self._runner.start(Wanted(config.isolation, config.job_uid_first, config.job_uid_count, memory_bytes))
@@ -161,6 +164,7 @@ class Agent:
         self._gate = Gate(self._server)
         await self._scheduler.start()
         self._spawn_task(self._beat())
+        self._spawn_task(self._lender.watch(self._scheduler.greet_again))
         gc.collect()
         gc.freeze()  # what start-up made lives as long as we do
 
@@ -231,12 +235,13 @@ class Agent:
             "line": sent_t,
             "boot_id": boot_id(),
             "hostname": node.hostname(),
-            "capacity": asdict(self._preparer.capacity),
+            "capacity": asdict(self._lender.capacity),
             "attempts": [asdict(attempt) for attempt in self._core.live()],
             "detail": {
                 **node.detail_of_node(self._preparer.isolation),
                 "containers": self._preparer.containers,
                 **self._gpus.detail(),
+                **self._lender.detail(),
                 "address": self._address,
                 "native_spawn": self._native,
                 "runner_pid": self._runner.pid,

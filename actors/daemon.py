@@ -15,6 +15,7 @@ import pwd
 import socket
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,9 +23,11 @@ from actors import json_logs
 from actors.cluster import ActorFailed, Cluster, head_specs
 from actors.data_dir import DataDir, Refused
 from actors.member import Member
-from actors.ray_compat import RayFailed, RayOptions, RayRuntime, reap_leftovers
+from actors.ray_compat import WORKERS_MAX, RayFailed, RayOptions, RayRuntime, reap_leftovers
 from actors.ray_member import own_address
+from actors.ray_offer import offer_here
 from actors.starter import ended, say, silence, stop_signals
+from fetchmld.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +77,16 @@ class Daemon:
         self._url = url(self._host, settings["port"])
         self._address = cluster_address(settings)
         self._ray_port: int = settings["ray_port"] or (0 if is_loopback(self._address) else settings["port"] + 1)
-        options = RayOptions(self._address, self._ray_port, preload=PRELOAD, token_path=directory.join_token)
+        share = Config.from_dump(settings).share
+        offer = offer_here(settings, worker_id)
+        options = RayOptions(
+            self._address,
+            self._ray_port,
+            offer,
+            workers_max=WORKERS_MAX + share.cpu,
+            preload=PRELOAD,
+            token_path=directory.join_token,
+        )
         self._runtime = RayRuntime(run_dir, options)
         known = {
             **settings,
@@ -83,6 +95,7 @@ class Daemon:
             "address": self._address,
             "members_url": self._members_url(settings["port"]),
             "token_path": str(directory.join_token),
+            "ray_offer": asdict(offer),
         }
         self._cluster = Cluster(self._runtime, known, head_specs(worker_id), self._write_about)
 

@@ -11,16 +11,18 @@ import contextlib
 import logging
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from actors.cluster import Backoff
 from actors.data_dir import NOT_ALLOWED, DataDir, Refused, write_new
-from actors.ray_compat import RayFailed, RayHopeless, RayOptions, port_answers, reap_leftovers
+from actors.ray_compat import WORKERS_MAX, RayFailed, RayHopeless, RayOptions, port_answers, reap_leftovers
 from actors.ray_member import RayMember
+from actors.ray_offer import offer_here
 from actors.starter import ended, say, silence, stop_signals
 from fetchmld.channel import Client
-from fetchmld.config import NODE_SETTINGS
+from fetchmld.config import NODE_SETTINGS, Config
 from fetchmld.core.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -68,7 +70,15 @@ class Member:
         ours = {name: settings[name] for name in NODE_SETTINGS}
         ours |= {"run_dir": str(self._run_dir), "worker_id": self._worker_id}
         ours |= {"token_path": str(self._directory.join_token)}
-        options = RayOptions(settings["node_address"], preload=PRELOAD, token_path=self._directory.join_token)
+        offer = offer_here(settings, self._worker_id)
+        ours |= {"ray_offer": asdict(offer)}
+        options = RayOptions(
+            settings["node_address"],
+            offer=offer,
+            workers_max=WORKERS_MAX + Config.from_dump(settings).share.cpu,
+            preload=PRELOAD,
+            token_path=self._directory.join_token,
+        )
         return RayMember(self._run_dir, options, self._head, self._worker_id, ours)
 
     async def run(self) -> int:

@@ -18,11 +18,14 @@ _UNLIMITED: Final = 2**60  # cgroup v1 says "no limit" with a number near 2**63
 
 
 def capacity_of_node(config: Config, gpus: tuple[Gpu, ...]) -> Capacity:
-    """What the settings declare, and what is found where they are silent."""
-    cpu = config.num_cpus or cores()
+    """What the settings declare, and what is found where they are silent, less what Ray-native programs may have.
+
+    Not less their GPUs: which those are is another's affair (`ray_leases`).
+    """
+    cpu = (config.num_cpus or cores()) - config.share.cpu
     return Capacity(
         cpu=cpu,
-        memory_gb=config.memory_gb or max(1, memory_bytes() // 2**30),
+        memory_gb=(config.memory_gb or max(1, memory_bytes() // 2**30)) - config.share.memory_gb,
         batch_slots=config.batch_slots or cpu,
         service_slots=config.service_slots,
         gpus=gpus,

@@ -18,7 +18,10 @@ LEAN_PYTHON: Final = (sys.executable, "-I", "-S", str(BOOT))  # no site, no path
 NOT_SERVED: Final = -1  # Ray's word for a port of a service that is not there
 ROTATE_BYTES: Final = 20_000_000
 ROTATE_COUNT: Final = 2
+STORE_BYTES_MIN: Final = 80 * 2**20  # Ray's least; of ours only control messages travel
 MEMBER_LABEL: Final = "fetchml-worker"  # of a Ray node that is a machine of ours beside the head's
+ACCELERATOR_LABEL: Final = "ray.io/accelerator-type"
+NODE_LABEL: Final = "fetchml-node"  # of every machine of ours: the worker's id, the same after each start of its raylet
 
 ENVIRONMENT: Final = {
     "RAY_AUTH_MODE": "token",
@@ -34,9 +37,29 @@ ENVIRONMENT: Final = {
     "RAY_ROTATION_BACKUP_COUNT": str(ROTATE_COUNT),
     "RAY_DEDUP_LOGS": "0",
     "RAY_enable_metrics_collection": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # num_gpus=0 leaves CUDA_VISIBLE_DEVICES alone
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # who asked Ray for no GPU sees none; our tasks' are set by the agent
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
+
+
+@dataclass(slots=True, frozen=True)
+class Offer:
+    """What a raylet says its machine has (`ray_offer`). `machine`: the worker's id, "" where nobody holds anything."""
+
+    machine: str = ""
+    cpu: int = 1
+    gpus: tuple[str, ...] = ()  # UUIDs, in Ray's order
+    gpu_type: str = ""
+    memory_bytes: int = 0
+    store_bytes: int = STORE_BYTES_MIN
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of the raylet and its workers."""
+        return {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)} if self.machine else {}
+
+
+NOTHING: Final = Offer()
 
 
 @dataclass(slots=True, frozen=True)
@@ -55,9 +78,7 @@ class Layout:
     object_port: int
     runtime_env_port: int
     token_path: Path
-    num_cpus: int
-    num_gpus: int
-    object_store_bytes: int
+    offer: Offer
     worker_id: str = ""  # of a machine that joins; the head's own node has none here
 
     @property
@@ -135,7 +156,7 @@ def raylet(layout: Layout, cluster_id: str) -> list[str]:
         f"--node_manager_port={layout.raylet_port}",
         f"--node_id={layout.node_id}",
         f"--node_ip_address={layout.host}",
-        f"--maximum_startup_concurrency={max(2, layout.num_cpus)}",
+        f"--maximum_startup_concurrency={max(2, layout.offer.cpu)}",
         f"--static_resource_list={resources(layout)}",
         f"--python_worker_command={shlex.join(worker(layout, cluster_id))}",
         "--java_worker_command=",
@@ -148,7 +169,7 @@ def raylet(layout: Layout, cluster_id: str) -> list[str]:
         f"--metrics-agent-port={NOT_SERVED}",
         f"--metrics_export_port={NOT_SERVED}",
         f"--runtime_env_agent_port={layout.runtime_env_port}",
-        f"--object_store_memory={layout.object_store_bytes}",
+        f"--object_store_memory={layout.offer.store_bytes}",
         "--plasma_directory=/dev/shm",
         f"--fallback_directory={layout.session_dir}",
         "--ray-debugger-external=0",
@@ -166,20 +187,28 @@ def raylet(layout: Layout, cluster_id: str) -> list[str]:
 
 
 def resources(layout: Layout) -> str:
-    """What Ray may lend, as it wants it written. CPU and GPU here are Ray's books; FetchML keeps its own."""
+    """What Ray may lend, as it wants it written: all there is, of which FetchML holds what is its own in groups."""
+    offer = layout.offer
     offered = {
         f"node:{layout.host}": 1.0,
         "node:__internal_head__": 0.0 if layout.worker_id else 1.0,
-        "CPU": layout.num_cpus,
-        "GPU": layout.num_gpus,
-        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "object_store_memory": layout.object_store_bytes,
+        "CPU": offer.cpu,
+        "GPU": len(offer.gpus),
+        "memory": offer.memory_bytes,
+        "object_store_memory": offer.store_bytes,
     }
+    if offer.gpu_type:
+        offered[f"accelerator_type:{offer.gpu_type}"] = 1
     return ",".join(f"{name},{amount}" for name, amount in offered.items() if amount)
 
 
 def labels(layout: Layout) -> str:
-    return json.dumps({MEMBER_LABEL: layout.worker_id}) if layout.worker_id else ""
+    given = {
+        MEMBER_LABEL: layout.worker_id,
+        NODE_LABEL: layout.offer.machine,
+        ACCELERATOR_LABEL: layout.offer.gpu_type,
+    }
+    return json.dumps({name: value for name, value in given.items() if value})
 
 
 def worker(layout: Layout, cluster_id: str) -> list[str]:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors import ray_commands
-from actors.ray_commands import Layout
+from actors.ray_commands import Layout, Offer
 from actors.ray_processes import free_ports, kill_marked, temp_dir
 from fetchmld import __version__
 
@@ -44,8 +44,8 @@ RAYLET_STOP_S: Final = 1.0
 GCS_STOP_S: Final = 0.5
 KILL_WAIT_S: Final = 2.0
 SESSIONS_KEPT: Final = 1  # of earlier starts, so that the logs of a crash can be read
-OBJECT_STORE_BYTES: Final = 80 * 2**20  # Ray's least; only control messages travel
 SIGACTION_BYTES_MAX: Final = 256  # of the C library's struct sigaction: 152 on x86-64 and arm64
+WORKERS_MAX: Final = 8  # processes for actors that Ray keeps without counting them as too many
 WORKERS_IDLE_MAX: Final = 2  # beyond those in use; Ray ends idle workers above it
 OUR_KV: Final = b"fetchmld"  # our part of the GCS's key-value store, which is lost with the GCS
 ABOUT_KEY: Final = b"about"
@@ -70,9 +70,8 @@ class RayOptions:
 
     host: str = "127.0.0.1"  # loopback: nobody else reaches it; any other address: Ray listens on all of the machine's
     gcs_port: int = 0  # 0: any that is free
-    num_cpus: int = 1
-    num_gpus: int = 0
-    workers_max: int = 8  # processes for actors that Ray keeps without counting them as too many
+    offer: Offer = ray_commands.NOTHING
+    workers_max: int = WORKERS_MAX  # and one for each core that is lent
     token_path: Path | None = None  # default: RUN/ray.token
     preload: tuple[str, ...] = ()  # modules that workers are born with
 
@@ -113,7 +112,9 @@ class RayRuntime:
     def _driver_environment(self) -> dict[str, str]:
         for name in [name for name in os.environ if name.startswith("RAY_")]:
             del os.environ[name]
-        return ray_commands.environment(self._plan())
+        # The pid whose end ends a driver that leaves a dead raylet's cluster; without it, that of its parent: and whoever
+        # started a daemon has long ended.
+        return {**ray_commands.environment(self._plan()), "RAY_RAYLET_PID": str(os.getpid())}
 
     def _plan(self, raylet_port: int = 0, object_port: int = 0, runtime_env_port: int = 0, gcs_port: int = 0) -> Layout:
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S") + f"_{time.time_ns() // 1000 % 10**6:06}"
@@ -130,9 +131,7 @@ class RayRuntime:
             object_port=object_port,
             runtime_env_port=runtime_env_port,
             token_path=self.token_path,
-            num_cpus=self.options.num_cpus,
-            num_gpus=self.options.num_gpus,
-            object_store_bytes=OBJECT_STORE_BYTES,
+            offer=self.options.offer,
         )
 
     def _start_once(self) -> None:
@@ -155,11 +154,13 @@ class RayRuntime:
 
     def _spawn_late_raylet(self, layout: Layout) -> None:
         """Its pid is known, and the zygote can start, before the raylet has its arguments."""
-        environment = ray_commands.environment(layout) | self._worker_limits()
+        environment = ray_commands.environment(layout) | self._of_workers()
         self._spawn("raylet", [*ray_commands.LEAN_PYTHON, "late"], environment, subprocess.PIPE)
 
-    def _worker_limits(self) -> dict[str, str]:
-        return {"RAY_num_workers_soft_limit": str(self.options.workers_max + WORKERS_IDLE_MAX)}
+    def _of_workers(self) -> dict[str, str]:
+        """What only the raylet and the workers that it starts have in their environment."""
+        limit = {"RAY_num_workers_soft_limit": str(self.options.workers_max + WORKERS_IDLE_MAX)}
+        return limit | self.options.offer.environment
 
     def _spawn(
         self, name: str, command: list[str], environment: dict[str, str], stdin: int = subprocess.DEVNULL
@@ -177,7 +178,7 @@ class RayRuntime:
     def _start_zygote(self, layout: Layout) -> None:
         raylet_pid = self._processes["raylet"].pid
         command = ray_commands.zygote(layout, raylet_pid, self.options.preload)
-        self._spawn("zygote", command, ray_commands.zygote_environment(layout, raylet_pid) | self._worker_limits())
+        self._spawn("zygote", command, ray_commands.zygote_environment(layout, raylet_pid) | self._of_workers())
 
     def _become_raylet(self, command: list[str]) -> None:
         pipe = self._processes["raylet"].stdin

@@ -26,5 +26,8 @@ def become_subreaper() -> int:
 def kill_user(uid: int, number: int) -> int:
     """Signal every process of `uid` (10000 or more) at once; errno, ESRCH where there is none."""
 
+def clear_keys(uid: int) -> int:
+    """Forget the keys that a user (10000 or more) left in the kernel's keyrings; errno, 0 on success."""
+
 def remove_ipc(kind: int, ident: int) -> int:
     """Remove a System V object: shared memory (0), semaphores (1), queue (2); errno, 0 on success."""

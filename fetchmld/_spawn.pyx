@@ -32,6 +32,9 @@ cdef extern from *:
     #include <unistd.h>
 
     enum { FML_LIMITS_MAX = 16, FML_CGROUPS_MAX = 8, FML_UID_MIN = 10000 };
+    /* of keyctl(2), which the C library does not know: operations, and keyrings */
+    enum { FML_JOIN_SESSION = 1, FML_CLEAR = 7, FML_GET_PERSISTENT = 22 };
+    enum { FML_OF_PROCESS = -2, FML_OF_USER = -4, FML_OF_USER_SESSION = -5 };
 
     typedef struct {
         const char *path, *cwd;
@@ -70,6 +73,11 @@ cdef extern from *:
         for (int i = 0; i < o->cgroup_count; i++) FML_TRY(FML_CGROUP, write(o->cgroup[i], "0", 1));
         for (int i = 0; i < o->limit_count; i++) FML_TRY(FML_LIMIT, setrlimit(o->resource[i], &o->limit[i]));
         if (o->view_fd >= 0) FML_TRY(FML_VIEW, setns(o->view_fd, CLONE_NEWNS));
+        if (o->uid >= 0 && syscall(SYS_keyctl, FML_JOIN_SESSION, NULL) < 0 && errno != ENOSYS && errno != EPERM) {
+            o->step = FML_PRIVILEGES;  /* it would have the keys of whoever started us */
+            o->error = errno;
+            _exit(127);
+        }
         if (o->gid >= 0) {
             FML_TRY(FML_USER, syscall(SYS_setgroups, 0, NULL));
             FML_TRY(FML_USER, syscall(SYS_setresgid, o->gid, o->gid, o->gid));
@@ -120,6 +128,32 @@ cdef extern from *:
         return error;
     }
 
+    /* Forget all keys that a user left in the kernel. What cannot be cleared is not there. */
+    static int fml_clear_keys(long uid) {
+        sigset_t all, before;
+        volatile int error = 0;
+        int status;
+        if (uid < FML_UID_MIN) return EINVAL;
+        sigfillset(&all);
+        pthread_sigmask(SIG_BLOCK, &all, &before);
+        pid_t pid = vfork();
+        if (pid == 0) {
+            if (syscall(SYS_setresgid, uid, uid, uid) < 0 || syscall(SYS_setresuid, uid, uid, uid) < 0) {
+                error = errno;
+                _exit(1);
+            }
+            long persistent = syscall(SYS_keyctl, FML_GET_PERSISTENT, -1, FML_OF_PROCESS);
+            if (persistent > 0) syscall(SYS_keyctl, FML_CLEAR, persistent);
+            syscall(SYS_keyctl, FML_CLEAR, FML_OF_USER_SESSION);
+            if (syscall(SYS_keyctl, FML_CLEAR, FML_OF_USER) < 0) error = errno;
+            _exit(0);
+        }
+        if (pid < 0) error = errno;
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        if (pid > 0) while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
+        return error;
+    }
+
     static int fml_remove_ipc(int kind, int id) {
         int found = kind == 0 ? shmctl(id, IPC_RMID, NULL) : kind == 1 ? semctl(id, 0, IPC_RMID) : msgctl(id, IPC_RMID, NULL);
         return found < 0 ? errno : 0;
@@ -142,6 +176,7 @@ cdef extern from *:
     int fml_start(fml_order *o) nogil
     int fml_kill_user(long uid, int number) nogil
     int fml_remove_ipc(int kind, int id) nogil
+    int fml_clear_keys(long uid) nogil
     int prctl(int option, unsigned long value, unsigned long, unsigned long, unsigned long)
     int PR_SET_CHILD_SUBREAPER
 
@@ -219,6 +254,14 @@ def kill_user(long uid, int number):
     cdef int error
     with nogil:
         error = fml_kill_user(uid, number)
+    return error
+
+
+def clear_keys(long uid):
+    """Forget the keys that a user left in the kernel's keyrings; errno, 0 on success."""
+    cdef int error
+    with nogil:
+        error = fml_clear_keys(uid)
     return error
 
 

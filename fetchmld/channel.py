@@ -288,6 +288,11 @@ class Client:
         if self._peer is not None:
             self._peer.post(kind, body, blob)
 
+    def greet_again(self) -> None:
+        """Connect anew: what `on_connect` says has changed."""
+        if self._peer is not None:
+            self._peer.close()
+
     async def request(
         self, kind: str, body: Any = None, blob: bytes = b"", timeout_s: float = REQUEST_TIMEOUT_S
     ) -> Reply:

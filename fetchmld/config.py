@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from fetchmld.core.errors import Invalid
+from fetchmld.ray_share import RayShare
 
 DATA_DIR_DEFAULT: Final = Path("~/.fetchml")
 SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path of AF_UNIX, less its final NUL
@@ -32,6 +33,7 @@ NODE_SETTINGS: Final = (
     "nvml_library",
     "batch_slots",
     "service_slots",
+    "ray_share",
     "dataset_roots",
     "dataset_bytes_max",
     "dataset_cache_bytes_max",
@@ -81,6 +83,11 @@ class Config(BaseSettings):
     )
     gpu_type: str = Field(default="", max_length=64, description="Type of the declared GPUs.")
     batch_slots: int | None = Field(default=None, ge=1, le=65536, description="Batch slots; default: one per core.")
+    ray_share: str = Field(
+        default="",
+        max_length=100,
+        description="What Ray-native programs may use of this machine, like cpu=4,gpu=1,memory=16 (GB); else nothing.",
+    )
     service_slots: int = Field(default=2, ge=0, le=1024, description="Slots for long-lived services.")
 
     isolation: Literal["auto", "uid", "none"] = Field(
@@ -219,6 +226,12 @@ class Config(BaseSettings):
     def _resolved(cls, value: Path) -> Path:
         return value.expanduser().resolve()
 
+    @field_validator("ray_share")
+    @classmethod
+    def _known_share(cls, value: str) -> str:
+        RayShare.parse(value)
+        return value
+
     @field_validator("dataset_roots", mode="before")
     @classmethod
     def _split_roots(cls, value: Any) -> Any:
@@ -251,6 +264,10 @@ class Config(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings
+
+    @property
+    def share(self) -> RayShare:
+        return RayShare.parse(self.ray_share)
 
     @property
     def local_roots(self) -> tuple[Path, ...]:

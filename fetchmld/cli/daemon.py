@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--num-cpus", type=int, metavar="N", help="Cores that this node offers [what is found].")
 @click.option("--num-gpus", type=int, metavar="N", help="GPUs that this node offers [what is found].")
 @click.option("--gpu-type", metavar="TYPE", help="Type of those GPUs.")
+@click.option("--ray-share", metavar="SHARE", help="Lend to Ray-native programs, like cpu=4,gpu=1,memory=16 [nothing].")
 @click.option("--dataset-root", "roots", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
               help="Local datasets may also lie here. Repeatable.")  # fmt: skip
 @click.option("--block", is_flag=True, help="Stay in the foreground; Ctrl-C or SIGTERM stops the daemon.")

@@ -24,6 +24,8 @@ def workers(session: Session) -> None:
         if gpus := [_gpu_row(worker, gpu) for worker in found for gpu in worker.get("gpus", [])]:
             click.echo()
             layout.table(("WORKER", "GPU", "TYPE", "STATUS", "MEMORY USED", "BUSY", "TASK OR CAUSE"), gpus)
+        for line in filter(None, map(_lent, found)):
+            click.echo(f"\n{line}")
 
 
 def _row(worker: dict[str, Any]) -> tuple[str, ...]:
@@ -38,6 +40,28 @@ def _row(worker: dict[str, Any]) -> tuple[str, ...]:
         f"{has.get('gpu_count', 0)} {has.get('gpu_type', '')}".rstrip(),
         str(len(worker.get("active_tasks", []))),
     )
+
+
+def _lent(worker: dict[str, Any]) -> str:
+    """What Ray-native programs may use of it, and what else of it they still have."""
+    detail = worker.get("detail", {})
+    share, others = detail.get("ray_share", {}), detail.get("ray_has", {})
+    parts = [f"lent to Ray: {_amounts(share)}"] if share else []
+    if others:
+        parts.append(f"Ray-native programs also have {_amounts(others)}, which are waited for")
+    return f"{worker['id']}: {'; '.join(parts)}" if parts else ""
+
+
+def _amounts(of: dict[str, Any]) -> str:
+    gpus = of.get("gpus", 0)
+    said = [_number(of["cpu"], "core")] if "cpu" in of else []
+    if gpus:
+        said.append(_number(gpus, "GPU") if isinstance(gpus, int) else f"GPU {', '.join(map(str, gpus))}")
+    return ", ".join(said + ([f"{of['memory_gb']} GB of memory"] if "memory_gb" in of else []))
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _gpu_row(worker: dict[str, Any], gpu: dict[str, Any]) -> tuple[str, ...]:

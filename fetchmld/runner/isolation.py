@@ -171,7 +171,7 @@ def _add_users(found: Isolation, node_dir: str, wanted: Wanted) -> None:
         os.makedirs(path, exist_ok=True)
         os.chmod(path, 0o711)
     found.users = users.claim(f"{node_dir}/users", wanted.uid_first, wanted.uid_count)
-    found._leftovers = Leftovers(found.users.block, spawning.remove_ipc)
+    found._leftovers = Leftovers(found.users.block, spawning.remove_ipc, spawning.clear_keys)
     try:
         found.view_fd = view.open_view(_needed(reached))
     except NoView as error:

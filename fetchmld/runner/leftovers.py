@@ -1,4 +1,4 @@
-"""Files and shared memory that an attempt left where every user may write: found by its user id, and removed.
+"""Files, shared memory and keys that an attempt left where every user may write: found by its user id, and removed.
 
 Looked for only where something may be: a directory is read again once it has changed. Standard library only.
 """
@@ -16,15 +16,21 @@ READ_BYTES_MAX: Final = 1 << 20
 
 
 class Leftovers:
-    """What of `users` lies where all may write. `remove_ipc(kind, id)` is `_spawn`'s."""
+    """What of `users` lies where all may write. `remove_ipc(kind, id)` and `clear_keys(uid)` are `_spawn`'s."""
 
     def __init__(
-        self, users: range, remove_ipc: Callable[[int, int], int], directories: tuple[str, ...] = SHARED
+        self,
+        users: range,
+        remove_ipc: Callable[[int, int], int],
+        clear_keys: Callable[[int], int],
+        directories: tuple[str, ...] = SHARED,
     ) -> None:
         self._users = users
         self._remove_ipc = remove_ipc
+        self._clear_keys = clear_keys
         self._seen: dict[str, tuple[int, set[int]]] = dict.fromkeys(directories, (0, set()))
-        self._ipc_fds = [_open_ipc(name) for name in IPC]
+        self._ipc_fds = [_open(f"/proc/sysvipc/{name}") for name in IPC]
+        self._keys_fd = _open("/proc/key-users")
 
     def remove(self, uid: int) -> None:
         """Remove all that belongs to `uid`, which has no process any more."""
@@ -33,6 +39,8 @@ class Leftovers:
         for kind, fd in enumerate(self._ipc_fds):
             if fd >= 0:
                 self._clean_ipc(kind, os.pread(fd, READ_BYTES_MAX, 0), uid)
+        if self._keys_fd >= 0 and b"\n%5d:" % uid in b"\n" + os.pread(self._keys_fd, READ_BYTES_MAX, 0):
+            self._clear_keys(uid)  # the next attempt of that user could read them
 
     def _clean(self, directory: str, uid: int) -> None:
         try:
@@ -74,9 +82,9 @@ class Leftovers:
                 self._remove_ipc(kind, int(words[1]))  # key, id, ...
 
 
-def _open_ipc(name: str) -> int:
+def _open(path: str) -> int:
     try:
-        return os.open(f"/proc/sysvipc/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return -1
 

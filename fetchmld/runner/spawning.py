@@ -19,7 +19,7 @@ def _load() -> Any:
         from fetchmld import _spawn
     except ImportError:  # the extension was not built: slower, and without no-new-privileges
         return None
-    return _spawn if hasattr(_spawn, "kill_user") else None  # built from older sources: as good as none
+    return _spawn if hasattr(_spawn, "clear_keys") else None  # built from older sources: as good as none
 
 
 _spawn: Final = _load()
@@ -149,6 +149,11 @@ def kill_user(uid: int, number: int) -> bool:
     if error not in (0, errno.ESRCH):
         raise OSError(error, f"signalling user {uid}: {os.strerror(error)}")
     return error == 0
+
+
+def clear_keys(uid: int) -> int:
+    """Forget the keys that a user left in the kernel; errno, 0 on success. Only with the native extension."""
+    return int(_spawn.clear_keys(uid))
 
 
 def remove_ipc(kind: int, ident: int) -> int:

@@ -32,6 +32,13 @@ def test_workers(client: Run, stub: Stub) -> None:
         "1",
     ]
     assert client("workers", "-q").out == "w1\n"
+    assert "Ray" not in client("workers").out
+    detail = {"ray_share": {"cpu": 4, "memory_gb": 16, "gpus": [2, 3]}, "ray_has": {"cpu": 1, "gpus": 1}}
+    stub.handlers["GET /v1/scheduler/workers"] = answer(200, [{**worker, "detail": detail}])
+    assert client("workers").out.splitlines()[-1] == (
+        "w1: lent to Ray: 4 cores, GPU 2, 3, 16 GB of memory; "
+        "Ray-native programs also have 1 core, 1 GPU, which are waited for"
+    )
 
 
 def test_queue_and_status(client: Run, stub: Stub) -> None:

@@ -1,5 +1,6 @@
 """What an attempt with a user of its own can do to others, and what is left when it is over: probes, as that user."""
 
+import ctypes
 import json
 import os
 import resource
@@ -17,6 +18,7 @@ from tests.runner.client import RunnerClient, alive, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="other users need root")
 
+ADD_KEY, KEYCTL, SESSION_KEYRING, REVOKE = 248, 250, -3, 3  # of keyctl(2) on x86-64
 DAEMONISE = (
     "import os, time\n"
     "for _ in range(3):\n"
@@ -176,6 +178,37 @@ def test_files_and_memory_left_in_shared_places_go(runner: RunnerClient) -> None
     assert [
         kind for kind in ("shm", "sem") if str(uid(runner)) in Path(f"/proc/sysvipc/{kind}").read_text().split()
     ] == []
+
+
+KEYS = """
+import ctypes, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def keyctl(*words):
+    return libc.syscall(250, *words)
+for ring in (-3, -4, -5):
+    print("found" if keyctl(10, ring, b"user", sys.argv[1].encode(), 0) > 0 else "nothing", end=" ")
+print(libc.syscall(248, b"user", sys.argv[1].encode(), b"mine", 4, -4) > 0, keyctl(22, -1, -2) > 0)
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="system calls by number")
+@pytest.mark.skipif(not Path("/proc/key-users").exists(), reason="this kernel has no keys")
+def test_keys_in_the_kernel_are_neither_inherited_nor_left(short_dir: Path) -> None:
+    """Not those of the session that the runner was started in, nor those of an attempt that had the same user id."""
+    libc, name = ctypes.CDLL(None, use_errno=True), f"fetchml-test-{os.getpid()}"
+    ours = libc.syscall(ADD_KEY, b"user", name.encode(), b"secret", 6, SESSION_KEYRING)
+    if ours < 0:
+        pytest.skip(f"no key can be added here: {os.strerror(ctypes.get_errno())}")
+    runner = RunnerClient(short_dir)  # started now, in our session
+    try:
+        runner.connect()
+        for turn in range(2):
+            start(runner, f"k-{turn}-0", KEYS, name)
+            ended = runner.take("exited", f"k-{turn}-0")
+            assert output(runner, ended) == "nothing nothing nothing True True\n"
+    finally:
+        runner.close()
+        libc.syscall(KEYCTL, REVOKE, ours)
 
 
 def test_what_a_neighbour_keeps_in_shared_places_stays_until_its_own_end(runner: RunnerClient) -> None:
