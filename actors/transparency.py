@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from actors.sinks import kept_note, make_sink
+from fetchmld.core.chain import event_hash
 from fetchmld.core.errors import BadRequest, FetchmlError, NotFound, Unavailable
 from fetchmld.core.messages import Fact
 from fetchmld.store.log_tree import ROTATE, Consistency, Inclusion, LogTree
 from fetchmld.store.segment import LedgerDamaged
-from fetchmld.verify_merkle import consistent, included, leaf, read_signed
+from fetchmld.verify_merkle import consistent, included, read_signed
 
 log = logging.getLogger(__name__)
 
@@ -196,12 +197,13 @@ class Transparency:
             raise BadRequest(f"size {wanted}: a tree of so many events does not hold event {seq}")
         found: Inclusion = await self._proved(tree.prove, seq, wanted)
         root, _ = await self._roots(tree, wanted, wanted)
-        if not included(leaf(found.event.event_hash), seq, wanted, found.proof, root):
+        if not included(found.leaf, seq, wanted, found.proof, root):
             await self._make_anew()
         return {
             "seq": seq,
             "record": found.record.hex(),
-            "event_hash": found.event.event_hash.hex(),
+            "event_hash": event_hash(found.record).hex() if found.record else "",
+            "leaf_hash": found.leaf.hex(),
             "size": found.size,
             "root": root.hex(),
             "proof": [node.hex() for node in found.proof],

@@ -6,17 +6,34 @@ the root that was signed, they say which event differs first; else it lies after
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from fetchmld.core.chain import HASH_BYTES
 from fetchmld.store.landmarks import read_genesis
-from fetchmld.verify_merkle import Roots, Signed, handed_over, kept_leaves, leaf, read_signed, root_of_leaves
+from fetchmld.verify_boundary import Begins, read_begins
+from fetchmld.verify_merkle import (
+    Roots,
+    Signed,
+    first_wrong_tile,
+    handed_over,
+    kept_leaves,
+    leaf,
+    read_signed,
+    root_of_leaves,
+    tile_above,
+    tile_leaves,
+)
+from fetchmld.verify_records import record_row
 from fetchmld.verify_walk import SegmentResult, Walk
 
 LOG_NAME: Final = "checkpoints.log"
 TILES_NAME: Final = "tiles"
+TILE: Final = 256
+ROTATE: Final = "key.rotate"
+POLICY: Final = "audit.policy"
 _OWN: Final = 0
 _OUTSIDE: Final = 1
 
@@ -34,14 +51,21 @@ def verify_against(ledger_dir: Path, upto: int | None, log: bytes | None, outsid
     """As `verify_ledger`, with a log of checkpoints that was read earlier: no later than `upto` was asked for."""
     kept, problem = _taken_apart(log)
     given = [read_signed(note) for note in outside]
+    try:
+        begins = read_begins(ledger_dir)
+    except ValueError as unreadable:
+        return SegmentResult(0, 0, str(unreadable), bytes(HASH_BYTES))
     tree = _Marked(ledger_dir / TILES_NAME, sorted({signed.size for signed in (*kept, *given)}))
-    walk = Walk(ledger_dir, upto, tree.take)
+    lost = tree.begin(begins) if begins is not None else []
+    walk = Walk(ledger_dir, upto, tree.take, begins)
     chain = walk.result()
-    judge = _Judge(ledger_dir, walk, chain, tree)
+    judge = _Judge(ledger_dir, walk, chain, tree, begins)
     if log is None and any((ledger_dir / TILES_NAME).rglob("*")) and not (ledger_dir / LOG_NAME).exists():
         problem = f"{LOG_NAME} is gone"
     if problem:
         judge.fault(walk.next_seq, problem)
+    if begins is not None:
+        judge.weigh_boundary(begins, lost)
     judge.weigh(kept, given)
     return judge.verdict()
 
@@ -75,17 +99,42 @@ class _Marked:
     """A tree that is read through, and its roots at the sizes asked for."""
 
     def __init__(self, tiles: Path, sizes: list[int]) -> None:
+        self._tiles = tiles
         self.tree = Roots(tiles if tiles.is_dir() else None)
         self.roots: dict[int, bytes] = {}
+        self.unknown: set[int] = set()  # sizes whose root cannot be told any more
         self._sizes = sizes[::-1]  # the next one last
         self._mark()
 
+    def begin(self, begins: Begins) -> list[int]:
+        """Take in what the lowest tiles have of the events that were pruned; the tiles that are gone, of which nothing is
+        taken in but the hash over all, if the tile above has it."""
+        lost = []
+        for index in range(begins.first_seq // TILE):
+            leaves = tile_leaves(self._tiles, index, TILE)
+            if leaves is None:
+                lost.append(index)
+                self._skip(tile_above(self._tiles, index) or bytes(HASH_BYTES))
+            else:
+                self._take(leaves, self.tree.add_leaves)
+        self._take(begins.edge, self.tree.add_leaves)
+        return lost
+
+    def _skip(self, whole: bytes) -> None:
+        self.tree.add_tile(whole)
+        while self._sizes and self._sizes[-1] < self.tree.size:
+            self.unknown.add(self._sizes.pop())
+        self._mark()
+
     def take(self, leaves: list[bytes]) -> None:
+        self._take(leaves, self.tree.add)
+
+    def _take(self, leaves: list[bytes], add: Callable[[list[bytes]], None]) -> None:
         at = 0
         while at < len(leaves):
             room = self._sizes[-1] - self.tree.size if self._sizes else len(leaves)
             part = leaves[at : at + room]
-            self.tree.add(part)
+            add(part)
             at += len(part)
             self._mark()
 
@@ -97,11 +146,14 @@ class _Marked:
 class _Judge:
     """Collects what is wrong; the lowest sequence number is what counts."""
 
-    def __init__(self, ledger_dir: Path, walk: Walk, chain: SegmentResult, tree: _Marked) -> None:
+    def __init__(
+        self, ledger_dir: Path, walk: Walk, chain: SegmentResult, tree: _Marked, begins: Begins | None
+    ) -> None:
         self._directory = ledger_dir
         self._walk = walk
         self._chain = chain
-        self._roots = tree.roots
+        self._begins = begins
+        self._roots, self._unknown = tree.roots, tree.unknown
         self._wrong_tile = tree.tree.wrong_tile
         self._faults: list[tuple[int, str]] = [] if chain.valid else [(chain.first_bad, chain.problem)]
         self._agreeing: tuple[list[int], list[int]] = (
@@ -121,11 +173,47 @@ class _Judge:
         except (FileNotFoundError, ValueError):
             return "", []
         origin, keys = f"fetchml/{genesis.installation}", [(0, genesis.public_key)]
-        for seq, metadata in self._walk.rotations:
+        for seq, metadata in self._rotations():
             fresh = handed_over(str(json.loads(metadata).get("note", "")), origin, keys[-1][1])
             if fresh:
                 keys.append((seq + 1, fresh))
         return origin, keys
+
+    def _rotations(self) -> list[tuple[int, str]]:
+        carried = self._begins.carried if self._begins else []
+        rows = [(seq, record_row(record + digest, 0, len(record))) for seq, record, digest in carried]
+        gone = [(seq, row[12]) for seq, row in rows if row[4] == ROTATE]
+        return gone + [(seq, metadata) for seq, action, metadata in self._walk.notable if action == ROTATE]
+
+    def weigh_boundary(self, begins: Begins, lost: list[int]) -> None:
+        """The chain must name the file that stands for what was pruned, and the tiles must have what it carries."""
+        for index in lost:
+            self.fault(
+                index * TILE, f"the tile with the hashes of events {index * TILE} to {index * TILE + 255} is gone"
+            )
+        for seq, problem in begins.faults:
+            self.fault(seq, problem)
+        policies = [json.loads(metadata) for _, action, metadata in self._walk.notable if action == POLICY]
+        if self._chain.valid and begins.digest.hex() not in [policy.get("pruned") for policy in policies]:
+            self.fault(
+                0, "no event of the record names the file `pruned`: it was not written by a prune of this record"
+            )
+        tiles: dict[int, list[bytes] | None] = {}
+        for seq, _, digest in begins.carried:
+            index, at = divmod(seq, TILE)
+            if index not in tiles:
+                whole = index < begins.first_seq // TILE
+                tiles[index] = tile_leaves(self._directory / TILES_NAME, index, TILE) if whole else begins.edge
+            leaves = tiles[index]
+            if leaves is not None and leaves[at] != leaf(digest) and not self._is_wrong(index):
+                self.fault(seq, "pruned: it carries another event than the tree has")
+
+    def _is_wrong(self, index: int) -> bool:
+        """Whether it is the lowest tile that was changed, by what the one above says."""
+        above, leaves = tile_above(self._directory / TILES_NAME, index), None
+        if above is not None:
+            leaves = tile_leaves(self._directory / TILES_NAME, index, TILE)
+        return leaves is not None and root_of_leaves(leaves) != above
 
     def _key_at(self, size: int) -> bytes:
         return next((key for first, key in reversed(self._keys) if first <= size), b"")
@@ -169,6 +257,8 @@ class _Judge:
         if self._roots.get(signed.size) == signed.root:
             self._agreeing[whose].append(signed.size)
             return True
+        if signed.size in self._unknown:
+            return False
         missing = self._walk.next_seq
         if signed.size > missing and self._chain.valid:
             self.fault(
@@ -185,17 +275,28 @@ class _Judge:
         for signed in (disagreeing[-1], disagreeing[0]):
             leaves = kept_leaves(self._directory / TILES_NAME, signed.size)
             if leaves is not None and root_of_leaves(leaves) == signed.root:
-                differs = _Differs(leaves)
-                if self._walk.next_seq:
-                    Walk(self._directory, self._walk.next_seq - 1, differs.take).result()
+                differs = _Differs(leaves, self._walk.first_seq)
+                if self._walk.next_seq > self._walk.first_seq:
+                    Walk(self._directory, self._walk.next_seq - 1, differs.take, self._begins).result()
                 if differs.first >= 0:
                     self.fault(differs.first, "it was rewritten: a checkpoint was signed of another event there")
                 return
+        if self._blame_tile(disagreeing[-1]):
+            return
         first = disagreeing[0].size
         if first <= self._walk.next_seq:
             where = f"from here to {first - 1}, and the tree's tiles cannot say in which"
             why = f"the ledger was rewritten: a signed checkpoint disagrees, in an event {where}"
             self.fault(self._agreed_below(first), why)
+
+    def _blame_tile(self, signed: Signed) -> bool:
+        """Whether a tile with hashes of events that were pruned is what was changed."""
+        index = first_wrong_tile(self._directory / TILES_NAME, signed.size, signed.root) if self._begins else -1
+        if self._begins is None or not 0 <= index < self._begins.first_seq // TILE:
+            return False
+        where = f"events {index * TILE} to {index * TILE + TILE - 1}"
+        self.fault(index * TILE, f"the tile with the hashes of {where}, which were pruned, was changed")
+        return True
 
     def _agreed_below(self, size: int) -> int:
         """So many events, fewer than `size`, are as they were.
@@ -211,8 +312,8 @@ class _Judge:
         if tiles_wrong and not self._faults:
             self.fault(
                 self._wrong_tile,
-                "the tree's tile with its hash was changed, the event itself is right; "
-                f"remove {TILES_NAME}/ and it is made anew",
+                "the tree's tile with its hash was changed, the event itself is right; a running daemon that verifies "
+                "makes it anew",
             )
         first_bad, problem = min(self._faults, key=lambda fault: fault[0], default=(-1, ""))
         total = chain.total_events if first_bad < 0 else min(chain.total_events, first_bad)
@@ -231,9 +332,9 @@ class _Judge:
 class _Differs:
     """The first event whose leaf is not the one that the tiles have."""
 
-    def __init__(self, leaves: list[bytes]) -> None:
+    def __init__(self, leaves: list[bytes], first: int) -> None:
         self._leaves = leaves
-        self._at = 0
+        self._at = first
         self.first = -1
 
     def take(self, data: list[bytes]) -> None:

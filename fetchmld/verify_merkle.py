@@ -47,12 +47,22 @@ class Roots:
         self._tile_index: dict[int, int] = {}
 
     def add(self, data: Sequence[bytes]) -> None:
-        self.size += len(data)
         sha256 = hashlib.sha256
-        self._carry([sha256(b"\x00" + item).digest() for item in data])
+        self.add_leaves([sha256(b"\x00" + item).digest() for item in data])
 
-    def _carry(self, nodes: list[bytes]) -> None:
-        sha256, pending, height = hashlib.sha256, self._pending, 0
+    def add_leaves(self, hashes: Sequence[bytes]) -> None:
+        """As `add`, for leaves of which only the hashes are left."""
+        self.size += len(hashes)
+        self._carry(list(hashes))
+
+    def add_tile(self, whole: bytes) -> None:
+        """The next 256 leaves, of which only the hash over all is known. `size` is a multiple of 256."""
+        self.size += _TILE
+        self._carry([whole], 8)
+
+    def _carry(self, nodes: list[bytes], height: int = 0) -> None:
+        sha256, pending = hashlib.sha256, self._pending
+        pending += [None] * (height - len(pending))
         while nodes:
             if self._tiles is not None and height % 8 == 0:
                 self._compare(height // 8, nodes)
@@ -107,12 +117,41 @@ def kept_leaves(tiles: Path, size: int) -> list[bytes] | None:
     """The hashes of the first `size` leaves as the lowest tiles have them; None where some are not there."""
     hashes: list[bytes] = []
     for index in range(-(-size // _TILE)):
-        needed = min(_TILE, size - index * _TILE)
-        raw = _widest(tile_file(tiles, 0, index), needed)
-        if raw is None:
+        found = tile_leaves(tiles, index, min(_TILE, size - index * _TILE))
+        if found is None:
             return None
-        hashes += [raw[at : at + _HASH] for at in range(0, needed * _HASH, _HASH)]
+        hashes += found
     return hashes
+
+
+def tile_leaves(tiles: Path, index: int, count: int) -> list[bytes] | None:
+    """The first `count` hashes of a lowest tile; None where they are not there."""
+    raw = _widest(tile_file(tiles, 0, index), count)
+    return None if raw is None else [raw[at : at + _HASH] for at in range(0, count * _HASH, _HASH)]
+
+
+def tile_above(tiles: Path, index: int) -> bytes | None:
+    """The hash over a full lowest tile, as the tile above has it; None where that is not there."""
+    at = index % _TILE
+    raw = _widest(tile_file(tiles, 1, index // _TILE), at + 1)
+    return None if raw is None else raw[at * _HASH : (at + 1) * _HASH]
+
+
+def first_wrong_tile(tiles: Path, size: int, root: bytes) -> int:
+    """The first full lowest tile that is not what the tile above says, if with those above's word the tree of `size`
+    leaves has this root; else -1."""
+    tree, wrong = Roots(), -1
+    for index in range(-(-size // _TILE)):
+        count = min(_TILE, size - index * _TILE)
+        leaves, above = tile_leaves(tiles, index, count), tile_above(tiles, index) if count == _TILE else None
+        if above is not None and (leaves is None or root_of_leaves(leaves) != above):
+            wrong = index if wrong < 0 else wrong
+            tree.add_tile(above)
+        elif leaves is None:
+            return -1
+        else:
+            tree.add_leaves(leaves)
+    return wrong if tree.root() == root else -1
 
 
 def _widest(full: Path, needed: int) -> bytes | None:
@@ -134,8 +173,7 @@ def _widest(full: Path, needed: int) -> bytes | None:
 
 def root_of_leaves(leaf_hashes: list[bytes]) -> bytes:
     roots = Roots()
-    roots.size = len(leaf_hashes)
-    roots._carry(list(leaf_hashes))
+    roots.add_leaves(leaf_hashes)
     return roots.root()
 
 

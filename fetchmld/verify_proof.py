@@ -58,16 +58,28 @@ def check_proof(text: str, kept: Sequence[str] = (), key: str = "") -> ProofRepo
 
 def _inclusion(proof: dict[str, Any]) -> tuple[dict[int, bytes], str]:
     """The trees that the proof is about (size -> root), and what it shows."""
-    seq, size = int(proof["sequence_num"]), int(proof["tree_size"])
-    record, root = bytes.fromhex(proof["record"]), bytes.fromhex(proof["root"])
+    seq, size, root = int(proof["sequence_num"]), int(proof["tree_size"]), bytes.fromhex(proof["root"])
+    event_hash = _event_hash(proof, seq) if "record" in proof else None
+    found = bytes.fromhex(proof["leaf_hash"]) if event_hash is None else leaf(event_hash)
+    if not included(found, seq, size, _nodes(proof), root):
+        raise _Wrong(f"event {seq} is not in the tree of {size} events with the root {root.hex()}")
+    if event_hash is None:
+        said = f"the leaf hash {found.hex()}; retention has removed the event itself"
+        return {size: root}, f"valid: event {seq} is in the record of {size} events, with {said}"
+    return {size: root}, f"valid: event {seq} is in the record of {size} events, {event_hash.hex()}"
+
+
+def _event_hash(proof: dict[str, Any], seq: int) -> bytes:
+    record = bytes.fromhex(proof["record"])
     event_hash = blake3(record).digest()
-    if event_hash.hex() != proof["event_hash"]:
+    if (
+        event_hash.hex() != proof["event_hash"]
+        or proof.get("leaf_hash", leaf(event_hash).hex()) != leaf(event_hash).hex()
+    ):
         raise _Wrong("the event's bytes do not have the hash that stands beside them")
     if record[:8] != b"FMLEVT01" or int.from_bytes(record[8:16], "big") != seq:
         raise _Wrong(f"the bytes are not the record of event {seq}")
-    if not included(leaf(event_hash), seq, size, _nodes(proof), root):
-        raise _Wrong(f"event {seq} is not in the tree of {size} events with the root {root.hex()}")
-    return {size: root}, f"valid: event {seq} is in the record of {size} events, {event_hash.hex()}"
+    return event_hash
 
 
 def _consistency(proof: dict[str, Any]) -> tuple[dict[int, bytes], str]:

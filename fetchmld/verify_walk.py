@@ -27,15 +27,16 @@ from fetchmld.store.segment import (
     payload_intact,
     read_header,
 )
+from fetchmld.verify_boundary import Begins, read_begins
 from fetchmld.verify_frames import NO_LIMIT, pass_over
 from fetchmld.verify_records import record_row, records
 
-_ROTATE: Final = b"key.rotate"
+_NOTABLE: Final = (b"key.rotate", b"audit.policy")
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentResult:
-    """`total_events` were found right, from event 0 on; `first_bad` is -1 where nothing is wrong."""
+    """The first `total_events` were found right, pruned ones included; `first_bad` is -1 where nothing is wrong."""
 
     total_events: int
     first_bad: int
@@ -45,6 +46,7 @@ class SegmentResult:
     vouched: int = 0  # so many events, from the first on, a checkpoint from outside vouches for
     notice: str = ""  # what is no fault, but should be known
     tiles_wrong: bool = False  # the tree's tiles are not what the events give; they can be made anew
+    first_seq: int = 0  # those before it were pruned
 
     @property
     def valid(self) -> bool:
@@ -70,31 +72,38 @@ def verify_segments(ledger_dir: Path, upto: int | None = None) -> SegmentResult:
 class Walk:
     """One pass over the segments, in order. Everything below `next_seq` was found right.
 
-    `take_leaves` is given the hashes of events found right, in order and each once. `rotations` are those events that
-    hand over to another signing key: (sequence number, metadata as JSON).
+    `begins`: where the record begins, once it was pruned; without it, that is read. `take_leaves` is given the hashes of
+    events found right, in order and each once. `notable` are the events that hand over to another signing key or set
+    the policy of retention: (sequence number, action, metadata as JSON).
     """
 
     def __init__(
-        self, ledger_dir: Path, upto: int | None = None, take_leaves: Callable[[list[bytes]], None] | None = None
+        self,
+        ledger_dir: Path,
+        upto: int | None = None,
+        take_leaves: Callable[[list[bytes]], None] | None = None,
+        begins: Begins | None = None,
     ) -> None:
         self._directory = ledger_dir
         self._upto = upto
         self._head: Head | None = None
         self._take_leaves = take_leaves
         self._leaves: list[bytes] = []
-        self._leaves_at = 0  # the first one's number
+        self._begins = begins
+        self.first_seq = self._leaves_at = 0  # the first one's number
         self.next_seq = 0
         self.root_hash = bytes(HASH_BYTES)
-        self.rotations: list[tuple[int, str]] = []
+        self.notable: list[tuple[int, str, str]] = []
 
     def result(self) -> SegmentResult:
         try:
             self.run()
         except Bad as bad:
-            return SegmentResult(min(self.next_seq, bad.seq), bad.seq, bad.problem, self.root_hash)
+            total = min(self.next_seq, bad.seq)
+            return SegmentResult(total, bad.seq, bad.problem, self.root_hash, first_seq=self.first_seq)
         finally:
             self._hand_over_leaves()
-        return SegmentResult(self.next_seq, -1, "", self.root_hash)
+        return SegmentResult(self.next_seq, -1, "", self.root_hash, first_seq=self.first_seq)
 
     def _hand_over_leaves(self) -> None:
         leaves = self._leaves[: self.next_seq - self._leaves_at]
@@ -109,6 +118,8 @@ class Walk:
         head_problem = self._read_landmarks()
         self._compare_head()
         for first_seq, path in list_segments(self._directory / "segments"):
+            if first_seq < self.first_seq:
+                continue  # a prune was stopped before it had removed it
             if self._done():
                 return
             if first_seq != self.next_seq:
@@ -117,7 +128,7 @@ class Walk:
             try:
                 self._segment(buffer, path.name)
             finally:
-                self._note_rotations(buffer)
+                self._note(buffer)
             self._hand_over_leaves()
             if wrapping:
                 raise Bad(max(first_seq, self.next_seq - 1), wrapping)
@@ -133,11 +144,25 @@ class Walk:
             self.root_hash = genesis_hash(read_genesis(self._directory))
         except (FileNotFoundError, ValueError) as problem:
             raise Bad(0, f"genesis.json: {problem}") from problem
+        self._begin()
         try:
             self._head = read_head(self._directory)
         except (FileNotFoundError, ValueError) as problem:
             return f"head: {problem}"
         return ""
+
+    def _begin(self) -> None:
+        """At the boundary, where there is one."""
+        try:
+            begins = self._begins or read_begins(self._directory)
+        except ValueError as problem:
+            raise Bad(0, str(problem)) from problem
+        if begins is None:
+            return
+        if begins.genesis != self.root_hash:
+            raise Bad(0, "genesis.json is not what the record grew from")
+        self.first_seq = self.next_seq = self._leaves_at = begins.first_seq
+        self.root_hash = begins.prev_hash
 
     def _compare_head(self) -> None:
         """Called at each frame's end: the head file was written at one of those."""
@@ -161,15 +186,14 @@ class Walk:
                 raise Bad(self.next_seq, f"{name} has a broken or unfinished frame at byte {at}")
             at = self._frame(buffer, at, header, name)
 
-    def _note_rotations(self, buffer: bytes) -> None:
-        """Of the segment's events that were found right. The word stands in hardly any segment."""
-        if self._take_leaves is None or _ROTATE not in buffer:
-            return
-        for start, size in records(buffer):
-            if _ROTATE in buffer[start : start + size]:
+    def _note(self, buffer: bytes) -> None:
+        """Of the segment's events that were found right. These words stand in hardly any segment."""
+        wanted = [word for word in _NOTABLE if word in buffer] if self._take_leaves is not None else []
+        for start, size in records(buffer) if wanted else ():
+            if any(word in buffer[start : start + size] for word in wanted):
                 row = record_row(buffer, start, size)
-                if row[0] < self.next_seq and row[4] == _ROTATE.decode():
-                    self.rotations.append((row[0], row[12]))
+                if row[0] < self.next_seq and row[4].encode() in wanted:
+                    self.notable.append((row[0], row[4], row[12]))
 
     def _pass_over(self, buffer: bytes, at: int) -> int:
         """Go over frames in which all is right, fast; stop where a second look is needed, or where the end is."""
@@ -229,17 +253,19 @@ class Walk:
             return Bad(seq, f"its record has the unknown version {tag!r}")
         if number > seq:
             return Bad(seq, f"event {number} stands where it is due")
+        if number < self.first_seq:
+            return Bad(seq, f"event {number} stands where it is due")
         if number < seq:
             if self._hash_of(number) == digest:
                 return Bad(seq, f"a copy of event {number} stands where it is due")
             return Bad(number, "two different events have this number")
-        if seq and _link_at(buffer, after) in (digest, None):
+        if seq > self.first_seq and _link_at(buffer, after) in (digest, None):
             return Bad(seq - 1, f"it was rewritten together with its hash: event {seq} does not follow from it")
         return Bad(seq, "it does not follow from the event before it")
 
     def _hash_of(self, seq: int) -> bytes:
         """The hash of an event that was found right, by a second walk."""
-        walk = Walk(self._directory, seq)
+        walk = Walk(self._directory, seq, begins=self._begins)
         with suppress(Bad):
             walk.run()
         return walk.root_hash

@@ -167,11 +167,13 @@ class Root(TypedDict):
 
 
 class InclusionProof(TypedDict):
-    """That event `seq` is in the tree of `size` events. Bytes in hex; `note` is empty where no checkpoint is kept."""
+    """That event `seq` is in the tree of `size` events. Bytes in hex; `note` is empty where no checkpoint is kept,
+    `record` and `event_hash` where retention has removed the event and left its `leaf_hash`."""
 
     seq: int
     record: str
     event_hash: str
+    leaf_hash: str
     size: int
     root: str
     proof: list[str]

@@ -584,8 +584,11 @@ SCHEMAS: Final[dict[str, Schema]] = {
         {
             "kind": enum("inclusion"),
             "sequence_num": INTEGER,
-            "record": said(STRING, "The event's canonical bytes, in hex; their BLAKE3 is event_hash."),
+            "record": said(
+                STRING, "The event's canonical bytes, in hex; their BLAKE3 is event_hash. Absent once it was pruned."
+            ),
             "event_hash": STRING,
+            "leaf_hash": said(STRING, "SHA-256(0x00 || event_hash): the event's leaf in the tree."),
             "tree_size": INTEGER,
             "root": said(STRING, "Of that tree, in hex."),
             "proof": said(STRINGS, "RFC 6962's audit path, in hex, from the leaf up."),
@@ -593,7 +596,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "origin": STRING,
             "verifier_key": said(STRING, "The key in force, as verifiers of notes take it."),
         },
-        required=["kind", "sequence_num", "record", "event_hash", "tree_size", "root", "proof"],
+        required=["kind", "sequence_num", "leaf_hash", "tree_size", "root", "proof"],
     ),
     "ConsistencyProof": record(
         {

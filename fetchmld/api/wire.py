@@ -345,8 +345,8 @@ def inclusion(found: InclusionProof) -> dict[str, Any]:
     return {
         "kind": "inclusion",
         "sequence_num": found["seq"],
-        "record": found["record"],
-        "event_hash": found["event_hash"],
+        **({"record": found["record"], "event_hash": found["event_hash"]} if found["record"] else {}),
+        "leaf_hash": found["leaf_hash"],
         "tree_size": found["size"],
         "root": found["root"],
         "proof": found["proof"],

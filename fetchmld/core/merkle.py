@@ -87,8 +87,12 @@ class Tree:
     def add(self, event_hashes: Sequence[bytes]) -> list[Tile]:
         """Append leaves. Returns the tiles that became full by it, each level in order, lower levels first."""
         hash_of = sha256
-        self.size += len(event_hashes)
-        return self._push(0, [hash_of(b"\0" + event_hash).digest() for event_hash in event_hashes])
+        return self.add_leaves([hash_of(b"\0" + event_hash).digest() for event_hash in event_hashes])
+
+    def add_leaves(self, leaf_hashes: Sequence[bytes]) -> list[Tile]:
+        """As `add`, for leaves of which only the hashes are left."""
+        self.size += len(leaf_hashes)
+        return self._push(0, list(leaf_hashes))
 
     def _push(self, level: int, hashes: list[bytes]) -> list[Tile]:
         if not hashes:

@@ -24,7 +24,7 @@ from typing import Final
 from fetchmld.core.chain import Chain, Event, Genesis, genesis_hash
 from fetchmld.core.errors import Unavailable
 from fetchmld.core.messages import Fact
-from fetchmld.store import snapshots
+from fetchmld.store import boundary, snapshots
 from fetchmld.store.landmarks import Head, Mark, read_genesis, read_head, write_genesis, write_head
 from fetchmld.store.recovery import End, find_end
 from fetchmld.store.sealed import read_segment
@@ -144,7 +144,7 @@ class Ledger:
         return self._spare.problem
 
     def read(self, from_seq: int = 0) -> Iterator[Event]:
-        """Every event from `from_seq` to the newest, in order. Raises LedgerDamaged."""
+        """Every event from `from_seq` to the newest, in order. Raises LedgerDamaged, also where retention removed some."""
         last = self.next_seq - 1
         tail = Tail(self.directory, from_seq=from_seq)
         try:
@@ -297,7 +297,8 @@ def _recover(directory: Path, genesis: Genesis, segment_bytes: int, since: Mark 
     acknowledged = [(mark.seq, mark.event_hash) for mark in snapshots.marks(directory)]
     if head is not None:
         acknowledged.append((head.next_seq, head.event_hash))
-    end = find_end(directory / SEGMENTS, genesis_hash(genesis), acknowledged, since, segment_bytes)
+    beginning = _beginning(directory, genesis)
+    end = find_end(directory / SEGMENTS, genesis_hash(genesis), acknowledged, since or beginning, segment_bytes)
     if end.path is None:
         raise LedgerDamaged(0, "every segment is gone")
     if (signed := signed_size(directory)) > end.next_seq:
@@ -308,8 +309,19 @@ def _recover(directory: Path, genesis: Genesis, segment_bytes: int, since: Mark 
         _refill(end, segment_bytes)
     if repairs:
         write_head(directory, Head(end.next_seq, end.head_hash, end.segment, end.offset))
+    boundary.remove_left_over(directory)
     torn_seq = end.next_seq if end.torn_bytes else -1
     return end, Recovery(end.next_seq, end.torn_bytes, torn_seq, tuple(repairs))
+
+
+def _beginning(directory: Path, genesis: Genesis) -> Mark | None:
+    """Where the chain begins that retention has left; None where all of it is there. Raises LedgerDamaged, OSError."""
+    pruned = boundary.load(directory)
+    if pruned is None:
+        return None
+    if pruned.boundary.genesis != genesis_hash(genesis):
+        raise LedgerDamaged(0, "genesis.json is not what the record grew from")
+    return pruned.boundary.mark
 
 
 def _head(directory: Path, repairs: list[str]) -> Head | None:

@@ -8,13 +8,16 @@ story than it, `advance` raises LedgerDamaged for as long as that is so.
 """
 
 import logging
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fetchmld.core.chain import Event, encode
+from fetchmld.core.chain import Event, event_hash
 from fetchmld.core.merkle import (
     EMPTY_ROOT,
+    HASH_BYTES,
+    TILE_WIDTH,
     Tile,
     Tree,
     consistency_proof,
@@ -23,6 +26,8 @@ from fetchmld.core.merkle import (
     range_hash,
     root_at,
 )
+from fetchmld.store import boundary
+from fetchmld.store.boundary import Boundary
 from fetchmld.store.landmarks import read_genesis
 from fetchmld.store.notes import (
     KEYS,
@@ -51,10 +56,13 @@ _STEP_EVENTS: Final = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Inclusion:
-    """That event `seq` is a leaf of the tree of `size`; `note` is that tree's checkpoint, empty where none is kept."""
+    """That an event is a leaf of the tree of `size`; `note` is that tree's checkpoint, empty where none is kept.
 
-    event: Event
+    `record` is empty where the event itself was pruned: its hash in the tree is all that is left.
+    """
+
     record: bytes
+    leaf: bytes
     size: int
     proof: list[bytes]
     note: str
@@ -77,7 +85,7 @@ class LogTree:
     """See the module."""
 
     def __init__(self, ledger_dir: Path, anew: bool = False) -> None:
-        """With `anew`, all tiles are made from the segments again.
+        """With `anew`, all tiles are made from the segments again; those of events that were pruned from the lowest.
 
         Raises OSError, ValueError (a damaged landmark, checkpoint or key) and LedgerDamaged.
         """
@@ -100,6 +108,9 @@ class LogTree:
                 self._load()
         elif genesis.public_key:
             self._signer = load_key(ledger_dir, self.origin, genesis.public_key)
+        begins = boundary.read(ledger_dir)
+        if begins is not None and self._tree.size < begins.first_seq:
+            self._begin(begins)
         self._tail = Tail(ledger_dir, from_seq=self._tree.size)
 
     def _signer_of(self, note: str) -> Signer:
@@ -122,6 +133,15 @@ class LogTree:
         except (OSError, ValueError) as problem:
             why = str(problem)
         log.warning("tree_made_anew", extra={"why": why})
+
+    def _begin(self, begins: Boundary) -> None:
+        """The tree at the boundary, from the lowest tiles: of what was pruned nothing else is left."""
+        self._tree = Tree()
+        for index in range(begins.first_seq // TILE_WIDTH):
+            hashes = self._tiles.read(0, index, TILE_WIDTH)
+            full = self._tree.add_leaves([hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)])
+            self._unwritten += [tile for tile in full if tile.level]
+        self._tree.add_leaves(begins.edge)
 
     # -- following
 
@@ -218,15 +238,20 @@ class LogTree:
 
     def prove(self, seq: int, size: int) -> Inclusion:
         """`size` at most that of the newest checkpoint, and more than `seq`. Raises ValueError, OSError, LedgerDamaged."""
-        tail = Tail(self._directory, from_seq=seq)
-        try:
-            (event,) = tail.read(seq, 1)
-        finally:
-            tail.close()
+        record, there = self._record(seq), range_hash(seq, seq + 1, self._read)
         proof = inclusion_proof(seq, size, self._read)
-        if range_hash(seq, seq + 1, self._read) != leaf_hash(event.event_hash):
+        if record and there != leaf_hash(event_hash(record)):
             raise LedgerDamaged(seq, "it is not the event that the tree has")
-        return Inclusion(event, encode(event.fact, seq, event.prev_hash), size, proof, self._log.find(size))
+        return Inclusion(record, there, size, proof, self._log.find(size))
+
+    def _record(self, seq: int) -> bytes:
+        """The event as it was hashed; nothing where it was pruned and is not carried."""
+        if seq < boundary.first_seq(self._directory):
+            pruned = boundary.load(self._directory)
+            carried = () if pruned is None else pruned.carried
+            return next((one.record for one in carried if one.seq == seq), b"")
+        with closing(Tail(self._directory, from_seq=seq)) as tail:
+            return tail.read_records(seq, 1)[0].record
 
     def prove_consistency(self, old: int, new: int) -> Consistency:
         """Both at most the size of the newest checkpoint. Raises as `prove`."""

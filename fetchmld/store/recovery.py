@@ -67,6 +67,8 @@ def find_end(
     end = End(0, genesis_hash) if since is None else _end_at(since)
     vouched = _Vouched(acknowledged, end.next_seq, end.head_hash)
     files = [(first, path) for first, path in list_segments(segments) if since is None or first >= since.segment]
+    if since is not None and (not files or files[0][0] != since.segment):
+        raise LedgerDamaged(since.segment, "its segment is gone")
     for index, (first_seq, path) in enumerate(files):
         begun = since is not None and index == 0
         if first_seq != end.next_seq and not begun:
@@ -83,11 +85,15 @@ def find_end(
     return end
 
 
-def check_before(segments: Path, genesis_hash: bytes, mark: Mark) -> None:
-    """Walk every frame before `mark`, which a start from there leaves out. Raises LedgerDamaged, OSError."""
-    end = End(0, genesis_hash)
-    vouched = _Vouched((), 0, genesis_hash)
-    for first_seq, path in list_segments(segments):
+def check_before(segments: Path, genesis_hash: bytes, mark: Mark, since: Mark | None = None) -> None:
+    """Walk every frame before `mark`, which a start from there leaves out. Raises LedgerDamaged, OSError.
+
+    `since`: where the record begins, once it was pruned.
+    """
+    end = End(0, genesis_hash) if since is None else _end_at(since)
+    vouched = _Vouched((), end.next_seq, end.head_hash)
+    files = [(first, path) for first, path in list_segments(segments) if since is None or first >= since.segment]
+    for first_seq, path in files:
         if first_seq > mark.segment:
             break
         if first_seq != end.next_seq:

@@ -17,7 +17,7 @@ import orjson
 
 from fetchmld.core.chain import genesis_hash
 from fetchmld.core.state import State
-from fetchmld.store import snapshots
+from fetchmld.store import boundary, snapshots
 from fetchmld.store.landmarks import Mark, read_genesis
 from fetchmld.store.recovery import check_before
 from fetchmld.store.segment import LedgerDamaged
@@ -40,13 +40,23 @@ def main() -> None:
 
 def _result(ledger_dir: Path, to_seq: int, check: bool) -> dict[str, Any]:
     try:
-        if check:
-            check_skipped(ledger_dir)
-        return {"seq": make(ledger_dir, to_seq)}
+        return _made(ledger_dir, to_seq, check)
     except LedgerDamaged as damage:
         return {"first_bad": damage.first_bad, "why": damage.why}
     except (OSError, ValueError) as problem:
         return {"error": str(problem)}
+
+
+def _made(ledger_dir: Path, to_seq: int, check: bool) -> dict[str, Any]:
+    begins = boundary.read(ledger_dir)
+    try:
+        if check:
+            check_skipped(ledger_dir)
+        return {"seq": make(ledger_dir, to_seq)}
+    except LedgerDamaged:
+        if boundary.read(ledger_dir) == begins:
+            raise
+        return {"error": "the record was pruned meanwhile"}
 
 
 def check_skipped(ledger_dir: Path) -> None:
@@ -54,10 +64,13 @@ def check_skipped(ledger_dir: Path) -> None:
     found = snapshots.newest(ledger_dir)
     if found is None:
         return
+    begins = boundary.read(ledger_dir)
+    since = None if begins is None else begins.mark
     try:
-        check_before(ledger_dir / "segments", genesis_hash(read_genesis(ledger_dir)), found.mark)
+        check_before(ledger_dir / "segments", genesis_hash(read_genesis(ledger_dir)), found.mark, since)
     except LedgerDamaged:
-        snapshots.remove_all(ledger_dir)
+        if boundary.read(ledger_dir) == begins:
+            snapshots.remove_all(ledger_dir)
         raise
 
 

@@ -2,7 +2,8 @@
 
 A snapshot is disposable: it only spares a start the facts before it. So it is believed only where everything fits: its
 own hashes, the code that made it, and the chain, whose event before it must lie where it says with the hash it names.
-Otherwise it is passed over, with the reason, and an older one or the whole record is read.
+Otherwise it is passed over, with the reason, and an older one or the whole record is read; of a record that was pruned,
+all from its boundary on, where the state is kept for good (`boundary`).
 
     first line   JSON: where in the chain, which segments lie before, hash of the body, `check` over the line itself
     then         the body, as `state_form` writes it
@@ -22,10 +23,10 @@ from blake3 import blake3
 
 from fetchmld.core.chain import HASH_BYTES
 from fetchmld.core.state import State
-from fetchmld.store import state_form
+from fetchmld.store import boundary, state_form
 from fetchmld.store.landmarks import Mark
 from fetchmld.store.sealed import open_segment
-from fetchmld.store.segment import TRAILER, list_segments, sync_directory, write_at
+from fetchmld.store.segment import TRAILER, sync_directory, write_at
 
 SNAPSHOTS: Final = "snapshots"
 KEPT: Final = 2
@@ -60,7 +61,8 @@ def write(ledger_dir: Path, mark: Mark, state: State) -> Path:
     directory = ledger_dir / SNAPSHOTS
     directory.mkdir(mode=0o700, exist_ok=True)
     body = state_form.to_bytes(state)
-    earlier = [first for first, _ in list_segments(ledger_dir / "segments") if first < mark.segment]
+    there = boundary.segments_from(ledger_dir, boundary.first_seq(ledger_dir))
+    earlier = [first for first, _ in there if first < mark.segment]
     path = directory / f"{mark.seq:020d}.state"
     fresh = path.with_suffix(f".new{os.getpid()}")
     try:
@@ -75,13 +77,20 @@ def write(ledger_dir: Path, mark: Mark, state: State) -> Path:
 
 
 def newest(ledger_dir: Path) -> Snapshot | None:
-    """The newest snapshot that fits the chain, the code and itself; None where none does. Says why it passed some over."""
+    """The newest snapshot that fits the chain, the code and itself; None where none does. Says why it passed some over.
+
+    Of a record that was pruned it is the state at the boundary where there is none. Raises LedgerDamaged where that is
+    damaged, OSError.
+    """
     for _, path in reversed(listed(ledger_dir)):
         try:
             return read(ledger_dir, path)
         except (NoSnapshot, OSError) as problem:
             log.warning("snapshot_passed_over", extra={"path": str(path), "why": str(problem)})
-    return None
+    pruned = boundary.load(ledger_dir)
+    if pruned is None:
+        return None
+    return Snapshot(pruned.boundary.mark, ledger_dir / boundary.PRUNED, (), pruned.state)
 
 
 def read(ledger_dir: Path, path: Path) -> Snapshot:
@@ -94,7 +103,7 @@ def read(ledger_dir: Path, path: Path) -> Snapshot:
         raise NoSnapshot("its bytes are not what was written")
     if schema != state_form.fingerprint():
         raise NoSnapshot("another version of FetchML wrote it")
-    _check_place(ledger_dir / "segments", mark, earlier)
+    _check_place(ledger_dir, mark, earlier)
     return Snapshot(mark, path, earlier, body)
 
 
@@ -150,10 +159,12 @@ def _parsed(line: bytes) -> tuple[Mark, tuple[int, ...], str, str]:
         raise problem if isinstance(problem, NoSnapshot) else NoSnapshot(f"no first line: {problem}") from problem
 
 
-def _check_place(segments: Path, mark: Mark, earlier: tuple[int, ...]) -> None:
-    """The event before the mark must lie where the mark says, with its hash, and no segment before it may be gone."""
-    there = dict(list_segments(segments))
-    if any(first not in there for first in earlier) or mark.segment not in there:
+def _check_place(ledger_dir: Path, mark: Mark, earlier: tuple[int, ...]) -> None:
+    """The event before the mark must lie where the mark says, with its hash, and no segment before it may be gone,
+    but for those that were pruned."""
+    begins = boundary.first_seq(ledger_dir)
+    there = dict(boundary.segments_from(ledger_dir, begins))
+    if any(first not in there for first in earlier if first >= begins) or mark.segment not in there:
         raise NoSnapshot("a segment before it is gone")
     file = open_segment(there[mark.segment])
     try:

@@ -8,11 +8,11 @@ damage, and any other incomplete frame is simply not there yet.
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import orjson
 
-from fetchmld.core.chain import HASH_BYTES, RECORD_HEADER, RECORD_TAG, Event, unpack
+from fetchmld.core.chain import HASH_BYTES, RECORD_HEADER, RECORD_TAG, Event, event_hash, unpack
 from fetchmld.store.sealed import SegmentFile, open_segment
 from fetchmld.store.segment import (
     ENTRY,
@@ -31,6 +31,15 @@ from fetchmld.store.segment import (
 # address, error, hash before, hash, metadata as canonical JSON.
 RawEvent = tuple[int, int, int, bytes, bytes, bytes, bytes, bool, bytes, bytes, bytes, bytes, bytes]
 T = TypeVar("T")
+
+
+class Record(NamedTuple):
+    """An event as it was hashed."""
+
+    seq: int
+    record: bytes
+    event_hash: bytes
+
 
 _READ_BYTES: Final = 256 * 1024
 _ENTRY_HEADER: Final = struct.Struct(SIZE.format + RECORD_HEADER.format[1:])
@@ -66,6 +75,10 @@ class Tail:
     def read_raw(self, to_seq: int | None, max_events: int) -> list[RawEvent]:
         """As `read`, several times faster: texts stay bytes, metadata stays JSON as it was hashed, nothing is parsed."""
         return self._gather(to_seq, max_events, self._cut)
+
+    def read_records(self, to_seq: int, max_events: int) -> list[Record]:
+        """As `read`, each event as the bytes that were hashed. Raises LedgerDamaged also where that hash is another."""
+        return self._gather(to_seq, max_events, self._take_records)
 
     def _gather(self, to_seq: int | None, max_events: int, take: Callable[[list[T], int], None]) -> list[T]:
         events: list[T] = []
@@ -127,6 +140,21 @@ class Tail:
             events.append(Event(seq, prev_hash, prev, fact))
             seq += 1
         self._payload_at, self.next_seq, self._prev_hash = at, seq, prev
+        self._payload_left -= count
+
+    def _take_records(self, found: list[Record], count: int) -> None:
+        """As `_take`, undecoded."""
+        payload, prev = self._payload, self._prev_hash
+        for seq in range(self.next_seq, self.next_seq + count):
+            size, _tag, number, link = ENTRY.unpack_from(payload, self._payload_at)
+            start = self._payload_at + SIZE.size
+            end = start + size + HASH_BYTES
+            record, digest = payload[start : start + size], payload[start + size : end]
+            if number != seq or (prev is not None and link != prev) or event_hash(record) != digest:
+                raise LedgerDamaged(seq, "it does not follow from the event before it, or has another hash")
+            found.append(Record(seq, record, digest))
+            self._payload_at, self.next_seq, prev = end, seq + 1, digest
+        self._prev_hash = prev
         self._payload_left -= count
 
     def _cut(self, events: list[RawEvent], count: int) -> None:

@@ -46,6 +46,16 @@ class TileStore:
                 return (parts / str(width)).read_bytes()
         raise FileNotFoundError(f"no tile {path} with {least} hashes")
 
+    def sync(self, first: int, stop: int) -> None:
+        """Make the lowest tiles of these indices durable, names and all: they are the last to know. Raises OSError."""
+        directories = {self._directory, self._directory / "0"}
+        for index in range(first, stop):
+            path = self._directory / tile_path(0, index)
+            _sync(path)
+            directories.update(parent for parent in path.parents if self._directory in parent.parents)
+        for directory in directories:
+            sync_directory(directory)
+
     def write_full(self, tiles: Iterable[Tile]) -> None:
         """Raises OSError; writing the same ones again is right then."""
         for tile in tiles:
@@ -76,6 +86,14 @@ def _write(path: Path, data: bytes) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh.write_bytes(data)
     os.replace(fresh, path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 # ---- the log of checkpoints -----------------------------------------------------------------------------------------
@@ -152,7 +170,16 @@ def split_notes(raw: bytes) -> tuple[list[str], int]:
 def signed_size(ledger_dir: Path) -> int:
     """Of so many events the newest whole checkpoint was signed; 0 where none can be read. Raises OSError."""
     try:
-        notes, _ = split_notes((ledger_dir / CHECKPOINTS).read_bytes())
-        return read_checkpoint(notes[-1]).size if notes else 0
-    except (FileNotFoundError, ValueError):
+        note = newest_note(ledger_dir)
+        return read_checkpoint(note).size if note else 0
+    except ValueError:
         return 0
+
+
+def newest_note(ledger_dir: Path) -> str:
+    """The newest whole checkpoint, empty where there is none. Raises OSError."""
+    try:
+        notes, _ = split_notes((ledger_dir / CHECKPOINTS).read_bytes())
+    except FileNotFoundError:
+        return ""
+    return notes[-1] if notes else ""

@@ -36,6 +36,7 @@ from fetchmld.api.head import (
 from fetchmld.core.arrays import element_id
 from fetchmld.core.errors import FetchmlError, NotFound
 from fetchmld.core.lifecycle import ENDED
+from fetchmld.core.merkle import leaf_hash
 from fetchmld.core.messages import (
     AttemptEnded,
     CancelRequested,
@@ -303,6 +304,7 @@ class LocalHead:
             seq=seq,
             record=log.records[seq].hex(),
             event_hash=log.hashes[seq].hex(),
+            leaf_hash=leaf_hash(log.hashes[seq]).hex(),
             size=wanted,
             root=log.root(wanted).hex(),
             proof=[node.hex() for node in log.inclusion(seq, wanted)],

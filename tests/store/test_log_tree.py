@@ -46,8 +46,8 @@ def test_what_it_signs_and_proves_the_verifier_accepts(tmp_path: Path) -> None:
         root = read_signed(tree.newest).root
         for seq in (0, 255, 256, 556):
             found = tree.prove(seq, 557)
-            assert event_hash(found.record) == found.event.event_hash
-            assert included(leaf(found.event.event_hash), seq, 557, found.proof, root)
+            assert leaf_hash(event_hash(found.record)) == found.leaf
+            assert included(found.leaf, seq, 557, found.proof, root)
             assert found.note == tree.newest
         for old, new in ((0, 557), (4, 557), (256, 556), (556, 557), (300, 400)):
             grown = tree.prove_consistency(old, new)
