@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from actors import boxing, containers, node
+from actors.attaching import Attacher, tasks_url
 from actors.cache_news import CacheNews
 from actors.collecting import Collector
 from actors.environments import Environments
+from actors.following import Followers
 from actors.gpus import NodeGpus
 from actors.log_reader import LogReader
 from actors.preparing import Preparer
@@ -107,6 +109,7 @@ class Agent:
         )
         self._logs = LogReader(str(paths.node_dir / "logs"), self._config.log_bytes_max)
         self._runner = RunnerLink(paths.node_dir, run_dir / "runner.sock", self._on_runner)
+        self._followers = Followers(run_dir, bool(self._head_url))
         self._sidecars = Sidecars(paths.node_dir, run_dir, self._runner)
         self._scheduler = Client(self._scheduler_path, self._on_scheduler, self._greet)
         self._preparing: dict[RunKey, asyncio.Task[None]] = {}
@@ -122,6 +125,7 @@ class Agent:
             self._code,
             self._datasets,
             self._environments,
+            Attacher(run_dir, tasks_url(self._config, self._head_url), bool(self._head_url), self._plugin_used),
             self._tell,
             self._record,
         )
@@ -199,6 +203,7 @@ class Agent:
         if self._server is not None:
             self._server.close()
             await self._scheduler.close()
+        await self._followers.close()
         await self._runner.close()
         await asyncio.to_thread(self._gpus.close)
         await asyncio.to_thread(self._datasets.close)
@@ -289,6 +294,7 @@ class Agent:
         while True:
             await asyncio.sleep(self._config.heartbeat_s)
             self._say_beat()
+            self._sidecars.stop_unattended(boottime())
 
     def _say_beat(self) -> None:
         if self._scheduler.connected:
@@ -306,6 +312,10 @@ class Agent:
                 self._unsent.append((kind, body))
             return
         self._scheduler.post(kind, body)  # what is lost is said again in the next greeting
+
+    def _plugin_used(self, kind: str, body: dict[str, Any]) -> None:
+        """Lost where the scheduler is away: the task is shown without it."""
+        self._scheduler.post(kind, body)
 
     def _record(self, fact: Fact) -> None:
         """Have a fact put on record, once the scheduler is there."""
@@ -395,11 +405,13 @@ class Agent:
                     self._preparing[key].cancel()
             case Spawn(key):
                 self._runner.send(self._preparer.start_of(key))
+                self._followers.begin(key, self._core.runs[key].rank, *self._preparer.followed_of(key))
             case Stop(key, rank, word, detail):
                 grace_s = self._config.grace_s
                 stop = {"do": "stop", "key": name_of(key, rank), "word": word, "detail": detail, "grace_s": grace_s}
                 self._runner.send(stop)
             case Collect(key, rank):
+                self._followers.end(key)
                 self._spawn_task(self._collect(key, rank))
             case SayPhase(key, phase):
                 self._tell("phase", key, phase=phase)
@@ -422,6 +434,7 @@ class Agent:
 
     def _forget(self, key: RunKey, rank: int) -> None:
         name = name_of(key, rank)
+        self._followers.end(key)
         self._preparer.forget(key)
         self._logs.forget(key)
         self._runner.send({"do": "forget", "keys": [name]})

@@ -16,6 +16,7 @@ from typing import Any, Final
 from actors import ray_channel
 from actors.hosting import hosted
 from actors.members import attend_members
+from actors.plugin_actors import attend_plugins
 from actors.ray_compat import NAMESPACE, RayRuntime
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class ActorSpec:
 def head_specs(worker_id: str) -> tuple[ActorSpec, ...]:
     """The actors of a head node, in the order of their start; they stop in `STOP_ORDER`."""
     return (
-        ActorSpec("scheduler", "actors.scheduler:SchedulerActor", ray_channel.METHODS),
+        ActorSpec("scheduler", "actors.scheduler:SchedulerActor", (*ray_channel.METHODS, "plugins_wanted")),
         ActorSpec("history", "actors.history:HistoryActor"),
         ActorSpec("audit", "actors.audit:AuditActor"),
         ActorSpec(f"agent:{worker_id}", "actors.agent:Agent"),
@@ -66,7 +67,12 @@ def member_spec(worker_id: str, node_id: str, settings: dict[str, Any]) -> Actor
     return ActorSpec(f"agent:{worker_id}", "actors.agent:Agent", ray_channel.METHODS, node_id, settings)
 
 
-STOP_ORDER: Final = ("head", "agent", "audit", "history", "scheduler")  # first who asks, last who writes
+def plugin_spec(name: str) -> ActorSpec:
+    """The supervisor of one plugin, on the head's machine."""
+    return ActorSpec(f"plugin:{name}", "actors.plugin:PluginActor", ray_channel.METHODS, settings={"plugin": name})
+
+
+STOP_ORDER: Final = ("head", "plugin", "agent", "audit", "history", "scheduler")  # first who asks, last who writes
 
 
 class ActorFailed(RuntimeError):
@@ -173,6 +179,9 @@ class Cluster:
         tenders = [asyncio.create_task(self._tend(spec)) for spec in self._specs]
         tenders.append(asyncio.create_task(self._tend_zygote()))
         tenders.append(asyncio.create_task(attend_members(self._attend)))
+        tenders.append(
+            asyncio.create_task(attend_plugins(self._wanted_plugins, self._attend_plugin, self._dismiss_plugin))
+        )
         death = asyncio.create_task(self.runtime.wait_dead())
         assert self._given_up is not None
         waited: list[asyncio.Future[Any]] = [death, self._given_up]
@@ -200,7 +209,9 @@ class Cluster:
             try:
                 misses = await self._tend_once(spec, backoff, misses)
             except ActorFailed as error:
-                if spec.node_id:  # a machine that joined: the others go on, and it may be mended
+                if (
+                    spec.name in self._members
+                ):  # a machine that joined, a plugin: the others go on, and it may be mended
                     log.error("member_fails", extra={"actor": spec.name, "reason": str(error)})
                     continue
                 if self._given_up is not None and not self._given_up.done():
@@ -216,6 +227,31 @@ class Cluster:
         await asyncio.to_thread(self._create_afresh, spec)
         self._handles[spec.name].start.remote()
         await self._tend(spec)
+
+    async def _wanted_plugins(self, known: list[str]) -> list[str]:
+        async with asyncio.timeout(3 * PING_TIMEOUT_S):
+            return list(await self._handles["scheduler"].plugins_wanted.remote(known))
+
+    async def _attend_plugin(self, name: str) -> None:
+        """Give a plugin its supervisor, and tend that until cancelled."""
+        spec = plugin_spec(name)
+        self._members[spec.name] = spec
+        await asyncio.to_thread(self._create_afresh, spec)
+        self._handles[spec.name].start.remote()
+        await self._tend(spec)
+
+    async def _dismiss_plugin(self, name: str) -> None:
+        """Its supervisor ends the sidecar, and goes."""
+        spec = plugin_spec(name)
+        self._members.pop(spec.name, None)
+        await self._shut_down_one(spec)
+        await asyncio.to_thread(self._end_actor, spec)
+
+    def _end_actor(self, spec: ActorSpec) -> None:
+        import ray
+
+        with contextlib.suppress(ValueError):
+            ray.kill(self._handles.pop(spec.name), no_restart=True)
 
     def _create_afresh(self, spec: ActorSpec) -> None:
         """Ray may still have one of that name, of the machine's last stay."""

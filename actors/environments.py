@@ -79,14 +79,22 @@ class Environments:
     """The node's environments. `get` and `let_go` are called from one event loop; the work is done in threads."""
 
     def __init__(
-        self, directory: Path, bytes_max: int, build_s: float, from_source: bool, is_held: Callable[[str], bool]
+        self,
+        directory: Path,
+        bytes_max: int,
+        build_s: float,
+        from_source: bool,
+        is_held: Callable[[str], bool],
+        compiled: bool = False,
     ) -> None:
-        """`from_source`: may packages be built, which runs their code as us? `is_held`: does that attempt still exist?"""
+        """`from_source`: may packages be built, which runs their code as us? `is_held`: does that attempt still exist?
+        `compiled`: all of it is compiled at once, for those who start often and cannot write there."""
         self._directory = directory
         self._bytes_max = bytes_max
         self._build_s = build_s
         self._from_source = from_source
         self._is_held = is_held
+        self._compiled = compiled
         self._builds: dict[str, Build] = {}
         self._failed: dict[str, tuple[float, CannotRun]] = {}
         self._holding: dict[str, Path] = {}  # attempts that use one
@@ -255,6 +263,8 @@ class Environments:
             flags += ["--constraints", "constraints.txt"]
         if not self._from_source:
             flags.append("--no-build")
+        if self._compiled:
+            flags.append("--compile-bytecode")
         if all("--hash" in line for line in wanted.lines):
             flags.append("--require-hashes")
         for index in wanted.indexes:

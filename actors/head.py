@@ -18,6 +18,7 @@ from actors import feed
 from actors.code_desk import CodeDesk
 from actors.notes import Notes
 from actors.object_desk import ObjectDesk
+from actors.plugin_desk import Actors, PluginDesk
 from actors.ray_channel import over_ray
 from actors.ray_compat import NAMESPACE
 from actors.session_desk import SessionDesk
@@ -60,10 +61,14 @@ from fetchmld.core.model import (
     TaskId,
     TaskRequest,
     TaskView,
+    UserId,
     WorkerView,
 )
+from fetchmld.plugins.secrets import Secrets
+from fetchmld.plugins.tokens import Tokens
 from fetchmld.store.code import CodeStore
 from fetchmld.store.content import ContentStore
+from fetchmld.upstream import Upstream
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +106,12 @@ class HeadActor:
         self._objects = ContentStore(self._config.paths.objects)
         code = CodeStore(self._config.paths.code)
         self.code = CodeDesk(code, self._record)
-        self.objects = ObjectDesk(self._objects, code)
         self.sessions = SessionDesk(self._config.paths.sessions)
+        keep, tokens = Secrets(self._config.paths.secrets), Tokens(self._config.paths.task_tokens_key)
         self._scheduler = self._client("scheduler")
+        self._plugin_actors = Actors(self._run_dir)
+        self.plugins = PluginDesk(keep, tokens, self._scheduler, self._plugin_actors)
+        self.objects = ObjectDesk(self._objects, code)
         self._history = self._client("history")
         self._audit = self._client("audit")
         self._notes: Notes
@@ -128,6 +136,7 @@ class HeadActor:
         self._notes.start()
         await self.code.open()
         await self.sessions.open()
+        await self.plugins.open()
         self._runner = make_runner(build_app(self, self._config))
         await self._runner.setup()
         await web.TCPSite(self._runner, self._config.host, self._config.port, backlog=1024).start()
@@ -142,6 +151,7 @@ class HeadActor:
         if self._runner is not None:
             await self._runner.cleanup()
             await self._notes.close()
+            await self._plugin_actors.close()
         for client in (self._scheduler, self._history, self._audit, *self._agents.values()):
             await client.close()
 
@@ -409,6 +419,18 @@ class HeadActor:
         live = (await self._scheduler.request("views", {"task_ids": task_ids})).body
         found = {task_id: view or await self._ended_task(task_id) for task_id, view in zip(task_ids, live, strict=True)}
         return {task_id: view for task_id, view in found.items() if view is not None}
+
+    # -- plugins
+
+    async def plugin_upstream(self, name: str) -> Upstream:
+        return await self.plugins.upstream(name)
+
+    async def task_token(self, token: str) -> tuple[Caller, str] | None:
+        found = await self.plugins.token_holder(token)
+        if found is None:
+            return None
+        user_id, opens = found
+        return Caller(UserId(user_id), "task", f"task:{opens.task_id}", "", ""), opens.plugin
 
     # -- keys and facts
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors import boxing, containers, node
+from actors.attaching import NOTHING, Attached, Attacher, Followed
 from actors.environments import Environment, Environments
 from actors.log_reader import LogReader
 from actors.requirements import wanted_by
@@ -25,7 +26,7 @@ from fetchmld.runner import frames
 from fetchmld.store.dataset_cache import Dataset
 from fetchmld.store.datasets import DatasetError, DatasetStore, mount, shown, variable_of
 
-_FETCHED: Final = frozenset({"dataset_specs", "snapshot_id"})  # fields of a request that take time to prepare
+_FETCHED: Final = frozenset({"dataset_specs", "snapshot_id", "plugin_configs"})  # what takes time to prepare
 
 Datasets = dict[str, tuple[DatasetSpec, Dataset]]
 
@@ -42,6 +43,7 @@ class Preparer:
         code: CodeSource,
         datasets: DatasetStore,
         environments: Environments,
+        attacher: Attacher,
         tell: Callable[..., None],
         record: Callable[[Fact], None],
     ) -> None:
@@ -52,9 +54,11 @@ class Preparer:
         self._code = code
         self._datasets = datasets
         self._environments = environments
+        self._attacher = attacher
         self._tell = tell
         self._record = record
         self._starts: dict[RunKey, frames.Message] = {}
+        self._followed: dict[RunKey, tuple[Followed, ...]] = {}
         self.capacity = Capacity(0, 0, 0, 0)
         self.containers: list[str] = []  # the container commands that work here, best first
         self.isolation: dict[str, Any] = {}  # as the runner says it
@@ -75,6 +79,11 @@ class Preparer:
 
     def forget(self, key: RunKey) -> None:
         self._starts.pop(key, None)
+        self._followed.pop(key, None)
+
+    def followed_of(self, key: RunKey) -> tuple[tuple[Followed, ...], int]:
+        """Files of its output that plugins want while they grow, and the user whose they are."""
+        return self._followed.get(key, ()), int(self._starts.get(key, {}).get("uid", -1))
 
     # -- making it ready
 
@@ -89,11 +98,13 @@ class Preparer:
         datasets: Datasets | None = None,
         code: TaskCode | None = None,
         python: Environment | None = None,
+        attached: Attached = NOTHING,
     ) -> Event:
         """Make the directory, find the program, and have the start ready."""
         key = RunKey(order["task_id"], order["attempt"])
         try:
-            self._starts[key] = self._made(order, datasets or {}, code, python)
+            self._starts[key] = self._made(order, datasets or {}, code, python, attached)
+            self._followed[key] = attached.followed
         except CannotRun as error:
             return PrepareFailed(key, error.word, error.detail, error.infrastructure)
         except ValueError as error:  # of a mount path
@@ -112,7 +123,8 @@ class Preparer:
             for spec in order["request"].get("dataset_specs", ()):
                 datasets[spec["name"]] = (spec, await self._dataset(key, spec))
             python = await self._python(key, order, code)
-            return await _finished(asyncio.to_thread(self.prepare, order, datasets, code, python))
+            attached = await self._attacher.attach(order, self._workspaces.of(name_of(key, order["rank"])).output)
+            return await _finished(asyncio.to_thread(self.prepare, order, datasets, code, python, attached))
         except (DatasetError, CannotRun) as error:
             return PrepareFailed(key, error.word, error.detail, error.infrastructure)
         finally:
@@ -122,7 +134,12 @@ class Preparer:
                 self._environments.let_go(python)
 
     def _made(
-        self, order: LaunchOrder, datasets: Datasets, code: TaskCode | None, python: Environment | None
+        self,
+        order: LaunchOrder,
+        datasets: Datasets,
+        code: TaskCode | None,
+        python: Environment | None,
+        attached: Attached,
     ) -> frames.Message:
         key, request = RunKey(order["task_id"], order["attempt"]), order["request"]
         name = name_of(key, order["rank"])
@@ -136,7 +153,7 @@ class Preparer:
         }
         if places or code is not None:
             workspace.hand_over()
-        path, argv, env = self._command(order, name, workspace, places, python)
+        path, argv, env = self._command(order, name, workspace, places, python, attached)
         return {
             "do": "start",
             "key": name,
@@ -152,12 +169,19 @@ class Preparer:
         }
 
     def _command(
-        self, order: LaunchOrder, name: str, workspace: Workspace, places: dict[str, str], python: Environment | None
+        self,
+        order: LaunchOrder,
+        name: str,
+        workspace: Workspace,
+        places: dict[str, str],
+        python: Environment | None,
+        attached: Attached,
     ) -> tuple[str, list[str], dict[str, str]]:
         """The program, its words and its environment. Raises `CannotRun`."""
         request = order["request"]
         variables = [python.variables] if python is not None else []
         env = environment_of(order, workspace, self.capacity.gpus, places, *variables)
+        env = {**attached.env, **env}  # what the task says itself counts
         if "image" in request:
             words = words_of(request, workspace.work)
             argv = containers.command(self.containers, request, words, name, workspace, env)

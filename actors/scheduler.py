@@ -9,6 +9,7 @@ until a write succeeds again whoever wants a change is told to come back, and ru
 """
 
 import asyncio
+import contextlib
 import gc
 import hashlib
 import logging
@@ -60,6 +61,7 @@ MAILBOX_MAX: Final = 200_000  # messages that wait for the loop; beyond it reque
 WAITERS_MAX: Final = 100_000  # callers that wait for ends
 TICK_S: Final = 1.0
 PROBE_SYNCS: Final = 20
+WANTED_HOLD_S: Final = 10.0
 RETRY_S: Final = 0.5  # between two tries to write, while that fails
 SNAPSHOT_WITHIN_S: Final = 3.0  # at a clean end; who stops us waits 5 s for the whole of it
 
@@ -109,12 +111,13 @@ class SchedulerActor:
         self._probing: asyncio.Task[None]
         self._clock: LogicalClock
         self._wake: asyncio.Event
+        self._plugins_changed: asyncio.Event  # set, and another one put in its place, with each change
 
     # -- life
 
     async def start(self) -> None:
         """Recover the state from the record and open for business. Raises `LedgerDamaged` rather than start on loss."""
-        self._wake = asyncio.Event()
+        self._wake, self._plugins_changed = asyncio.Event(), asyncio.Event()
         await self._in_thread(self._recover)
         self._server = await serve(self._socket, self._on_messages, self._on_close)
         self._gate = Gate(self._server)
@@ -205,6 +208,19 @@ class SchedulerActor:
     async def pull(self, line: str, number: int) -> bytes | None:
         return await self._gate.pull(line, number)
 
+    async def plugins_wanted(self, known: list[str]) -> list[str]:
+        """The plugins that are to run, as soon as they are not `known`; the same again after a while."""
+        until = time.monotonic() + WANTED_HOLD_S
+        while (found := self._wanted_plugins()) == known and time.monotonic() < until:
+            changed = self._plugins_changed
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(until - time.monotonic()):
+                    await changed.wait()
+        return found
+
+    def _wanted_plugins(self) -> list[str]:
+        return sorted(plugin.id for plugin in self._core.state.plugins.values() if plugin.wanted)
+
     async def shutdown(self) -> None:
         """Take no more, finish the batch at hand, close the ledger."""
         if self._server is not None:
@@ -284,6 +300,9 @@ class SchedulerActor:
                 await self._fall_back(batch, f"the record cannot be written: {error}")
                 return
         self._perform(effects)
+        if any(fact.event_type == "plugin_configured" for fact in facts):
+            self._plugins_changed.set()
+            self._plugins_changed = asyncio.Event()
         ticked = any(isinstance(item, TimePassed) for item in batch)
         self._watchers.tell(self._core, effects, first_seq, ticked=ticked)
 

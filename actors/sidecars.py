@@ -4,7 +4,7 @@ The agent's part: it gives each a directory and a user, starts and stops it thro
 supervisor (`actors.plugin`) what became of it. The runner keeps them over restarts of all of us, so nothing here has to be
 remembered: what runs is asked of it, and an end that nobody has heard yet is kept until somebody asks.
 
-    sidecar.place {name, slot}                      -> {directory, socket_directory}
+    sidecar.place {name, slot}                      -> {directory, files, sockets, uid}
     sidecar.list {name}                             -> {running: [number], ended: [{number, why}]}; the peer hears of ends
     sidecar.start {name, slot, number, argv, env}   -> {}; later `sidecar.ended {number, why}`
     sidecar.stop {name, number}                     -> {}; the same
@@ -30,6 +30,7 @@ PIDS_MAX: Final = 512
 LOG_BYTES_MAX: Final = 64 * 2**20
 ENDED_MAX: Final = 100  # that nobody asked about
 GRACE_S: Final = 5.0
+ALONE_MAX_S: Final = 600.0
 LAST_WORDS_BYTES: Final = 4096
 
 
@@ -45,6 +46,7 @@ class Sidecars:
         self._running: dict[str, set[int]] = {}
         self._ended: dict[tuple[str, int], str] = {}
         self._listeners: dict[str, Peer] = {}
+        self._alone_since: dict[str, float] = {}
 
     def open(self) -> None:
         self._home.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -92,8 +94,24 @@ class Sidecars:
             "ended": [found for found in state["ended"] if not found["key"].startswith(PREFIX)],
         }
 
+    def stop_unattended(self, now: float) -> None:
+        """End those whose supervisor has been away for long: their plugin is not wanted any more, or cannot be kept."""
+        for name, numbers in self._running.items():
+            listener = self._listeners.get(name)
+            if not numbers or (listener is not None and not listener.closed.is_set()):
+                self._alone_since.pop(name, None)
+            elif now - self._alone_since.setdefault(name, now) > ALONE_MAX_S:
+                for number in numbers:
+                    self._tell_to_stop(name, number)
+
+    def _tell_to_stop(self, name: str, number: int) -> None:
+        key = _key(name, number)
+        self._runner.send({"do": "stop", "key": key, "word": "STOPPED", "detail": "", "grace_s": GRACE_S})
+
     def _over(self, name: str, number: int, why: str) -> None:
         self._running.get(name, set()).discard(number)
+        with contextlib.suppress(OSError):
+            (self._home / name / f"{number}.sock").unlink()
         listener = self._listeners.get(name)
         if listener is not None and not listener.closed.is_set():
             listener.post("sidecar.ended", {"number": number, "why": why})
@@ -104,11 +122,10 @@ class Sidecars:
 
     def _why(self, message: frames.Message) -> str:
         if message["word"]:
-            how = f"{message['word']}: {message['detail']}"
-        elif "signal" in message:
-            how = f"killed by {_signal_name(message['signal'])}"
-        else:
-            how = f"ended with exit code {message['code']}"
+            return f"{message['word']}: {message['detail']}"
+        if "signal" in message:
+            return f"killed by {_signal_name(message['signal'])}"
+        how = f"ended with exit code {message['code']}"
         said = self._last_words(message)
         return f"{how}: {said}" if said else how
 
@@ -145,7 +162,7 @@ class Sidecars:
         name: str = body["name"]
         match message.kind:
             case "sidecar.place":
-                return {"directory": str(self._place(name, body["slot"])), "sockets": str(self._short / name)}
+                return self._places(name, body["slot"])
             case "sidecar.list":
                 self._listeners[name] = message.peer
                 ended = [{"number": number, "why": why} for (who, number), why in self._ended.items() if who == name]
@@ -154,11 +171,14 @@ class Sidecars:
             case "sidecar.start":
                 self._start(body)
             case "sidecar.stop":
-                key = _key(name, body["number"])
-                self._runner.send({"do": "stop", "key": key, "word": "STOPPED", "detail": "", "grace_s": GRACE_S})
+                self._tell_to_stop(name, body["number"])
             case _:
                 raise BadRequest(f"an agent knows no request {message.kind!r}")
         return {}
+
+    def _places(self, name: str, slot: int) -> dict[str, Any]:
+        directory, files, sockets = self._place(name, slot), self._files(name, slot), self._short / name
+        return {"directory": str(directory), "files": str(files), "sockets": str(sockets), "uid": self._user(slot)}
 
     def _place(self, name: str, slot: int) -> Path:
         """The sidecar's own directory, its user's alone."""
@@ -169,6 +189,15 @@ class Sidecars:
             for base, _, files in os.walk(directory):
                 for path in (base, *(os.path.join(base, file) for file in files)):
                     os.lchown(path, uid, uid)
+        return directory
+
+    def _files(self, name: str, slot: int) -> Path:
+        """Where we put files for the sidecar to read: ours, its group's to look at, nobody else's."""
+        directory = self._home / f".files-{name}"
+        directory.mkdir(mode=0o750, exist_ok=True)
+        if (uid := self._user(slot)) >= 0:
+            os.chown(directory, -1, uid)
+        directory.chmod(0o2750)
         return directory
 
     def _user(self, slot: int) -> int:
@@ -185,6 +214,7 @@ class Sidecars:
             "PATH": "/usr/local/bin:/usr/bin:/bin",
             "LANG": "C.UTF-8",
             "HOME": str(directory),
+            "TMPDIR": str(directory),
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             **body["env"],
@@ -207,6 +237,7 @@ class Sidecars:
         }
         if not self._runner.connected:
             raise Unavailable("the runner is away; try again")
+        self._running.setdefault(body["name"], set()).add(body["number"])
         self._runner.send(order)
 
 

@@ -249,6 +249,10 @@ class Client:
 
     async def start(self) -> None:
         """Begin to connect, in the background; requests wait for it."""
+        self.start_soon()
+
+    def start_soon(self) -> None:
+        """The same, from where nothing can be awaited."""
         self._task = asyncio.create_task(self._stay_connected())
 
     async def _stay_connected(self) -> None:

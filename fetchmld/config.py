@@ -149,6 +149,15 @@ class Config(BaseSettings):
         default=False, description="May http(s) datasets come from loopback and private addresses? Off against SSRF."
     )
 
+    task_url: str = Field(
+        default="",
+        pattern=r"^$|^https?://[^/\s]+$",
+        description="Where tasks reach this daemon's plugins, such as https://ml.example.org; empty: by its address.",
+    )
+    plugin_private_hosts: bool = Field(
+        default=False, description="May a plugin's remote server be on a loopback or private address? Off against SSRF."
+    )
+
     environment_cache_bytes_max: int = Field(
         default=50 * 2**30,
         ge=0,
@@ -367,6 +376,20 @@ class Paths:
     def sessions(self) -> Path:
         """Who is logged in with a browser: hashes only."""
         return self.data_dir / "sessions.json"
+
+    @property
+    def plugins(self) -> Path:
+        """What the plugins' actors remember; the sidecars' own files are in the node's directory."""
+        return self.data_dir / "plugins"
+
+    @property
+    def secrets(self) -> Path:
+        """Values of settings that are not on record."""
+        return self.data_dir / "secrets"
+
+    @property
+    def task_tokens_key(self) -> Path:
+        return self.secrets / "task-tokens.key"
 
     @property
     def ledger_dir(self) -> Path:

@@ -14,6 +14,8 @@ from fetchmld.core.model import (
     Feed,
     Intent,
     Key,
+    PluginConfig,
+    PluginView,
     ReservationView,
     Role,
     TaskId,
@@ -24,6 +26,7 @@ from fetchmld.core.model import (
     WorkerView,
 )
 from fetchmld.manifest import CodeManifest, CodeSnapshot
+from fetchmld.upstream import Upstream
 
 
 @dataclass(slots=True, frozen=True)
@@ -297,6 +300,19 @@ class Sessions(Protocol):
     async def end_all(self, key_sha256: str) -> None: ...
 
 
+class Plugins(Protocol):
+    """The plugins. NotFound for a name that no installed one has."""
+
+    async def all(self) -> list[PluginView]: ...
+
+    async def one(self, name: str) -> PluginView: ...
+
+    async def configure(self, caller: Caller, name: str, config: PluginConfig) -> PluginView:
+        """Returns once it is on record. Invalid naming the setting that is wrong."""
+
+    async def disable(self, caller: Caller, name: str) -> None: ...
+
+
 class Head(Protocol):
     """Every method raises `FetchmlError`s only. What changes state returns once the change is durable."""
 
@@ -308,6 +324,8 @@ class Head(Protocol):
 
     @property
     def sessions(self) -> Sessions: ...
+    @property
+    def plugins(self) -> Plugins: ...
 
     async def submit(
         self, caller: Caller, requests: list[TaskRequest], intents: Sequence[Intent | None] = ()
@@ -416,5 +434,11 @@ class Head(Protocol):
 
     def note(self, fact: Fact) -> None:
         """Put a fact into the record without waiting for it (logins). Beyond a bound only their count is recorded."""
+
+    async def plugin_upstream(self, name: str) -> Upstream:
+        """Where the plugin is. NotFound where it is not enabled, Unavailable while it is down."""
+
+    async def task_token(self, token: str) -> tuple[Caller, str] | None:
+        """Whose task that is, and the one plugin that it may reach; None for what is no token, or not any more."""
 
     async def ready(self) -> dict[Literal["scheduler", "history", "audit", "worker"], bool]: ...

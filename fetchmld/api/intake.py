@@ -16,6 +16,7 @@ from fetchmld.config import Config
 from fetchmld.core.chain import FIELD_BYTES_MAX
 from fetchmld.core.errors import Invalid
 from fetchmld.core.model import DEPENDENCIES_MAX, Dependency, TaskRequest
+from fetchmld.plugins.catalog import catalog, valid
 
 TABLE_BYTES_MAX: Final = 65_536  # env and metadata, names and values together
 TABLE_ENTRIES_MAX: Final = 1000
@@ -141,8 +142,8 @@ class Intake:
     def task_request(self, body: dict[str, Any]) -> TaskRequest:
         """The request that `body` describes, complete. Raises Invalid naming what is wrong."""
         given: dict[str, Any] = validate(_CREATE_TASK, body)
-        if given.get("plugin_configs"):
-            raise Invalid(f"plugin_configs: no plugin named {min(given['plugin_configs'])!r} is available")
+        for name, wanted in given.get("plugin_configs", {}).items():
+            _check_plugin(name, wanted)
         if given.keys() & _DATASETS:
             specs = self._datasets.complete(given.get("datasets", []), given.get("dataset_specs", []))
             given["dataset_specs"] = specs
@@ -151,6 +152,18 @@ class Intake:
         if "array" in given:
             given["array"] = array_request(given["array"])
         return cast(TaskRequest, given)
+
+
+def _check_plugin(name: str, given: PluginConfig) -> None:
+    """Raises Invalid for a plugin that is not installed, and for settings that it does not take from a task."""
+    entry = catalog().get(name)
+    if entry is None:
+        raise Invalid(f"plugin_configs: there is no plugin {name[:64]!r}; there are {', '.join(catalog()) or 'none'}")
+    if entry.tracker is None:
+        raise Invalid(
+            f"plugin_configs: tasks do not report to {name}" + (f": {entry.problem}" if entry.problem else "")
+        )
+    valid(entry.tracker.task_settings, given.get("settings", {}), f"plugin_configs.{name}.settings")
 
 
 def _needs(given: list[str | Needed]) -> list[Dependency]:

@@ -201,18 +201,20 @@ DOCS: Final[dict[str, Doc]] = {
         errors=(404,),
     ),
     "getQueueStats": Doc("What waits, runs and ended today.", ref("QueueStats"), tags=_TASKS),
-    "listPlugins": Doc("List plugins.", array(ref("Plugin")), tags=_PLUGINS, errors=_LATER),
-    "getPlugin": Doc("Read a plugin.", ref("Plugin"), tags=_PLUGINS, errors=(404, *_LATER)),
-    "getPluginConfig": Doc("Read a plugin's configuration.", ref("PluginConfig"), tags=_PLUGINS, errors=(404, *_LATER)),
+    "listPlugins": Doc("List plugins.", array(ref("Plugin")), tags=_PLUGINS),
+    "getPlugin": Doc("Read a plugin.", ref("Plugin"), tags=_PLUGINS, errors=(404,)),
+    "getPluginConfig": Doc("Read a plugin's configuration.", ref("PluginConfig"), tags=_PLUGINS, errors=(404,)),
     "putPluginConfig": Doc(
-        "Set a plugin's configuration.",
+        "Set a plugin's configuration. 200 once it is on record; `status` says what comes of it. Settings are replaced as "
+        "a whole; where only such changed as need no restart, what runs goes on. Else the new server is tried before the "
+        "old one goes, and where it does not come up the old one stays, with its configuration.",
         ref("Plugin"),
         tags=_PLUGINS,
         body=ref("PluginConfig"),
-        errors=(404, *_LATER),
+        errors=(404,),
     ),
-    "disablePlugin": Doc("Disable a plugin.", None, 204, tags=_PLUGINS, errors=(404, *_LATER)),
-    "getPluginHealth": Doc("A plugin's health.", ref("HealthResponse"), tags=_PLUGINS, errors=(404, *_LATER)),
+    "disablePlugin": Doc("Disable a plugin.", None, 204, tags=_PLUGINS, errors=(404,)),
+    "getPluginHealth": Doc("A plugin's health.", ref("HealthResponse"), tags=_PLUGINS, errors=(404,)),
     "getSchedulerStatus": Doc("Queue depths and workers.", ref("SchedulerStatus"), tags=_SCHEDULER),
     "streamSchedulerStatus": Doc(
         "Follow the scheduler: a snapshot, then every change of queue, workers and tasks.",

@@ -236,6 +236,8 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "version": STRING,
             "timestamp": INSTANT,
             "missing": said(STRINGS, "The parts that are not there; absent where all are."),
+            "problem": said(STRING, "Of a plugin: why it is not well."),
+            "progress": said(STRING, "Of a plugin: what the making of its environment is at."),
         }
     ),
     "Probe": record({"status": STRING}, required=["status"]),
@@ -377,6 +379,10 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "status": enum("healthy", "unhealthy", "starting", "stopped"),
             "url": STRING,
             "last_check": INSTANT,
+            "problem": said(STRING, "Why it is not well, or why a configuration was taken back."),
+            "progress": said(STRING, "What the making of its environment is at."),
+            "run_id": said(STRING, "Of a task: what the plugin made for its attempt."),
+            "detail": said(STRING, "Of a task: why the plugin did nothing for its attempt."),
         }
     ),
     "NodeAssignment": record(

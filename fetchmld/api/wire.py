@@ -20,6 +20,7 @@ from fetchmld.api.head import (
     SinkStatus,
     Verification,
 )
+from fetchmld.core.lifecycle import ENDED
 from fetchmld.core.model import (
     Counts,
     EndReport,
@@ -28,6 +29,8 @@ from fetchmld.core.model import (
     GpuView,
     Holder,
     Key,
+    PluginUse,
+    PluginView,
     ReservationView,
     TaskView,
     WorkerView,
@@ -72,8 +75,11 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]
 
 
-def task(view: TaskView, *, redacted: bool = False, listed: bool = False) -> dict[str, Any]:
-    """A Task without its `output`, which only the single task has; in a list without an array's params too."""
+def task(view: TaskView, *, redacted: bool = False, listed: bool = False, base: str = "") -> dict[str, Any]:
+    """A Task without its `output`, which only the single task has; in a list without an array's params too.
+
+    `base`: what addresses begin with, as the caller has reached us; without it links to plugins are left out.
+    """
     request = view["request"]
     out: dict[str, Any] = {
         "id": view["id"],
@@ -97,6 +103,8 @@ def task(view: TaskView, *, redacted: bool = False, listed: bool = False) -> dic
             out[name] = request[name]
     _add_array(out, view)
     _add_progress(out, view)
+    if "plugin_configs" in request:
+        out["plugin_status"] = _plugin_status(view, base)
     if report := view["report"]:
         _add_end(out, report)
     if redacted:
@@ -116,6 +124,69 @@ def _add_array(out: dict[str, Any], view: TaskView) -> None:
         out["array"] = {name: view["array"][name] for name in _ARRAY_COUNTS}
         if params := view["request"]["array"].get("params"):
             out["array"]["params"] = {param["name"]: param["values"] for param in params}
+
+
+def _plugin_status(view: TaskView, base: str) -> dict[str, Any]:
+    """What each plugin that the task names did for its newest attempt, once that has begun."""
+    uses = view.get("plugins", {})
+    return {name: _plugin_use(name, uses.get(name), view, base) for name in view["request"]["plugin_configs"]}
+
+
+def _plugin_use(name: str, use: PluginUse | None, view: TaskView, base: str) -> dict[str, Any]:
+    given = view["request"]["plugin_configs"][name]
+    if not given.get("enabled", True) or given.get("mode") == "disabled":
+        return {"name": name, "status": "stopped"}
+    if use is None or use["attempt"] != view["attempt"]:
+        return {"name": name, "status": "starting" if view["status"] not in ENDED else "stopped"}
+    out: dict[str, Any] = {"name": name, "status": use["status"]}
+    if base and "path" in use:
+        out["url"] = f"{base}/plugins/{name}/{use['path']}"
+    out.update({field: use[field] for field in ("run_id", "detail") if field in use})
+    return out
+
+
+def plugin(view: PluginView, base: str, with_settings: bool) -> dict[str, Any]:
+    """A Plugin. `base`: what addresses begin with, as the caller has reached us."""
+    out: dict[str, Any] = {
+        "name": view["name"],
+        "enabled": view["enabled"],
+        "mode": view["mode"],
+        "status": _plugin_health(view, base),
+        "config": plugin_config(view, with_settings),
+        "requires_restart": view["requires_restart"],
+    }
+    if view["version"]:
+        out["version"] = view["version"]
+    return out
+
+
+def plugin_config(view: PluginView, with_settings: bool) -> dict[str, Any]:
+    """A PluginConfig; settings for those alone who may see them."""
+    out: dict[str, Any] = {"enabled": view["enabled"], "mode": view["mode"]}
+    if with_settings:
+        out["settings"] = view["settings"]
+    return out
+
+
+def _plugin_health(view: PluginView, base: str) -> dict[str, Any]:
+    out: dict[str, Any] = {"name": view["name"], "status": view["status"]}
+    if view["status"] == "healthy":
+        out["url"] = f"{base}/plugins/{view['name']}/"
+    if view["checked_at"]:
+        out["last_check"] = instant(view["checked_at"])
+    out.update({name: view[name] for name in ("problem", "progress") if view[name]})
+    return out
+
+
+def plugin_health(view: PluginView, now: float) -> dict[str, Any]:
+    """A HealthResponse about a plugin: a stopped one is unhealthy, one that comes up is degraded."""
+    status = {"healthy": "healthy", "starting": "degraded"}.get(view["status"], "unhealthy")
+    out: dict[str, Any] = {"status": status, "timestamp": instant(view["checked_at"] or now)}
+    if view["version"]:
+        out["version"] = view["version"]
+    words = view["problem"] or ("it is not enabled" if view["status"] == "stopped" else "")
+    out.update({name: text for name, text in (("problem", words), ("progress", view["progress"])) if text})
+    return out
 
 
 def _add_progress(out: dict[str, Any], view: TaskView) -> None:

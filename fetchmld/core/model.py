@@ -414,6 +414,22 @@ class Reservation:
     released_by: str = ""
 
 
+class PluginView(TypedDict):
+    """A plugin: how it is to run, and how it is. Secrets are masked; `checked_at` is 0 where nobody has looked."""
+
+    name: str
+    version: str
+    enabled: bool
+    mode: PluginMode
+    settings: dict[str, Any]
+    status: PluginState
+    problem: str  # why it is not well, or why a configuration was taken back
+    progress: str  # what its environment's making is at
+    endpoint: str
+    checked_at: float
+    requires_restart: bool
+
+
 class ReservationView(TypedDict):
     """A reservation as it leaves the core. `held` says on which workers how many of its GPUs are kept or used now."""
 

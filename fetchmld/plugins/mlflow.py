@@ -9,13 +9,11 @@ import re
 import time
 from collections.abc import Mapping
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from fetchmld.plugins import mlflow_server
 from fetchmld.plugins.protocol import (
     HOT,
     SECRET,
@@ -31,6 +29,7 @@ from fetchmld.plugins.protocol import (
 )
 
 _API: Final = "/api/2.0/mlflow"
+_SERVER: Final = (files("fetchmld.plugins") / "mlflow_server.py").read_text()  # its user may not reach our files
 _STATUSES: Final = {"completed": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 _STORE: Final = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+[a-z0-9]+)?://\S+")
 
@@ -105,7 +104,7 @@ class Mlflow:
             "FETCHML_BACKEND_STORE_URI": settings.backend_store_uri or f"sqlite:///{place.directory}/mlflow.db",
             "FETCHML_ARTIFACTS": settings.artifacts_destination or f"{place.directory}/artifacts",
         }
-        return Command([place.python, str(Path(mlflow_server.__file__)), place.socket], env)
+        return Command([place.python, "-I", "-c", _SERVER, place.socket], env)
 
     def remote(self, settings: MlflowSettings) -> RemoteServer:
         if urlsplit(settings.tracking_uri).scheme not in ("http", "https"):
@@ -143,7 +142,11 @@ class Mlflow:
 
     async def end(self, call: Call, settings: MlflowSettings, run_id: str, outcome: Outcome) -> None:
         """The program may have ended the run itself; how its process ended counts."""
-        ended = {"run_id": run_id, "status": _STATUSES[outcome.status], "end_time": round(outcome.ended_at * 1000)}
+        ended = {
+            "run_id": run_id,
+            "status": _STATUSES[outcome.status],
+            "end_time": round((outcome.ended_at or time.time()) * 1000),
+        }
         await call("POST", f"{_API}/runs/update", ended)
         if outcome.error:
             tag = {"run_id": run_id, "key": "fetchml.error", "value": outcome.error[:5000]}

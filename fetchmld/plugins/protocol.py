@@ -32,6 +32,7 @@ class Place:
     """Where a sidecar is to run and listen."""
 
     directory: Path  # its own, and where it is started; it stays from one start to the next
+    files: Path  # what tasks wrote for it, see `Tracker.followed`; it may read there
     python: str  # of the environment that has the plugin's requirements
     socket: str  # the unix socket to listen at, relative to `directory`
     port: int  # to listen at on 127.0.0.1 instead, where the plugin's `listens` is "port"; else 0

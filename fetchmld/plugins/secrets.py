@@ -6,6 +6,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from fetchmld.core.errors import Invalid
 MASK: Final = "********"
 SECRET_CHARACTERS_MAX: Final = 4096
 _KEY: Final = "secret"
+_ID: Final = re.compile(r"[0-9a-f]{24}")
 
 
 class Secrets:
@@ -72,7 +74,7 @@ class Secrets:
         """Remove values that no configuration names any more."""
         with contextlib.suppress(FileNotFoundError):
             for path in self._directory.iterdir():
-                if path.name not in used:
+                if _ID.fullmatch(path.name) and path.name not in used:
                     path.unlink(missing_ok=True)
 
 

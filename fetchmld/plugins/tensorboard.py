@@ -5,15 +5,14 @@ kept as artifacts, and while they grow their bytes are brought to the sidecar, f
 import re
 from collections.abc import Mapping
 from importlib.resources import files
-from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import Field
 
-from fetchmld.plugins import tensorboard_server
 from fetchmld.plugins.protocol import HOT, Call, Command, NoSettings, Outcome, Place, Settings, TaskFacts, Use
 
 FOLLOWED: Final = "tensorboard"
+_SERVER: Final = (files("fetchmld.plugins") / "tensorboard_server.py").read_text()  # its user may not reach our files
 
 
 class TensorboardSettings(Settings):
@@ -49,8 +48,8 @@ class Tensorboard:
         return found[1] if found else ""
 
     def command(self, settings: TensorboardSettings, place: Place) -> Command:
-        argv = [place.python, str(Path(tensorboard_server.__file__)), place.socket]
-        argv += ["--logdir", str(place.directory / "runs"), "--path_prefix", place.prefix]
+        argv = [place.python, "-I", "-c", _SERVER, place.socket]
+        argv += ["--logdir", str(place.files), "--path_prefix", place.prefix]
         argv += ["--reload_interval", f"{settings.reload_interval_s:g}", "--load_fast", "false"]
         if settings.samples_per_plugin:
             argv += ["--samples_per_plugin", settings.samples_per_plugin]

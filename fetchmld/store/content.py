@@ -171,7 +171,7 @@ def put_tree(store: Store, directory: Path, files_max: int, bytes_max: int, owne
     entries: list[ManifestEntry] = []
     left_out: list[str] = []
     total = 0
-    for relative, fd in _regular_files(directory, left_out):
+    for relative, fd in regular_files(directory, left_out):
         with open(fd, "rb", buffering=0) as source:
             status = os.fstat(fd)
             size = status.st_size
@@ -199,7 +199,7 @@ def _sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def _regular_files(directory: Path, left_out: list[str]) -> Iterator[tuple[str, int]]:
+def regular_files(directory: Path, left_out: list[str]) -> Iterator[tuple[str, int]]:
     """(path below `directory`, open descriptor) of each regular file, through descriptors only: no link is followed."""
     for base, names, files, base_fd in os.fwalk(directory, follow_symlinks=False):
         below = os.path.relpath(base, directory)

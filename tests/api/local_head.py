@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from actors.code_desk import CodeDesk
+from actors.mailbox import EVENTS
 from actors.object_desk import ObjectDesk
+from actors.plugin_desk import PluginDesk
 from actors.session_desk import SessionDesk
 from fetchmld.api.head import (
     Anchoring,
@@ -33,8 +35,9 @@ from fetchmld.api.head import (
     TaskQuery,
     Verification,
 )
+from fetchmld.channel import Reply as ChannelReply
 from fetchmld.core.arrays import element_id
-from fetchmld.core.errors import FetchmlError, NotFound
+from fetchmld.core.errors import FetchmlError, NotFound, Unavailable
 from fetchmld.core.lifecycle import ENDED
 from fetchmld.core.merkle import leaf_hash
 from fetchmld.core.messages import (
@@ -84,8 +87,11 @@ from fetchmld.core.model import (
     WorkerView,
 )
 from fetchmld.core.scheduler import Policy, Scheduler
+from fetchmld.plugins.secrets import Secrets
+from fetchmld.plugins.tokens import Tokens
 from fetchmld.store.code import CodeStore
 from fetchmld.store.content import ContentStore
+from fetchmld.upstream import Upstream
 from tests.memory_log import MemoryLog
 
 WORKER = WorkerId("w1")
@@ -97,6 +103,40 @@ def digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+class _Asked:
+    """The scheduler's socket, as far as plugins need it."""
+
+    def __init__(self, head: "LocalHead") -> None:
+        self._head = head
+
+    def post(self, kind: str, body: Any = None) -> None:
+        raise AssertionError(kind)
+
+    async def request(self, kind: str, body: Any = None, *, timeout_s: float = 0.0) -> ChannelReply:
+        match kind:
+            case "plugins":
+                return ChannelReply([asdict(one) for one in self._head.core.state.plugins.values()], b"")
+            case "view":
+                return ChannelReply(self._head.core.view(body["task_id"]), b"")
+            case "configure_plugin":
+                self._head._ask(EVENTS[kind](body, time.time_ns() // 1000, 1)[0])
+                return ChannelReply(None, b"")
+        raise AssertionError(kind)
+
+
+class _Nobody:
+    """The actor of a plugin that does not run."""
+
+    def post(self, kind: str, body: Any = None) -> None:
+        pass
+
+    async def request(self, kind: str, body: Any = None, *, timeout_s: float = 0.0) -> ChannelReply:
+        raise Unavailable("it does not run")
+
+
+NOBODY = _Nobody()
+
+
 class LocalHead:
     """Implements `fetchmld.api.head.Head`. The methods below `-- the test's side` are what the world does to it."""
 
@@ -106,6 +146,8 @@ class LocalHead:
         self.store = ContentStore(code_dir.with_name("objects"))
         self.objects = ObjectDesk(self.store, code)
         self.sessions = SessionDesk(code_dir.parent.parent / "sessions.json")
+        secret_dir = code_dir.with_name("secrets")
+        self.plugins = PluginDesk(Secrets(secret_dir), Tokens(secret_dir / "key"), _Asked(self), lambda _name: NOBODY)
         self.core = Scheduler(Policy())
         self.facts: list[Fact] = []
         self.callers: list[Caller] = []
@@ -130,6 +172,13 @@ class LocalHead:
         self._handle(WorkerJoined(WORKER, "boot", "host", capacity, [], time.time_ns() // 1000))
 
     # -- Head
+
+    async def plugin_upstream(self, name: str) -> Upstream:
+        return await self.plugins.upstream(name)
+
+    async def task_token(self, token: str) -> tuple[Caller, str] | None:
+        found = await self.plugins.token_holder(token)
+        return found and (Caller(UserId(found[0]), "task", f"task:{found[1].task_id}", "", ""), found[1].plugin)
 
     async def submit(
         self, caller: Caller, requests: list[TaskRequest], intents: Sequence[Intent | None] = ()

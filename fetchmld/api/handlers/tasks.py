@@ -126,10 +126,10 @@ async def list_(request: web.Request) -> web.Response:
     if not access.sees_all(caller) and found.user_id != caller.user_id:
         return reply({"tasks": [], "total": 0, "limit": found.limit, "offset": found.offset})
     page = await request.app[HEAD].tasks(found)
-    redacted = access.is_redacted(caller)
+    redacted, base = access.is_redacted(caller), str(request.url.origin())
     return reply(
         {
-            "tasks": [wire.task(view, redacted=redacted, listed=True) for view in page["tasks"]],
+            "tasks": [wire.task(view, redacted=redacted, listed=True, base=base) for view in page["tasks"]],
             "total": page["total"],
             "limit": found.limit,
             "offset": found.offset,
@@ -148,7 +148,7 @@ async def read(request: web.Request) -> web.Response:
         with request.app[STREAMS].one_more(request):
             view = access.seen(request[CALLER], view["id"], await request.app[HEAD].wait(TaskId(view["id"]), wait_s))
     redacted = access.is_redacted(request[CALLER])
-    out = wire.task(view, redacted=redacted)
+    out = wire.task(view, redacted=redacted, base=str(request.url.origin()))
     if with_output and not redacted and view["attempt"] > 0:
         await _add_output(out, request.app[HEAD], of_attempt(view))
     return reply(out)

@@ -1,0 +1,88 @@
+"""Plugins: which there are, how they are, and how each is to run."""
+
+import time
+from typing import Any, Final, Literal
+
+from aiohttp import web
+from pydantic import ConfigDict, TypeAdapter, with_config
+from typing_extensions import TypedDict
+
+from fetchmld.api import access, wire
+from fetchmld.api.answers import reply
+from fetchmld.api.body import read_object
+from fetchmld.api.context import CALLER, HEAD
+from fetchmld.api.head import Caller
+from fetchmld.api.validation import validate
+from fetchmld.core.errors import Invalid
+from fetchmld.core.model import PluginConfig, PluginMode, PluginView
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class GivenConfig(TypedDict, total=False):
+    """The contract's PluginConfig."""
+
+    enabled: bool
+    mode: Literal["sidecar", "remote", "disabled"]
+    image: str
+    settings: dict[str, Any]
+
+
+_CONFIG: Final[TypeAdapter[GivenConfig]] = TypeAdapter(GivenConfig)
+
+
+async def list_(request: web.Request) -> web.Response:
+    """GET /v1/plugins."""
+    found = await request.app[HEAD].plugins.all()
+    return reply([wire.plugin(one, _base(request), _sees_settings(request)) for one in found])
+
+
+async def read(request: web.Request) -> web.Response:
+    """GET /v1/plugins/{pluginName}."""
+    found = await _one(request)
+    return reply(wire.plugin(found, _base(request), _sees_settings(request)))
+
+
+async def config(request: web.Request) -> web.Response:
+    """GET /v1/plugins/{pluginName}/config: settings for the administrator alone, secrets for nobody."""
+    return reply(wire.plugin_config(await _one(request), _sees_settings(request)))
+
+
+async def configure(request: web.Request) -> web.Response:
+    """PUT /v1/plugins/{pluginName}/config: 200 once it is on record; the plugin's status says what comes of it."""
+    head, name = request.app[HEAD], request.match_info["pluginName"]
+    given: GivenConfig = validate(_CONFIG, await read_object(request))
+    if given.get("image"):
+        raise Invalid("image: sidecars run in environments of their own, not in containers; leave it out")
+    made = await head.plugins.configure(request[CALLER], name, complete(given))
+    return reply(wire.plugin(made, _base(request), True))
+
+
+async def disable(request: web.Request) -> web.Response:
+    """DELETE /v1/plugins/{pluginName}/config: what runs is stopped, what tasks do goes on."""
+    await request.app[HEAD].plugins.disable(request[CALLER], request.match_info["pluginName"])
+    return web.Response(status=204)
+
+
+async def health(request: web.Request) -> web.Response:
+    """GET /v1/plugins/{pluginName}/health."""
+    return reply(wire.plugin_health(await _one(request), time.time()))
+
+
+def complete(given: GivenConfig) -> PluginConfig:
+    """Who says nothing means: enabled, as a sidecar, with the defaults. `disabled` is a mode and a flag; either will do."""
+    mode: PluginMode = given.get("mode", "sidecar" if given.get("enabled", True) else "disabled")
+    return PluginConfig(enabled=given.get("enabled", mode != "disabled"), mode=mode, settings=given.get("settings", {}))
+
+
+async def _one(request: web.Request) -> PluginView:
+    return await request.app[HEAD].plugins.one(request.match_info["pluginName"])
+
+
+def _sees_settings(request: web.Request) -> bool:
+    caller: Caller = request[CALLER]
+    return caller.role == access.ADMIN
+
+
+def _base(request: web.Request) -> str:
+    """What addresses begin with, as the caller has reached us."""
+    return str(request.url.origin())
