@@ -91,6 +91,7 @@ class Agent:
         self._core = AgentCore()
         self._hearing = Hearing()
         self._head_url: str = settings.get("head_url", "")  # of an agent on another machine than the head's
+        self._head_certificate: str = settings.get("head_certificate", "")
         self._objects, self._code = self._content(settings.get("token_path", ""))
         self._cache = DatasetCache(paths.node_dir / "cache", self._config.dataset_cache_bytes_max)
         self._told = CacheNews(self._cache)
@@ -142,7 +143,7 @@ class Agent:
         paths = self._config.paths
         if not self._head_url:
             return ContentStore(paths.objects), CodeStore(paths.code)
-        remote = RemoteContent(self._head_url, worker_key(Path(token_path).read_text().strip()))
+        remote = RemoteContent(self._head_url, worker_key(Path(token_path).read_text().strip()), self._head_certificate)
         return remote, RemoteCode(remote, paths.node_dir / "code")
 
     # -- life

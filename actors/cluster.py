@@ -222,7 +222,7 @@ class Cluster:
 
     async def _attend(self, worker_id: str, node_id: str, settings: dict[str, Any]) -> None:
         """Give a machine that joined its agent, and tend that until cancelled."""
-        spec = member_spec(worker_id, node_id, {**settings, "head_url": self._settings.get("members_url", "")})
+        spec = member_spec(worker_id, node_id, {**settings, **self._ways_to_head()})
         self._members[spec.name] = spec
         await asyncio.to_thread(self._create_afresh, spec)
         self._handles[spec.name].start.remote()
@@ -252,6 +252,13 @@ class Cluster:
 
         with contextlib.suppress(ValueError):
             ray.kill(self._handles.pop(spec.name), no_restart=True)
+
+    def _ways_to_head(self) -> dict[str, str]:
+        """Where agents on other machines find the API, and what they know it by there."""
+        return {
+            "head_url": self._settings.get("members_url", ""),
+            "head_certificate": self._settings.get("members_certificate", ""),
+        }
 
     def _create_afresh(self, spec: ActorSpec) -> None:
         """Ray may still have one of that name, of the machine's last stay."""

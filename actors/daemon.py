@@ -56,6 +56,7 @@ def run(settings: dict[str, Any]) -> int:
             reap_leftovers(directory.run_dir())  # of a daemon that was killed; its head actor still holds the port
             if "join" in settings:
                 return asyncio.run(Member(directory, settings, started_at).run())
+            check_exposure(settings)
             directory.check_port(settings["host"], settings["port"])
             return asyncio.run(Daemon(directory, settings, started_at).run())
     except Refused as error:
@@ -74,7 +75,8 @@ class Daemon:
         directory.make_admin_key()
         self._run_dir = run_dir
         self._host: str = settings["host"]
-        self._url = url(self._host, settings["port"])
+        self._certificate = directory.inner_certificate() if settings["tls_cert"] else ""
+        self._url = self._url_of(self._host, settings["port"])
         self._address = cluster_address(settings)
         self._ray_port: int = settings["ray_port"] or (0 if is_loopback(self._address) else settings["port"] + 1)
         share = Config.from_dump(settings).share
@@ -94,6 +96,7 @@ class Daemon:
             "worker_id": worker_id,
             "address": self._address,
             "members_url": self._members_url(settings["port"]),
+            "members_certificate": self._certificate,
             "token_path": str(directory.join_token),
             "ray_offer": asdict(offer),
         }
@@ -116,7 +119,10 @@ class Daemon:
         """Where machines that join find the API; empty where none can."""
         if not self._ray_port:
             return ""
-        return url(self._address if is_wildcard(self._host) else self._host, port)
+        return self._url_of(self._address if is_wildcard(self._host) else self._host, port)
+
+    def _url_of(self, host: str, port: int) -> str:
+        return url(host, port, "https" if self._certificate else "http")
 
     async def _warnings(self) -> list[str]:
         """What whoever starts this should know about whom they trust."""
@@ -129,7 +135,7 @@ class Daemon:
                     f"tasks run as {user}, with its rights (isolation: single-trust; {isolation['why']}); a key is worth "
                     f"a shell of {user}."
                 )
-        if not is_loopback(self._host):
+        if not is_loopback(self._host) and not self._certificate:
             found.append(f"{self._host} can be reached from other machines, and keys travel unencrypted.")
         return found
 
@@ -163,6 +169,7 @@ class Daemon:
         ready = {
             "url": self._url,
             "pid": os.getpid(),
+            "certificate": self._certificate,
             "key_file": str(self._directory.admin_key),
             "warnings": await self._warnings(),
         }
@@ -181,11 +188,30 @@ class Daemon:
         self._directory.write_daemon_file(
             {
                 "url": self._url,
+                "certificate": self._certificate,
                 "run_dir": str(self._run_dir),
                 "ray_address": self._runtime.driver_address,
                 "ray_token": str(self._runtime.token_path),
                 "started_at": self._started_at,
             }
+        )
+
+
+def check_exposure(settings: dict[str, Any]) -> None:
+    """Raises `Refused` where keys would travel in the clear though nobody said that they may, or TLS cannot be served."""
+    host, certificate = settings["host"], settings["tls_cert"]
+    if certificate:
+        from fetchmld import tls  # takes a while, and few need it
+        from fetchmld.core.errors import Invalid
+
+        try:
+            tls.check(Path(certificate), Path(settings["tls_key"]))
+        except Invalid as error:
+            raise Refused(error.message) from None
+    elif not (settings["insecure"] or is_loopback(host)):
+        raise Refused(
+            f"{host} can be reached from other machines, and keys would travel unencrypted: give --tls-cert and --tls-key, "
+            "or say --insecure where the network is yours alone"
         )
 
 
@@ -225,10 +251,10 @@ def is_wildcard(host: str) -> bool:
     return host in ("0.0.0.0", "::")
 
 
-def url(host: str, port: int) -> str:
+def url(host: str, port: int, scheme: str = "http") -> str:
     """Where a client on this machine finds the API."""
     named = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{named}:{port}"
+    return f"{scheme}://{named}:{port}"
 
 
 if __name__ == "__main__":

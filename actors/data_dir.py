@@ -129,6 +129,12 @@ class DataDir:
         if not self.admin_key.exists():
             write_new(self.admin_key, f"fml_{secrets.token_hex(32)}\n")
 
+    def inner_certificate(self) -> str:
+        """What our own programs know the head by over TLS, PEM; made at the first start with it."""
+        from fetchmld import tls  # takes a while, and few need it
+
+        return tls.make_inner(self._paths.inner_tls)
+
     def write_daemon_file(self, about: dict[str, Any]) -> None:
         """Say who the daemon is: `pid` and `start_ticks` name the process beyond doubt."""
         ticks = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()[19]

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import logging
 import secrets
+import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import asdict
@@ -42,7 +43,7 @@ from fetchmld.api.head import (
     TaskQuery,
     Verification,
 )
-from fetchmld.api.protocol import make_runner
+from fetchmld.api.protocol import ApiSite, make_runner
 from fetchmld.channel import REQUEST_TIMEOUT_S, Client, Dial
 from fetchmld.config import Config
 from fetchmld.core.errors import FetchmlError, NotFound, Unavailable, from_name
@@ -139,10 +140,17 @@ class HeadActor:
         await self.plugins.open()
         self._runner = make_runner(build_app(self, self._config))
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._config.host, self._config.port, backlog=1024).start()
+        await ApiSite(self._runner, self._config.host, self._config.port, self._tls()).start()
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if self._config.tls_cert is None or self._config.tls_key is None:
+            return None
+        from fetchmld.tls import Identities  # takes a while, and few need it
+
+        return Identities(self._config.tls_cert, self._config.tls_key, self._config.paths.inner_tls).context
 
     async def ping(self) -> dict[str, Any]:
         return {"started": self._runner is not None}

@@ -6,13 +6,14 @@ reads the environment for settings.
 
 import hashlib
 import os
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from fetchmld.core.errors import Invalid
@@ -206,6 +207,38 @@ class Config(BaseSettings):
     history_rows_max: int = Field(
         default=10_000, ge=1, le=100_000, description="Rows that one answer of `fetchmld history` has at most."
     )
+    tls_cert: Path | None = Field(default=None, description="Certificate and its chain, PEM; read again when renewed.")
+    tls_key: Path | None = Field(default=None, description="Private key of that certificate, PEM.")
+    insecure: bool = Field(
+        default=False,
+        description="May the API be reached from other machines without TLS? Keys then travel in the clear.",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        max_length=256,
+        description="Further names of this server, NAME or NAME:PORT, as they stand in the Host header.",
+    )
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        max_length=256,
+        description="Pages of which origins may ask, https://NAME[:PORT], beside our own; for a proxy in front.",
+    )
+    rate_per_s: float = Field(default=200.0, ge=0, le=1e6, description="Requests a second of one key; 0: any number.")
+    rate_burst: int = Field(default=1000, ge=1, le=10**7, description="Requests of one key at once, after a pause.")
+    login_failures_per_minute: int = Field(
+        default=60, ge=1, le=10**6, description="Requests without a valid key from one address before they are 429."
+    )
+    connections_unauthenticated_max: int = Field(
+        default=100, ge=1, le=10**6, description="Connections of one address on which no key has come yet."
+    )
+    connections_per_key_max: int = Field(default=2000, ge=1, le=10**6, description="Connections of one key.")
+    header_s: float = Field(default=10.0, ge=1, le=600, description="In which a request's header has to be complete.")
+    stalled_s: float = Field(
+        default=30.0,
+        ge=1,
+        le=3600,
+        description="After which a body that does not come, or an answer that is not read, is given up.",
+    )
     body_bytes_max: int = Field(default=2**20, ge=1024, le=2**30, description="Largest JSON request body, bytes.")
     stream_max_s: float = Field(
         default=0.0,
@@ -246,9 +279,9 @@ class Config(BaseSettings):
     def _split_roots(cls, value: Any) -> Any:
         return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
 
-    @field_validator("audit_sinks", mode="before")
+    @field_validator("allowed_hosts", "allowed_origins", "audit_sinks", mode="before")
     @classmethod
-    def _split_sinks(cls, value: Any) -> Any:
+    def _split_words(cls, value: Any) -> Any:
         return tuple(value.split()) if isinstance(value, str) else value
 
     @field_validator("audit_sinks")
@@ -257,6 +290,25 @@ class Config(BaseSettings):
         for url in value:
             _check_sink(url)
         return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not re.fullmatch(r"https?://[^/?#@\s]+", origin):
+                raise ValueError(f"{origin!r} is no origin: http(s)://NAME[:PORT], without a path")
+        return value
+
+    @field_validator("tls_cert", "tls_key")
+    @classmethod
+    def _resolved_file(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().resolve()
+
+    @model_validator(mode="after")
+    def _key_with_certificate(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key are set together or not at all")
+        return self
 
     @field_validator("dataset_roots")
     @classmethod
@@ -390,6 +442,11 @@ class Paths:
     @property
     def task_tokens_key(self) -> Path:
         return self.secrets / "task-tokens.key"
+
+    @property
+    def inner_tls(self) -> Path:
+        """Certificate and key by which our own programs know the head."""
+        return self.data_dir / "inner-tls.pem"
 
     @property
     def ledger_dir(self) -> Path:

@@ -48,7 +48,8 @@ class Daemon:
         """Seconds from the command to its return, which is when the daemon is ready."""
         begun = time.monotonic()
         flags = ["--head", "--port", str(self.port), "--num-cpus", str(SLOTS)]
-        subprocess.run([*self.command, "start", *flags], check=True, stdout=subprocess.DEVNULL)
+        free = {**os.environ, "FETCHMLD_RATE_PER_S": "0"}  # what the daemon can, not what it lets one key take
+        subprocess.run([*self.command, "start", *flags], check=True, stdout=subprocess.DEVNULL, env=free)
         took_s = time.monotonic() - begun
         self.pid = json.loads((self.directory / "daemon.json").read_text())["pid"]
         self.key = (self.directory / "admin.key").read_text().strip()

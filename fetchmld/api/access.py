@@ -66,12 +66,13 @@ _AUDIT: Final = frozenset(
     }
 )
 
+WORKER: Final = "worker"
 MAY: Final[dict[str, frozenset[str]]] = {
     "viewer": _READ | _READ_OUTPUT,
     "user": _READ | _READ_OUTPUT | _WORK,
     "operator": _READ | _READ_OUTPUT | _WORK | _RUN_WORKERS | _QUERY,
     "auditor": _READ | _AUDIT | _QUERY,
-    "worker": frozenset({"getObject", "putObject"}),  # of the machines that joined, no person's
+    WORKER: frozenset({"getObject", "putObject"}),  # of the machines that joined, no person's
 }
 ADMIN: Final = "admin"
 _SEES_ALL: Final = frozenset({"operator", "auditor", ADMIN})

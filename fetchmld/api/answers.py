@@ -6,6 +6,7 @@ Knows status codes, headers and the ErrorResponse; knows nothing of requests, ro
 import os
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, Final
 
 import orjson
@@ -73,6 +74,21 @@ def refusal_of(error: FetchmlError, trace_id: str) -> web.Response:
     message = "something went wrong on our side; quote the trace_id" if error.status == 500 else error.message
     later = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s else None
     return refusal(error.status, error.code, message, trace_id, later)
+
+
+def whole_refusal(error: FetchmlError, trace_id: str) -> bytes:
+    """The answer to one of our own errors where there is no request to answer: all of its bytes, closing."""
+    body = orjson.dumps(_error_body(error.message, error.code, trace_id))
+    headers = {
+        "Content-Type": f"{JSON_TYPE}; charset=utf-8",
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+        "X-Trace-Id": trace_id,
+        **SECURITY_HEADERS,
+        **({"Retry-After": str(error.retry_after_s)} if error.retry_after_s else {}),
+    }
+    lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}", *(f"{n}: {v}" for n, v in headers.items())]
+    return "\r\n".join(lines).encode("ascii") + b"\r\n\r\n" + body
 
 
 def error_body(error: FetchmlError, trace_id: str) -> dict[str, str]:

@@ -8,9 +8,10 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-from fetchmld.api.context import CONFIG, DOCUMENT, HEAD, HUB, INTAKE, LOGINS, METER, STREAMS, UNDER_WAY
+from fetchmld.api.connections import Connections, Limits
+from fetchmld.api.context import CONFIG, CONNECTIONS, DOCUMENT, HEAD, HUB, INTAKE, LOGINS, METER, STREAMS, UNDER_WAY
 from fetchmld.api.feed import Hub
-from fetchmld.api.guard import Operation, add_headers, make_guard
+from fetchmld.api.guard import Operation, make_guard
 from fetchmld.api.handlers import (
     artifacts,
     audit,
@@ -119,7 +120,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
 def build_app(head: Head, config: Config) -> web.Application:
     """The whole API over `head`. Run it with `make_runner`, so that errors below the application have our shape too."""
     mounted: dict[web.AbstractRoute, Operation] = {}
-    guard = make_guard(head, mounted)
+    guard = make_guard(head, config, mounted)
     meter = Meter(mounted)
     app = web.Application(middlewares=[meter, guard], client_max_size=config.body_bytes_max)
     app[HEAD] = head
@@ -129,11 +130,21 @@ def build_app(head: Head, config: Config) -> web.Application:
     app[DOCUMENT] = orjson.dumps(build_document(OPERATIONS))
     app[METER] = meter
     app[LOGINS] = guard.logins
+    app[CONNECTIONS] = connections = Connections(_limits(config))
     app[HUB] = Hub(head)
     long_answers = app[STREAMS] = Streams(head)
     for operation in OPERATIONS:
         mounted[app.router.add_route(operation.method, operation.path, operation.handler)] = operation
-    app.on_response_prepare.append(add_headers)
-    app.cleanup_ctx.append(long_answers.watching_keys)
+    app.on_response_prepare.append(guard.add_headers)
+    app.cleanup_ctx.extend((long_answers.watching_keys, connections.watching))
     app.on_shutdown.extend((long_answers.end_all, guard.close))
     return app
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(
+        unauthenticated_max=config.connections_unauthenticated_max,
+        per_key_max=config.connections_per_key_max,
+        header_s=config.header_s,
+        stalled_s=config.stalled_s,
+    )

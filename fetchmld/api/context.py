@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from fetchmld.api.connections import Connections
 from fetchmld.api.head import Caller, Head
+from fetchmld.api.rates import Standing
 from fetchmld.config import Config
 
 if TYPE_CHECKING:
     from fetchmld.api.feed import Hub
-    from fetchmld.api.guard import Logins
     from fetchmld.api.intake import Intake
+    from fetchmld.api.logins import Logins
     from fetchmld.api.meter import Meter
     from fetchmld.api.streams import Streams
 
@@ -25,8 +27,10 @@ STREAMS: Final[web.AppKey["Streams"]] = web.AppKey("streams")
 LOGINS: Final[web.AppKey["Logins"]] = web.AppKey("logins")
 METER: Final[web.AppKey["Meter"]] = web.AppKey("meter")
 DOCUMENT: Final = web.AppKey("document", bytes)
+CONNECTIONS: Final = web.AppKey("connections", Connections)
 UNDER_WAY: Final[web.AppKey[set[str]]] = web.AppKey("under_way")  # requests with an Idempotency-Key
 
 CALLER: Final = web.RequestKey("caller", Caller)
 KEY_HASH: Final = web.RequestKey("key_hash", str)
 TRACE: Final = web.RequestKey("trace", str)
+STANDING: Final = web.RequestKey("standing", Standing)

@@ -11,17 +11,20 @@ from typing import Final
 
 from fetchmld.core.messages import Fact
 
-EACH_MAX: Final = 60  # of one address in a minute, on record one by one
 ADDRESSES_MAX: Final = 10_000  # counted apart in a minute; others together
 MINUTE_S: Final = 60.0
 OTHERS: Final = ""
 
 
 class Failures:
-    """`record` puts a fact into the record without waiting. Use it from one event loop."""
+    """`record` puts a fact into the record without waiting; `each_max` of one address go there one by one in a minute.
 
-    def __init__(self, record: Callable[[Fact], None]) -> None:
+    Use it from one event loop.
+    """
+
+    def __init__(self, record: Callable[[Fact], None], each_max: int) -> None:
         self._record = record
+        self._each_max = each_max
         self._counts: dict[str, int] = {}
         self._end: asyncio.TimerHandle | None = None
 
@@ -33,7 +36,7 @@ class Failures:
         if address not in self._counts and len(self._counts) >= ADDRESSES_MAX:
             address = OTHERS
         count = self._counts[address] = self._counts.get(address, 0) + 1
-        if count <= EACH_MAX:
+        if count <= self._each_max:
             self._record(failure)
 
     def end_minute(self) -> None:
@@ -43,8 +46,8 @@ class Failures:
             self._end.cancel()
             self._end = None
         for address, count in counts.items():
-            if count > EACH_MAX:
-                self._record(_rest(address, count - EACH_MAX))
+            if count > self._each_max:
+                self._record(_rest(address, count - self._each_max))
 
 
 def _rest(address: str, count: int) -> Fact:

@@ -1,17 +1,34 @@
-"""aiohttp's server with our errors: what fails before a request reaches the application is an ErrorResponse too.
+"""aiohttp's server with our errors and our patience.
 
-Those are bytes that are not HTTP, over-long lines and headers, and the few refusals that aiohttp answers by itself.
+What fails before a request reaches the application is an ErrorResponse too: bytes that are not HTTP, over-long lines and
+headers, a header or a body that stops coming, a connection too many, and the few refusals that aiohttp answers by itself.
 Everything that reaches the application is the guard's.
 """
 
+import asyncio
 import logging
-from typing import Any
+import socket
+import ssl
+import struct
+from contextlib import suppress
+from typing import Any, Final, cast
 
 from aiohttp import web
 
-from fetchmld.api.answers import refusal, refusal_of_http, trace_id_of
+from fetchmld.api.answers import refusal, refusal_of_http, trace_id_of, whole_refusal
+from fetchmld.api.connections import PROGRESS_BYTES, Connections, Limits, owner_of
+from fetchmld.api.context import CONNECTIONS
+from fetchmld.core.errors import FetchmlError, RateLimited, Stalled
 
-SHUTDOWN_S = 5.0  # for answers under way at a clean stop; streams are ended before
+SHUTDOWN_S: Final = 5.0  # for answers under way at a clean stop; streams are ended before
+KEEP_ALIVE_S: Final = 75.0  # between two requests
+HANDSHAKE_S: Final = 10.0  # of TLS
+BACKLOG: Final = 1024
+_TCP_INFO_BYTES: Final = 128
+_ACKED: Final = struct.Struct("=Q")  # tcpi_bytes_acked of Linux's struct tcp_info
+_ACKED_AT: Final = 120
+_NOTHING, _HEADER, _BODY, _READER = "", "header", "body", "reader"
+_ONE_REQUEST: Final = 2**40  # another request is progress, whatever its size
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +36,41 @@ log = logging.getLogger(__name__)
 class ApiProtocol(web.RequestHandler):
     """One connection."""
 
-    __slots__ = ()
+    __slots__ = ("_connections", "_idle_bytes", "_lag", "_moved", "_received_bytes", "_wait", "_wire", "owner")
+
+    def __init__(self, server: "ApiServer", **settings: Any) -> None:
+        super().__init__(server, **settings)
+        self._connections = server.kept
+        self._wire: asyncio.Transport | None = None  # the base class lets go of it before all is sent
+        self.owner = ""
+        self._received_bytes = 0
+        self._idle_bytes = -1  # what had been received when the last answer was sent
+        self._wait = _NOTHING  # what it waited for when it was last looked at,
+        self._moved = 0  # what had gone through when that last moved,
+        self._lag = 0  # and how many looks ago that was
+
+    # -- aiohttp's
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Takes the connection in, or refuses it where its address has too many."""
+        self._wire = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self.owner = owner_of(peer[0]) if peer else ""
+        if self._connections.add(self):
+            super().connection_made(transport)
+            return
+        self._say_last(RateLimited("too many connections of this address have not brought a key yet").passing(1))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Lets go of the connection."""
+        self._connections.remove(self)
+        self._wire = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Counts what comes."""
+        self._received_bytes += len(data)
+        super().data_received(data)
 
     def handle_error(
         self,
@@ -47,11 +98,77 @@ class ApiProtocol(web.RequestHandler):
         """Sends `resp`; an HTTP error that was raised before the guard (a bad Expect header) gets our shape first."""
         if isinstance(resp, web.HTTPException):
             resp = refusal_of_http(resp, trace_id_of(request.headers.get("traceparent")))
-        return await super().finish_response(request, resp, start_time)
+        sent = await super().finish_response(request, resp, start_time)
+        self._idle_bytes = self._received_bytes
+        return sent
+
+    # -- ours
+
+    @property
+    def is_ending(self) -> bool:
+        """Is this the connection's last answer?"""
+        return self._close
+
+    def bring(self, key_id: str) -> None:
+        """A request has come with a key, whose connection this is from now on. Raises RateLimited beyond its limit."""
+        if not self._connections.give(self, key_id):
+            self._close = True
+            raise RateLimited("too many connections are open with this key").passing(1)
+
+    def look(self, limits: Limits) -> None:
+        """A second is over (see `connections`): end the connection if what it waits for has not moved for too many."""
+        wire = self._wire
+        if wire is None:
+            return
+        wait, moved = self._waits_for(wire)
+        if wait != self._wait or moved - self._moved >= PROGRESS_BYTES:
+            self._wait, self._moved, self._lag = wait, moved, 0
+            return
+        self._lag += 1
+        if wait == _HEADER and self._lag >= limits.header_s:
+            self._say_last(Stalled(f"the request's header was not complete within {limits.header_s:g} s"))
+        elif wait == _BODY and self._lag >= limits.stalled_s:
+            self._end_body(Stalled(f"the request's body made no progress for {limits.stalled_s:g} s"))
+        elif wait == _READER and self._lag >= limits.stalled_s:
+            wire.abort()
+
+    def _waits_for(self, wire: asyncio.Transport) -> tuple[str, int]:
+        """What has to come from the client, and a number that grows as it comes."""
+        if wire.get_write_buffer_size() > 0:
+            return _READER, _acked_bytes(wire)
+        request = self._current_request
+        if request is not None:
+            waiting = request.content._waiter is not None and not request.content.is_eof()
+            return (_BODY, self._received_bytes + self._request_count * _ONE_REQUEST) if waiting else (_NOTHING, 0)
+        waiting = self._waiter is not None and self._received_bytes != self._idle_bytes
+        return (_HEADER if waiting else _NOTHING), 0
+
+    def _end_body(self, error: Stalled) -> None:
+        if self._current_request is not None:
+            self._lingering_time = 0.0
+            self._close = True
+            self._current_request.content.set_exception(error)
+
+    def _say_last(self, error: FetchmlError) -> None:
+        """Answers what is no request of the application's, and closes."""
+        if self._wire is not None:
+            self._wire.write(whole_refusal(error, trace_id_of(None)))
+            self._wire.close()
+        self.force_close()
+
+
+def _acked_bytes(wire: asyncio.Transport) -> int:
+    """How much of what was sent the client has taken."""
+    with suppress(OSError, struct.error):
+        info = wire.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        return int(_ACKED.unpack_from(info, _ACKED_AT)[0])
+    return 0
 
 
 class ApiServer(web.Server):
     """Makes an `ApiProtocol` for each connection; aiohttp offers no setting for it."""
+
+    kept: Connections
 
     def __call__(self) -> web.RequestHandler:
         return ApiProtocol(self, loop=self._loop, **self._kwargs)
@@ -62,11 +179,41 @@ class ApiRunner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         plain = await super()._make_server()
-        return ApiServer(
+        server = ApiServer(
             plain.request_handler, request_factory=plain.request_factory, loop=plain._loop, **plain._kwargs
         )
+        server.kept = self.app[CONNECTIONS]
+        return server
 
 
 def make_runner(app: web.Application, **settings: Any) -> ApiRunner:
     """The runner for `app`; `settings` go to aiohttp's AppRunner. No access log: the guard logs what failed."""
-    return ApiRunner(app, **{"access_log": None, "shutdown_timeout": SHUTDOWN_S, **settings})
+    ours = {"access_log": None, "shutdown_timeout": SHUTDOWN_S, "keepalive_timeout": KEEP_ALIVE_S}
+    return ApiRunner(app, **{**ours, **settings})
+
+
+class ApiSite(web.BaseSite):
+    """Where a runner listens. As aiohttp's TCPSite, with a bound on TLS handshakes."""
+
+    __slots__ = ("_host", "_port")
+
+    def __init__(self, runner: web.BaseRunner, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(runner, ssl_context=tls, backlog=BACKLOG)
+        self._host = host
+        self._port = port
+
+    @property
+    def name(self) -> str:
+        return f"{'https' if self._ssl_context else 'http'}://{self._host}:{self._port}"
+
+    async def start(self) -> None:
+        """Listen. Raises OSError where the address is taken or not ours."""
+        await super().start()
+        self._server = await asyncio.get_running_loop().create_server(
+            cast(Any, self._runner.server),
+            self._host,
+            self._port,
+            backlog=self._backlog,
+            ssl=self._ssl_context,
+            ssl_handshake_timeout=HANDSHAKE_S if self._ssl_context else None,
+        )

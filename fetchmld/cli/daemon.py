@@ -25,6 +25,10 @@ if TYPE_CHECKING:
               help="The head's join.token, copied here. [FETCHML_JOIN_TOKEN_FILE; needed once]")  # fmt: skip
 @click.option("--host", help="Address to listen on [127.0.0.1].")
 @click.option("--port", type=int, help="Port to listen on [9101].")
+@click.option("--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="Certificate and its chain, PEM.")
+@click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="Private key of that certificate.")
+@click.option("--insecure", is_flag=True, default=None,
+              help="Listen to other machines without TLS; keys then travel in the clear.")  # fmt: skip
 @click.option("--data-dir", "given_dir", metavar="DIR", help="Where everything durable is kept [~/.fetchml].")
 @click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="Settings in TOML.")
 @click.option("--num-cpus", type=int, metavar="N", help="Cores that this node offers [what is found].")

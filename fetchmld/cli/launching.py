@@ -53,7 +53,8 @@ class Launch:
                 ready = self._read_ready(errors.fileno())
                 if self._join is None:
                     spinner.text = "waiting for every part to answer"
-                    self._poll_readyz(str(ready.get("url") or f"http://{self._config.host}:{self._config.port}"))
+                    url = str(ready.get("url") or f"http://{self._config.host}:{self._config.port}")
+                    self._poll_readyz(url, str(ready.get("certificate") or ""))
             except BaseException:
                 self._give_up()
                 raise
@@ -102,8 +103,8 @@ class Launch:
             return {}
         return said if isinstance(said, dict) else {}
 
-    def _poll_readyz(self, url: str) -> None:
-        with Client(url, timeout_s=5) as client:
+    def _poll_readyz(self, url: str, certificate: str) -> None:
+        with Client(url, timeout_s=5, certificate=certificate) as client:
             while True:
                 try:
                     client.ready()

@@ -39,7 +39,9 @@ class Session:
     @property
     def client(self) -> Client:
         if self._client is None:
-            self._client = Client(self.address, self.key)
+            is_local = "FETCHML_ADDRESS" not in os.environ
+            certificate = str(self.daemon.get("certificate") or "") if is_local else ""
+            self._client = Client(self.address, self.key, certificate=certificate)
         return self._client
 
     @property

@@ -28,12 +28,19 @@ class Client(Endpoints):
     """A daemon, as one blocking caller sees it. Safe to use from several threads.
 
     `address` is the daemon's URL (else `FETCHML_ADDRESS`, else loopback), `api_key` its key (else `FETCHML_API_KEY`).
-    `timeout_s` bounds the wait for an answer, not counting what the server was asked to wait. Raises `ApiError`,
-    `Unreachable` or `TimedOut`.
+    `timeout_s` bounds the wait for an answer, not counting what the server was asked to wait. `certificate` is the one that
+    a head has for programs on its own machine (PEM, in its `daemon.json`); else the system's certificates decide whom to
+    trust. Raises `ApiError`, `Unreachable` or `TimedOut`.
     """
 
-    def __init__(self, address: str | None = None, api_key: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
-        self._transport = Transport(address or os.environ.get("FETCHML_ADDRESS") or ADDRESS_DEFAULT)
+    def __init__(
+        self,
+        address: str | None = None,
+        api_key: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        certificate: str = "",
+    ) -> None:
+        self._transport = Transport(address or os.environ.get("FETCHML_ADDRESS") or ADDRESS_DEFAULT, certificate)
         self._key = api_key or os.environ.get("FETCHML_API_KEY") or ""
         self.timeout_s = timeout_s
 

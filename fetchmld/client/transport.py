@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from fetchmld.client.calls import Answer
 from fetchmld.client.errors import Lost, TimedOut, Unreachable
+from fetchmld.inner_tls import InnerConnection
 
 CONNECT_TIMEOUT_S: Final = 5.0
 KEPT_CONNECTIONS_MAX: Final = 8  # idle ones; more may be in use at once
@@ -25,9 +26,12 @@ Body = bytes | BinaryIO | None
 
 
 class Transport:
-    """Connections to one address. Safe to use from several threads."""
+    """Connections to one address; over https to a head known by `certificate` alone, where one is given.
 
-    def __init__(self, address: str) -> None:
+    Safe to use from several threads.
+    """
+
+    def __init__(self, address: str, certificate: str = "") -> None:
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Unreachable(address, "an address looks like http://HOST:PORT")
@@ -35,7 +39,8 @@ class Transport:
         self._host = parts.hostname
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._prefix = parts.path.rstrip("/")
-        self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._is_secure = parts.scheme == "https"
+        self._certificate = certificate
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
 
@@ -103,10 +108,17 @@ class Transport:
                 connection.sock.settimeout(timeout_s)
                 return connection
             connection.close()
-        connection = self._kind(self._host, self._port, timeout=min(CONNECT_TIMEOUT_S, timeout_s))
+        connection = self._new(min(CONNECT_TIMEOUT_S, timeout_s))
         connection.connect()
         connection.sock.settimeout(timeout_s)
         return connection
+
+    def _new(self, timeout_s: float) -> http.client.HTTPConnection:
+        if not self._is_secure:
+            return http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+        if not self._certificate:
+            return http.client.HTTPSConnection(self._host, self._port, timeout=timeout_s)
+        return InnerConnection(self._host, self._port, timeout=timeout_s, certificate=self._certificate)
 
     def _pop(self) -> http.client.HTTPConnection | None:
         with self._lock:

@@ -7,7 +7,9 @@
     ├── NotFound                    NOT_FOUND 404            no such object, or not yours
     ├── Conflict                    CONFLICT 409             the object's state forbids this
     │   └── Repeated                                         its Idempotency-Key was used before; the message is the id made
+    ├── Stalled                     BAD_REQUEST 408          the body stopped coming
     ├── BodyTooLarge                BAD_REQUEST 413          the body is over the limit
+    ├── Misdirected                 BAD_REQUEST 421          meant for another server, by its Host header
     ├── Invalid                     VALIDATION_ERROR 422     readable, but its content is wrong
     ├── RateLimited                 RATE_LIMITED 429         too many requests for this key
     ├── NotBuilt                    SERVICE_UNAVAILABLE 501  in the contract, not served by this version yet
@@ -70,6 +72,16 @@ class Repeated(Conflict):
     """What was asked for was done before, under the same Idempotency-Key: `message` is the id of what it made."""
 
 
+class Stalled(FetchmlError):
+    code = "BAD_REQUEST"
+    status = 408
+
+
+class Misdirected(FetchmlError):
+    code = "BAD_REQUEST"
+    status = 421
+
+
 class BodyTooLarge(FetchmlError):
     code = "BAD_REQUEST"
     status = 413
@@ -109,7 +121,9 @@ BY_NAME: Final[dict[str, type[FetchmlError]]] = {
         NotFound,
         Conflict,
         Repeated,
+        Stalled,
         BodyTooLarge,
+        Misdirected,
         Invalid,
         RateLimited,
         NotBuilt,

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from blake3 import blake3
 
 from fetchmld.core.errors import Invalid, NotFound
+from fetchmld.inner_tls import InnerConnection
 from fetchmld.store.content import BYTES_MAX, CHUNK_BYTES, FILES_MAX, ContentStore, Kept, put_tree
 
 log = logging.getLogger(__name__)
@@ -37,10 +38,14 @@ def worker_key(join_token: str) -> str:
 
 
 class RemoteContent:
-    """Puts objects into the store of the head at `url`. Blocks; safe for several threads."""
+    """Puts objects into the store of the head at `url`, which over https is known by `certificate` (see `inner_tls`).
 
-    def __init__(self, url: str, key: str) -> None:
+    Blocks; safe for several threads.
+    """
+
+    def __init__(self, url: str, key: str, certificate: str = "") -> None:
         self._url = urlsplit(url)
+        self._certificate = certificate
         self._headers = {"X-API-Key": key, "Content-Type": "application/octet-stream"}
 
     def put(self, data: bytes) -> str:
@@ -117,14 +122,18 @@ class RemoteContent:
     def _asked(
         self, method: str, digest: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> Iterator[http.client.HTTPResponse]:
-        secure = self._url.scheme == "https"
-        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        connection = kind(self._url.hostname or "", self._url.port, timeout=TIMEOUT_S)
+        connection = self._connection()
         try:
             connection.request(method, f"/v1/objects/{digest}", body, {**self._headers, **(headers or {})})
             yield connection.getresponse()
         finally:
             connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        host, port = self._url.hostname or "", self._url.port
+        if self._url.scheme == "https":
+            return InnerConnection(host, port, timeout=TIMEOUT_S, certificate=self._certificate)
+        return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
 
 
 def _receive(answer: http.client.HTTPResponse, digest: str, into: ContentStore) -> int:

@@ -118,7 +118,8 @@ async def serving(config: Config) -> AsyncIterator[Api]:
 
 
 def config_in(tmp_path: Path, **settings: Any) -> Config:
-    return Config(data_dir=tmp_path, **settings)
+    """Settings under which a test may fail as often as it likes, unless that is what it is about."""
+    return Config(data_dir=tmp_path, **{"login_failures_per_minute": 10**6, "rate_burst": 10**6, **settings})
 
 
 def with_api(tmp_path: Path, test: Callable[[Api], Awaitable[None]], **settings: Any) -> None:

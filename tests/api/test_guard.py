@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 from aiohttp import ClientConnectionError
 
-from fetchmld.api import guard
+from fetchmld.api import logins
 from fetchmld.api.access import ADMIN, MAY
 from fetchmld.api.answers import trace_id_of
 from fetchmld.api.app import OPERATIONS
@@ -151,7 +151,7 @@ def test_the_first_success_of_a_key_and_hour_is_on_record(tmp_path: Path, monkey
         await api.call("GET", "/v1/queue", key=KEYS["admin"])
         assert [fact.user_id for fact in api.head.facts_of("auth.success")] == ["user", "admin"]
         later = time.time() + 3600
-        monkeypatch.setattr("fetchmld.api.guard.time.time", lambda: later)
+        monkeypatch.setattr("fetchmld.api.logins.time.time", lambda: later)
         await api.call("GET", "/v1/queue")
         assert [fact.user_id for fact in api.head.facts_of("auth.success")] == ["user", "admin", "user"]
 
@@ -160,7 +160,7 @@ def test_the_first_success_of_a_key_and_hour_is_on_record(tmp_path: Path, monkey
 
 def test_what_is_remembered_of_logins_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(api: Api) -> None:
-        monkeypatch.setattr(guard, "LOGINS_REMEMBERED_MAX", 2)
+        monkeypatch.setattr(logins, "LOGINS_REMEMBERED_MAX", 2)
         for name in ("user", "admin", "other", "user"):
             await api.call("GET", "/v1/queue", key=KEYS[name])
         assert len(api.head.facts_of("auth.success")) == 4
@@ -171,7 +171,7 @@ def test_what_is_remembered_of_logins_is_bounded(tmp_path: Path, monkeypatch: py
 def test_an_odd_key_is_only_unknown(tmp_path: Path) -> None:
     async def test(api: Api) -> None:
         for key in (b"\xff\xfe", b"x" * 8000, b"caf\xc3\xa9"):
-            raw = b"GET /v1/queue HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX-API-Key: " + key + b"\r\n\r\n"
+            raw = b"GET /v1/queue HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-API-Key: " + key + b"\r\n\r\n"
             status, _ = await raw_answer(api, raw)
             assert status == 401
 
@@ -265,7 +265,7 @@ async def raw_answer(api: Api, sent: bytes) -> tuple[int, dict[str, str]]:
     return int(head.split()[1]), answer
 
 
-_KEYED: Final = b"Host: h\r\nConnection: close\r\nX-API-Key: " + KEYS["user"].encode() + b"\r\n"
+_KEYED: Final = b"Host: localhost\r\nConnection: close\r\nX-API-Key: " + KEYS["user"].encode() + b"\r\n"
 
 
 @pytest.mark.parametrize(
@@ -274,8 +274,8 @@ _KEYED: Final = b"Host: h\r\nConnection: close\r\nX-API-Key: " + KEYS["user"].en
         b"nonsense\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n",
         b"GET /health HTTP/9.9\r\n\r\n",
-        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n",
-        b"GET /health HTTP/1.1\r\nHost: h\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
+        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
         b"GET /health HTTP/1.1\r\nbroken header\r\n\r\n",
         b"POST /v1/tasks HTTP/1.1\r\n" + _KEYED + b"Content-Length: x\r\n\r\n",
         b"POST /v1/tasks HTTP/1.1\r\n" + _KEYED + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from fetchmld.api.handlers import blobs
+from fetchmld.api import connections
 from tests.api.served import KEYS, Api, with_api
 
 OTHER, VIEWER = KEYS["other"], KEYS["viewer"]
@@ -151,22 +151,22 @@ def test_size_limits_hold_whether_the_length_is_said_or_not(tmp_path: Path) -> N
 
 
 def test_an_upload_without_progress_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blobs, "NO_PROGRESS_S", 0.05)
+    monkeypatch.setattr(connections, "LOOK_S", 0.02)
 
     async def test(api: Api) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", api.port())
         lines = [
             f"PUT /v1/blobs/{digest(b'ab')} HTTP/1.1",
-            "Host: x",
+            "Host: 127.0.0.1",
             f"X-API-Key: {KEYS['user']}",
             "Content-Length: 2",
         ]
         writer.write("\r\n".join([*lines, "", "a"]).encode())
-        assert b" 400 " in await reader.readline()
+        assert b" 408 " in await reader.readline()
         writer.close()
         assert not list(api.config.paths.code.glob("blobs/incoming/*"))
 
-    with_api(tmp_path, test)
+    with_api(tmp_path, test, stalled_s=1)
 
 
 FILE = entry("a", b"a")

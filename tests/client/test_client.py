@@ -207,7 +207,7 @@ def test_the_client_imports_nothing_of_the_daemon() -> None:
     for source in folder.glob("*.py"):
         for line in source.read_text().splitlines():
             if line.startswith(("import ", "from ")) and "fetchmld" in line:
-                assert any(f"fetchmld.{name}" in line for name in ("client", "manifest", "unpacking")), (
+                assert any(f"fetchmld.{name}" in line for name in ("client", "inner_tls", "manifest", "unpacking")), (
                     f"{source.name}: {line}"
                 )
 

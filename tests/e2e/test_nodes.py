@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.certificates import make_certificate
 from tests.e2e.conftest import Shell, free_port, until
 from tests.e2e.lan import Lan, Machine, a_lan, why_not
 from tests.e2e.test_outlives import is_runner, kill_all_but_the_runner_and
@@ -50,9 +51,12 @@ class Cluster:
     shared: Path  # what every machine sees, as a network file system would show it
 
     def start(self) -> None:
-        self.shell.fetchmld(
-            "start", "--head", "--host", self.head.address, "--port", str(self.shell.port), "--num-cpus", "1"
-        )
+        folder = self.shell.data_dir.parent
+        certificate, key = folder / "head.crt", folder / "head.key"
+        make_certificate(certificate, key, "head.example")  # a name that nobody uses here: machines need not
+        listen = ("--host", self.head.address, "--port", str(self.shell.port))
+        tls = ("--tls-cert", str(certificate), "--tls-key", str(key))
+        self.shell.fetchmld("start", "--head", *listen, *tls, "--num-cpus", "1")
 
     def add(self, folder: Path, *names: str) -> list[Node]:
         """Machines that join at the same time."""

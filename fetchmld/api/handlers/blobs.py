@@ -1,16 +1,14 @@
 """Blobs: the content of the files of snapshots, by hash. Streamed both ways, never whole in memory."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
 
 from aiohttp import web
 
 from fetchmld.api.context import CALLER, CONFIG, HEAD, STREAMS
-from fetchmld.core.errors import BadRequest, BodyTooLarge, Internal, Invalid
+from fetchmld.core.errors import BodyTooLarge, Internal, Invalid
 from fetchmld.manifest import is_hash
 
-NO_PROGRESS_S: Final = 30.0
 PIECE_BYTES: Final = 2**20
 
 
@@ -26,9 +24,9 @@ async def put(request: web.Request) -> web.Response:
 
 
 async def pieces_of(request: web.Request, bytes_max: int) -> AsyncIterator[bytes]:
-    """The body, in pieces worth a write each. Raises where there are too many bytes, or none for too long."""
+    """The body, in pieces worth a write each. Raises BodyTooLarge, and Stalled where none come for too long."""
     piece, total = bytearray(), 0
-    while data := await _next(request):
+    while data := await request.content.readany():
         total += len(data)
         if total > bytes_max:
             raise _too_large(bytes_max)
@@ -37,14 +35,6 @@ async def pieces_of(request: web.Request, bytes_max: int) -> AsyncIterator[bytes
             yield bytes(piece)
             piece.clear()
     yield bytes(piece)
-
-
-async def _next(request: web.Request) -> bytes:
-    try:
-        async with asyncio.timeout(NO_PROGRESS_S):
-            return await request.content.readany()
-    except TimeoutError:
-        raise BadRequest(f"the upload made no progress for {NO_PROGRESS_S:g} s") from None
 
 
 def _too_large(bytes_max: int) -> BodyTooLarge:
