@@ -20,6 +20,7 @@ from actors.collecting import Collector
 from actors.environments import Environments
 from actors.following import Followers
 from actors.gpus import NodeGpus
+from actors.log_keeper import LogKeeper
 from actors.log_reader import LogReader
 from actors.preparing import Preparer
 from actors.ray_channel import Gate, over_ray
@@ -68,8 +69,10 @@ from fetchmld.store.code import CodeStore
 from fetchmld.store.content import ContentStore
 from fetchmld.store.dataset_cache import DatasetCache
 from fetchmld.store.datasets import DatasetStore
+from fetchmld.store.head_http import HeadHttp, worker_key
 from fetchmld.store.remote_code import RemoteCode
-from fetchmld.store.remote_content import RemoteContent, worker_key
+from fetchmld.store.remote_content import RemoteContent
+from fetchmld.store.remote_logs import RemoteLogs
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +95,8 @@ class Agent:
         self._hearing = Hearing()
         self._head_url: str = settings.get("head_url", "")  # of an agent on another machine than the head's
         self._head_certificate: str = settings.get("head_certificate", "")
-        self._objects, self._code = self._content(settings.get("token_path", ""))
+        self._head = self._head_http(settings.get("token_path", "")) if self._head_url else None
+        self._objects, self._code = self._content()
         self._cache = DatasetCache(paths.node_dir / "cache", self._config.dataset_cache_bytes_max)
         self._told = CacheNews(self._cache)
         self._environments = Environments(
@@ -108,7 +112,10 @@ class Agent:
             self._config.dataset_bytes_max,
             self._config.private_hosts,
         )
-        self._logs = LogReader(str(paths.node_dir / "logs"), self._config.log_bytes_max)
+        logs_dir = str(paths.node_dir / "logs")
+        remote_logs = None if self._head is None else RemoteLogs(self._head, self._worker_id)
+        self._logs = LogReader(logs_dir, self._config.log_bytes_max)
+        self._log_keeper = LogKeeper(logs_dir, self._config.log_bytes_max, self._config.log_retention_days, remote_logs)
         self._runner = RunnerLink(paths.node_dir, run_dir / "runner.sock", self._on_runner)
         self._followers = Followers(run_dir, bool(self._head_url))
         self._sidecars = Sidecars(paths.node_dir, run_dir, self._runner)
@@ -130,7 +137,15 @@ class Agent:
             self._tell,
             self._record,
         )
-        self._collector = Collector(self._workspaces, self._objects, self._gpus, self._preparer, self._say_beat)
+        self._collector = Collector(
+            self._workspaces,
+            self._objects,
+            self._gpus,
+            self._preparer,
+            self._say_beat,
+            self._config.artifact_files_max,
+            self._config.artifact_bytes_max,
+        )
         self._address: str = settings.get("address", "127.0.0.1")  # where other nodes find this one
         self._native = True
         self._spoilt: set[str] = set()  # names of attempts with a process that cannot be ended
@@ -138,12 +153,15 @@ class Agent:
         self._gate: Gate
         self._closing = False
 
-    def _content(self, token_path: str) -> tuple[ContentStore | RemoteContent, CodeSource]:
+    def _head_http(self, token_path: str) -> HeadHttp:
+        return HeadHttp(self._head_url, worker_key(Path(token_path).read_text().strip()), self._head_certificate)
+
+    def _content(self) -> tuple[ContentStore | RemoteContent, CodeSource]:
         """Where artifacts go, and where code comes from."""
         paths = self._config.paths
-        if not self._head_url:
+        if self._head is None:
             return ContentStore(paths.objects), CodeStore(paths.code)
-        remote = RemoteContent(self._head_url, worker_key(Path(token_path).read_text().strip()), self._head_certificate)
+        remote = RemoteContent(self._head)
         return remote, RemoteCode(remote, paths.node_dir / "code")
 
     # -- life
@@ -170,6 +188,8 @@ class Agent:
         await self._scheduler.start()
         self._spawn_task(self._beat())
         self._spawn_task(self._lender.watch(self._scheduler.greet_again))
+        for work in self._log_keeper.work():
+            self._spawn_task(work)
         gc.collect()
         gc.freeze()  # what start-up made lives as long as we do
 
@@ -210,6 +230,8 @@ class Agent:
         await asyncio.to_thread(self._datasets.close)
         await asyncio.to_thread(self._environments.close)
         self._collector.close()
+        if self._head is not None:
+            self._head.close()
 
     def _spawn_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -335,7 +357,7 @@ class Agent:
             match message["event"]:
                 case "started":
                     key, rank = split_name(message["key"])
-                    self._logs.runs(key, message["slot"])
+                    self._log_runs(key, rank, message["slot"])
                     events.append(Started(key, rank))
                 case "exited":
                     events.append(self._exited(message))
@@ -356,10 +378,14 @@ class Agent:
             key, rank = split_name(found["key"])
             running.append((key, rank))
             if found["slot"] >= 0:
-                self._logs.runs(key, found["slot"])
+                self._log_runs(key, rank, found["slot"])
         ended = [self._exited(found) for found in state["ended"]]
         log.info("runner.found pid=%d running=%d ended=%d", state["pid"], len(running), len(ended))
         return [RunnerReturned(running, [event.key for event in ended]), *ended]
+
+    def _log_runs(self, key: RunKey, rank: int, slot: int) -> None:
+        self._logs.runs(key, slot)
+        self._log_keeper.runs(key, rank, slot)
 
     def _exited(self, message: frames.Message) -> Exited:
         key, rank = split_name(message["key"])
@@ -368,6 +394,7 @@ class Agent:
             self._spoilt.add(message["key"])
         place = LogPlace(worker_id=self._worker_id, file=put["file"], offset=put["offset"], length=put["length"])
         self._logs.ended(key, place)
+        self._log_keeper.ended(key, rank, place)
         return Exited(key, rank, report_of(message, place))
 
     # -- the core
@@ -438,6 +465,7 @@ class Agent:
         self._followers.end(key)
         self._preparer.forget(key)
         self._logs.forget(key)
+        self._log_keeper.forget(key, rank)
         self._runner.send({"do": "forget", "keys": [name]})
         self._environments.forget(name)
         spoilt = name in self._spoilt

@@ -14,7 +14,7 @@ from actors.attaching import Followed, client_of
 from fetchmld.channel import Client
 from fetchmld.core.agent import RunKey
 from fetchmld.core.errors import FetchmlError
-from fetchmld.store.content import regular_files
+from fetchmld.store.artifacts import Kept, regular_files
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def _shown(rank: int, path: str) -> str:
 def _sizes(directory: Path, uid: int) -> dict[str, int]:
     """The attempt's own files there, in the order of their names."""
     found = {}
-    for path, fd in regular_files(directory, []):
+    for path, fd in regular_files(directory, Kept()):
         status = os.fstat(fd)
         os.close(fd)
         if uid < 0 or status.st_uid == uid:
@@ -101,7 +101,7 @@ def _sizes(directory: Path, uid: int) -> dict[str, int]:
 
 
 def _piece(directory: Path, wanted: str, offset: int, uid: int) -> bytes:
-    for path, fd in regular_files(directory, []):
+    for path, fd in regular_files(directory, Kept()):
         try:
             if path == wanted and (uid < 0 or os.fstat(fd).st_uid == uid):
                 return os.pread(fd, PIECE_BYTES_MAX, offset)

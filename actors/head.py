@@ -17,6 +17,8 @@ from aiohttp import web
 
 from actors import feed
 from actors.code_desk import CodeDesk
+from actors.content_keeper import ContentKeeper
+from actors.log_desk import LogDesk
 from actors.notes import Notes
 from actors.object_desk import ObjectDesk
 from actors.plugin_desk import Actors, PluginDesk
@@ -69,6 +71,7 @@ from fetchmld.plugins.secrets import Secrets
 from fetchmld.plugins.tokens import Tokens
 from fetchmld.store.code import CodeStore
 from fetchmld.store.content import ContentStore
+from fetchmld.store.shipped_logs import ShippedLogs
 from fetchmld.upstream import Upstream
 
 log = logging.getLogger(__name__)
@@ -109,6 +112,13 @@ class HeadActor:
         self.code = CodeDesk(code, self._record)
         self.sessions = SessionDesk(self._config.paths.sessions)
         keep, tokens = Secrets(self._config.paths.secrets), Tokens(self._config.paths.task_tokens_key)
+        shipped = ShippedLogs(self._config.paths.shipped_logs)
+        self.machine_logs = LogDesk(shipped, self._worker_id, self._agent, self.task)
+        config = self._config
+        self._keeper = ContentKeeper(
+            self._objects, shipped, config.log_retention_days, config.artifact_retention_days, self._record
+        )
+        self._keeping: asyncio.Task[None] | None = None
         self._scheduler = self._client("scheduler")
         self._plugin_actors = Actors(self._run_dir)
         self.plugins = PluginDesk(keep, tokens, self._scheduler, self._plugin_actors)
@@ -138,6 +148,7 @@ class HeadActor:
         await self.code.open()
         await self.sessions.open()
         await self.plugins.open()
+        self._keeping = asyncio.create_task(self._keeper.run())
         self._runner = make_runner(build_app(self, self._config))
         await self._runner.setup()
         await ApiSite(self._runner, self._config.host, self._config.port, self._tls()).start()
@@ -156,6 +167,8 @@ class HeadActor:
         return {"started": self._runner is not None}
 
     async def shutdown(self) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
             await self._notes.close()
@@ -252,24 +265,7 @@ class HeadActor:
     # -- logs and artifacts
 
     async def logs(self, task: TaskView, offset: int, limit_bytes: int, wait_s: float) -> LogChunk:
-        ended = task["status"] in ENDED
-        if not task["assignments"]:
-            return LogChunk(b"", offset, 0, ended)
-        report = task["report"] or {}
-        place = report.get("log")
-        if ended and place is None:
-            return LogChunk(b"", offset, 0, True)
-        body = {
-            "task_id": task["id"],
-            "attempt": task["attempt"],
-            "place": place,
-            "offset": offset,
-            "limit": limit_bytes,
-            "wait_s": wait_s,
-        }
-        agent = await self._agent(place["worker_id"] if place else task["assignments"][0]["worker_id"])
-        answer = await agent.request("log.read", body, timeout_s=wait_s + 10.0)
-        return LogChunk(answer.blob, answer.body["offset"], answer.body["size"], answer.body["ended"])
+        return LogChunk(*await self.machine_logs.read(task, offset, limit_bytes, wait_s))
 
     async def _agent(self, worker_id: str) -> Client:
         if worker_id not in self._agents:
@@ -287,15 +283,20 @@ class HeadActor:
         return Client(resolve)
 
     async def artifacts(self, task: TaskView) -> list[ArtifactEntry]:
-        found = (task["report"] or {}).get("artifacts")
+        report = task["report"] or {}
+        found = report.get("artifacts")
         if found is None:
             return []
+        if self._keeper.has_expired(report.get("ended_at", task["ended_at"] or 0.0)):
+            days = self._config.artifact_retention_days
+            raise NotFound(f"the artifacts of task {task['id']} were kept for {days:g} days (artifact_retention_days)")
         manifest = await asyncio.to_thread(self._objects.read, found["manifest"])
         return cast(list[ArtifactEntry], orjson.loads(manifest))
 
-    async def artifact(self, entry: ArtifactEntry) -> AsyncIterator[bytes]:
+    async def artifact(self, entry: ArtifactEntry, offset: int = 0) -> AsyncIterator[bytes]:
         file = await asyncio.to_thread(self._objects.open, entry["hash"])
         with file:
+            file.seek(offset)
             while chunk := await asyncio.to_thread(file.read, 2**18):
                 yield chunk
 

@@ -8,6 +8,7 @@ from typing import BinaryIO, Final
 from fetchmld.core.errors import NotFound
 from fetchmld.store.code import CodeStore
 from fetchmld.store.content import ContentStore
+from fetchmld.store.room import room
 
 PIECE_BYTES: Final = 2**18
 
@@ -28,9 +29,12 @@ class ObjectDesk:
             while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
                 yield piece
 
+    async def has(self, digest: str) -> bool:
+        return await asyncio.to_thread(self._store.renew, digest)
+
     async def put(self, digest: str, pieces: AsyncIterator[bytes]) -> None:
         self._store.path(digest)
-        with self._store.receive() as incoming:
+        with room(), self._store.receive() as incoming:
             async for piece in pieces:
                 await asyncio.to_thread(incoming.write, piece)
             await asyncio.to_thread(incoming.keep, digest)

@@ -51,9 +51,9 @@ from fetchmld.core.state import ended
 from fetchmld.store import snapshots
 from fetchmld.store.clock import LogicalClock
 from fetchmld.store.disk_probe import sync_latency
+from fetchmld.store.head_http import worker_key
 from fetchmld.store.ledger import Ledger, LedgerUnavailable
 from fetchmld.store.notes import new_genesis
-from fetchmld.store.remote_content import worker_key
 
 log = logging.getLogger(__name__)
 

@@ -108,6 +108,22 @@ class Config(BaseSettings):
         default=2**30, ge=1024, description="What is kept of one attempt's output, bytes; it goes on, unrecorded."
     )
 
+    log_retention_days: float = Field(
+        default=30.0, ge=0, le=36_500, description="Days that the output of tasks is kept; 0: for ever."
+    )
+    artifact_retention_days: float = Field(
+        default=30.0,
+        ge=0,
+        le=36_500,
+        description="Days that artifacts are kept after their attempt's end; 0: for ever.",
+    )
+    artifact_files_max: int = Field(
+        default=100_000, ge=1, le=1_000_000, description="Files that are collected of one attempt."
+    )
+    artifact_bytes_max: int = Field(
+        default=64 * 2**30, ge=1, description="Bytes that are collected of one attempt, all files together."
+    )
+
     ageing_tau_s: float = Field(default=600.0, gt=0, le=1e9, description="Seconds of waiting worth one priority point.")
     user_priority_max: int = Field(default=10, ge=1, le=10, description="Highest priority that a user may ask for.")
     grace_s: float = Field(default=10.0, ge=0, le=3600, description="Between SIGTERM and SIGKILL of a stopped task.")
@@ -464,6 +480,11 @@ class Paths:
     def code(self) -> Path:
         """Snapshots of code, on the head."""
         return self.objects / "code"
+
+    @property
+    def shipped_logs(self) -> Path:
+        """The output of tasks that ran on other machines, on the head."""
+        return self.objects / "logs"
 
     @property
     def datasets(self) -> Path:

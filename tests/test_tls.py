@@ -18,7 +18,7 @@ from fetchmld.api.protocol import ApiSite, make_runner
 from fetchmld.client.client import Client
 from fetchmld.client.errors import Unreachable
 from fetchmld.core.errors import Invalid
-from fetchmld.store.remote_content import RemoteContent
+from fetchmld.store.head_http import HeadHttp
 from tests.api.local_head import LocalHead
 from tests.api.served import KEYS, config_in
 from tests.certificates import make_certificate
@@ -112,8 +112,8 @@ def test_our_own_programs_know_the_head_by_the_inner_one(tmp_path: Path) -> None
         assert served.shown(inner_tls.NAME) == ssl.PEM_cert_to_DER_cert(certificate)
         with Client(served.url, certificate=certificate) as client:
             assert client.health()["status"]
-        remote = RemoteContent(served.url, KEYS["worker"], certificate)
-        with remote._asked("GET", "0" * 64) as answer:
+        head = HeadHttp(served.url, KEYS["worker"], certificate)
+        with contextlib.closing(head), head.asked("GET", f"/v1/objects/{'0' * 64}") as answer:
             assert answer.status == 404
 
     with_tls(tmp_path, test)

@@ -67,12 +67,14 @@ _AUDIT: Final = frozenset(
 )
 
 WORKER: Final = "worker"
+_OF_MACHINES: Final = frozenset({"getObject", "putObject", "getShippedLogs", "shipLogs"})  # that joined; no person's
+
 MAY: Final[dict[str, frozenset[str]]] = {
     "viewer": _READ | _READ_OUTPUT,
     "user": _READ | _READ_OUTPUT | _WORK,
     "operator": _READ | _READ_OUTPUT | _WORK | _RUN_WORKERS | _QUERY,
     "auditor": _READ | _AUDIT | _QUERY,
-    WORKER: frozenset({"getObject", "putObject"}),  # of the machines that joined, no person's
+    WORKER: _OF_MACHINES,
 }
 ADMIN: Final = "admin"
 _SEES_ALL: Final = frozenset({"operator", "auditor", ADMIN})

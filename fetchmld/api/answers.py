@@ -41,6 +41,7 @@ _HTTP_MESSAGES: Final[dict[int, str]] = {
     405: "this route does not have this method; the Allow header lists those it has",
     413: "the request body is larger than this server accepts",
     426: "this is a WebSocket; send an Upgrade: websocket handshake",
+    416: "the range begins behind the end of the file; Content-Range says how long it is",
     417: "the Expect header asks for something other than 100-continue",
 }
 _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -104,7 +105,7 @@ def refusal_of_http(error: web.HTTPException, trace_id: str) -> web.Response:
     """The answer to an error that aiohttp raised: its status and its Allow or Upgrade header, our shape."""
     code = _CODE_BY_STATUS.get(error.status, "BAD_REQUEST" if error.status < 500 else "INTERNAL_ERROR")
     message = _HTTP_MESSAGES.get(error.status, error.reason)
-    kept = {name: error.headers[name] for name in ("Allow", "Upgrade") if name in error.headers}
+    kept = {name: error.headers[name] for name in ("Allow", "Upgrade", "Content-Range") if name in error.headers}
     return refusal(error.status, code, message, trace_id, kept)
 
 

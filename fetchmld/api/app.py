@@ -27,6 +27,7 @@ from fetchmld.api.handlers import (
     reservations,
     scheduler,
     sessions,
+    shipped_logs,
     snapshots,
     streams,
     tasks,
@@ -114,6 +115,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("getBlob", "GET", _BLOB, blobs.read),
     Operation("putObject", "PUT", _OBJECT, objects.put),
     Operation("getObject", "GET", _OBJECT, objects.read),
+    Operation("getShippedLogs", "GET", "/v1/shipped-logs/{workerId}", shipped_logs.lengths),
+    Operation("shipLogs", "POST", "/v1/shipped-logs/{workerId}", shipped_logs.take),
 )
 
 

@@ -12,9 +12,15 @@ def of_attempt(view: TaskView, attempt: int = 0) -> TaskView:
     for earlier in view.get("earlier", ()):
         if earlier["attempt"] == wanted:
             return _as_last(view, earlier)
-    if wanted < view["attempt"]:
-        raise NotFound(f"the log of attempt {attempt} is not known: its worker was lost before it said where it is")
-    return view
+    return _as_lost(view, wanted) if wanted < view["attempt"] else view
+
+
+def _as_lost(view: TaskView, attempt: int) -> TaskView:
+    """Its worker was lost before it said where the output is; it may have sent some."""
+    last = view.copy()
+    last["attempt"], last["status"], last["report"] = attempt, "failed", EndReport(word="WORKER_LOST")
+    last["assignments"] = []
+    return last
 
 
 def _as_last(view: TaskView, earlier: EarlierAttempt) -> TaskView:

@@ -263,6 +263,9 @@ class Objects(Protocol):
 
     def pieces(self, digest: str) -> AsyncIterator[bytes]: ...
 
+    async def has(self, digest: str) -> bool:
+        """Need it not be put? Then it is kept as if it had been put now."""
+
     async def put(self, digest: str, pieces: AsyncIterator[bytes]) -> None:
         """Returns once it is durable. Invalid where the bytes have another hash."""
 
@@ -313,6 +316,16 @@ class Plugins(Protocol):
     async def disable(self, caller: Caller, name: str) -> None: ...
 
 
+class MachineLogs(Protocol):
+    """The output of tasks that machines that joined send: files by their names there, which only grow."""
+
+    async def lengths(self, worker_id: str) -> dict[str, int]:
+        """How many bytes of each file are here."""
+
+    async def take(self, worker_id: str, shipment: bytes) -> dict[str, int]:
+        """Returns once it is durable: how many bytes of the files in it are here. BadRequest for what is no shipment."""
+
+
 class Head(Protocol):
     """Every method raises `FetchmlError`s only. What changes state returns once the change is durable."""
 
@@ -326,6 +339,9 @@ class Head(Protocol):
     def sessions(self) -> Sessions: ...
     @property
     def plugins(self) -> Plugins: ...
+
+    @property
+    def machine_logs(self) -> MachineLogs: ...
 
     async def submit(
         self, caller: Caller, requests: list[TaskRequest], intents: Sequence[Intent | None] = ()
@@ -360,9 +376,11 @@ class Head(Protocol):
     async def logs(self, task: TaskView, offset: int, limit_bytes: int, wait_s: float) -> LogChunk:
         """Log bytes; where none are there yet and the task goes on, waits up to `wait_s` for some."""
 
-    async def artifacts(self, task: TaskView) -> list[ArtifactEntry]: ...
+    async def artifacts(self, task: TaskView) -> list[ArtifactEntry]:
+        """What its last attempt left, by path. NotFound where it was kept long enough, and removed."""
 
-    def artifact(self, entry: ArtifactEntry) -> AsyncIterator[bytes]: ...
+    def artifact(self, entry: ArtifactEntry, offset: int = 0) -> AsyncIterator[bytes]:
+        """Its bytes from `offset` on. NotFound where they are gone."""
 
     async def counts(self) -> Counts: ...
 

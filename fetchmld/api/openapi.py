@@ -358,6 +358,19 @@ DOCS: Final[dict[str, Doc]] = {
         body_type="application/octet-stream",
         errors=(413, 422),
     ),
+    "getShippedLogs": Doc(
+        "How much of a machine's logs the head has, as machines that joined ask.",
+        {"type": "object", "additionalProperties": {"type": "integer"}},
+        tags=_SNAPSHOTS,
+    ),
+    "shipLogs": Doc(
+        "Output of tasks, as machines that joined send it; answered once it is on disk with what is there now.",
+        {"type": "object", "additionalProperties": {"type": "integer"}},
+        tags=_SNAPSHOTS,
+        body=_BYTES,
+        body_type="application/octet-stream",
+        errors=(413,),
+    ),
     "getObject": Doc(
         "Content by its hash, for machines that joined.",
         _BYTES,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
 from fetchmld.client.calls import Answer, Call, Json, api_error, path, read_bytes, read_nothing
-from fetchmld.client.endpoints import WAIT_MAX_S, Endpoints
+from fetchmld.client.endpoints import WAIT_MAX_S, Endpoints, get_artifact
 from fetchmld.client.errors import ApiError, Lost, TimedOut, Unreachable
 from fetchmld.client.patience import Patience
 from fetchmld.client.transport import Transport
@@ -21,6 +21,7 @@ LOST_MAX_S: Final = 30.0  # for a request whose answer was lost; a restart of th
 KEY_HEADER: Final = "Idempotency-Key"
 SILENCE_S: Final = 60.0  # without a byte of a followed log, after which the connection is not trusted any more
 SYNCED_BYTES_PER_S: Final = 10e6  # what a slow disk takes: an upload is answered once it is on the disk
+RANGE_NOT_THERE: Final = 416
 ENDED: Final = frozenset({"completed", "failed"})
 
 
@@ -132,6 +133,24 @@ class Client(Endpoints):
             except TimedOut:
                 continue  # a quiet task and a dead connection look the same: ask again, from where we are
             except (Unreachable, ApiError) as error:
+                patience.again(error)
+
+    def artifact_pieces(self, task_id: str, name: str, offset: int = 0) -> Iterator[bytes]:
+        """One file that the task left, from byte `offset` on; a connection that breaks is taken up where it broke."""
+        target, patience = get_artifact(task_id, name).target, Patience()
+        while True:
+            headers = self._headers({"Accept": "*/*", **({"Range": f"bytes={offset}-"} if offset else {})})
+            try:
+                for piece in self._transport.stream(target, headers, self.timeout_s):
+                    if isinstance(piece, Answer):
+                        raise api_error(piece)
+                    patience.reset()
+                    offset += len(piece)
+                    yield piece
+                return
+            except (Unreachable, TimedOut, ApiError) as error:
+                if isinstance(error, ApiError) and error.status == RANGE_NOT_THERE:
+                    return  # all of it has come
                 patience.again(error)
 
     def push(self, directory: str | Path, on_progress: Callable[[int, int], object] = lambda _done, _all: None) -> Json:

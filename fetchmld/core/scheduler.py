@@ -471,11 +471,22 @@ class Scheduler:
         task = self._current(event.worker_id, event.task_id, event.attempt)
         if task is not None:
             report = self._gpus.blame(task, self.state.workers[event.worker_id], event.report)
+            self._note_artifacts(task, event)
             self._ends.on_node(task, event.worker_id, report, event.seed, event.at_us)
             self._place(event.at_us)
             if task.resources.node_count > 1:
                 return  # acknowledged once the attempt is over on all nodes
         self._desk.effects.append(AcknowledgeEnd(event.worker_id, event.task_id, event.attempt))
+
+    def _note_artifacts(self, task: Task, event: AttemptEnded) -> None:
+        """What the attempt left on this node is on record by the hash of its manifest, which names all of it."""
+        left = event.report.get("artifacts")
+        if left is None:
+            return
+        fact = Fact("file_access", "artifact.write", left["manifest"], task.user_id, at_us=event.at_us)
+        about = {"task_id": task.id, "attempt": task.attempt, "worker_id": event.worker_id, "rank": event.rank}
+        fact.metadata = {**about, "files": left["file_count"], "bytes": left["total_bytes"]}
+        self._desk.persist(fact)
 
     def _current(self, worker_id: WorkerId, task_id: TaskId, attempt: int) -> Task | None:
         """The task, if this worker speaks for its current attempt; else the report is fenced off and counted."""

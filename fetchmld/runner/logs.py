@@ -11,11 +11,13 @@ little-endian. A place (`LogPlace`) points at the payload. Segments are deleted 
 import os
 import re
 import struct
+import time
 import zlib
 from typing import Any, Final
 
 PACKED_BYTES_MAX: Final = 2**20
 SEGMENT_BYTES: Final = 64 * 2**20
+SEGMENT_S: Final = 86_400.0  # then it is left as well, so that what is old can go
 FREE_SLOTS_MAX: Final = 256
 READ_BYTES_MAX: Final = 4 * 2**20
 
@@ -43,6 +45,7 @@ class LogPool:
         self._segment = max(numbers, default=-1) + 1  # the last one may end torn; never append to it again
         self._segment_fd = -1
         self._segment_size = 0
+        self._segment_begun_t = 0.0
 
     def _drop_unowned(self, owned: set[int]) -> None:
         for name in os.listdir(f"{self.directory}/live"):
@@ -101,7 +104,8 @@ class LogPool:
     def _pack(self, key: str, payload: bytes) -> Place:
         raw_key = key.encode("ascii")
         head = _HEADER.pack(_MAGIC, len(raw_key), 0, len(payload), zlib.crc32(payload)) + raw_key
-        if self._segment_fd < 0 or self._segment_size > SEGMENT_BYTES:
+        is_old = time.monotonic() - self._segment_begun_t > SEGMENT_S
+        if self._segment_fd < 0 or self._segment_size > SEGMENT_BYTES or is_old:
             self._next_segment()
         offset = self._segment_size + len(head)
         data = memoryview(head + payload)
@@ -115,6 +119,7 @@ class LogPool:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self._segment_fd = os.open(f"{self.directory}/segments/{self._segment}.seg", flags, 0o600)
         self._segment_size = 0
+        self._segment_begun_t = time.monotonic()
 
     def _abandon_segment(self) -> None:
         if self._segment_fd >= 0:

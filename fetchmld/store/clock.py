@@ -8,6 +8,7 @@ the record's newest time. Jumps of the wall clock change nothing.
 import json
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,16 @@ class LogicalClock:
 
     def now(self) -> float:
         return self._source() + self._offset
+
+
+class SteadyWall:
+    """Wall time as it was when we began, and what has passed since: how old files are does not change by a jump."""
+
+    def __init__(self) -> None:
+        self._offset = time.time() - boottime()
+
+    def now(self) -> float:
+        return boottime() + self._offset
 
 
 def _remembered(file: Path, boot: str) -> float | None:

@@ -10,7 +10,6 @@ comes to it, by knowing a hash. Manifests are no blobs, so the id of a snapshot 
 """
 
 import contextlib
-import errno
 import json
 import os
 import threading
@@ -18,13 +17,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import BinaryIO, Final, cast
 
 from blake3 import blake3
 
-from fetchmld.core.errors import Internal, Invalid, NotFound, Unavailable
+from fetchmld.core.errors import Internal, Invalid, NotFound
 from fetchmld.manifest import CodeManifest, CodeSnapshot, canonical, from_canonical, hashes_of, is_hash, total_bytes
 from fetchmld.store.content import ContentStore, Incoming
+from fetchmld.store.room import room
 from fetchmld.store.segment import sync_directory
 
 USERS_CACHED_MAX: Final = 32
@@ -61,12 +61,12 @@ class CodeStore:
     @contextlib.contextmanager
     def receive(self) -> Iterator[Incoming]:
         """A blob that comes in pieces; `accept` it at its end. Raises `Unavailable` where the disk is full."""
-        with _room(), self._blobs.receive() as incoming:
+        with room(), self._blobs.receive() as incoming:
             yield incoming
 
     def accept(self, user_id: str, digest: str, incoming: Incoming) -> None:
         """Keep the blob, durably; from now on the user has it. Raises `Invalid` where it has another hash."""
-        with _room():
+        with room():
             incoming.keep(digest)
             with self._lock:
                 held = self._held_by(user_id)
@@ -104,7 +104,7 @@ class CodeStore:
 
     def keep(self, user_id: str, manifest: CodeManifest) -> CodeSnapshot:
         """Store a manifest that was checked, durably. The one that is there already, where the user has it."""
-        with _room():
+        with room():
             snapshot_id = self._manifests.put(canonical(manifest))
             found = self.find(user_id, snapshot_id)
             if found is None:
@@ -200,14 +200,3 @@ def _write_new(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     os.replace(new, path)
     sync_directory(path.parent)
-
-
-@contextlib.contextmanager
-def _room() -> Iterator[Any]:
-    """A full disk is a pause, not our fault."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Unavailable("the disk of the head is full; make room and try again") from None
-        raise

@@ -1,38 +1,32 @@
 """The content store: files kept under the BLAKE3 of their bytes, in `DIR/objects/<first two digits>/<hash>`.
 
-Owns artifacts (and, with later parts, snapshots and shipped logs). An object is written beside its place, synced and then
-renamed, so that whatever has a name is whole; equal content is stored once. Knows nothing of tasks.
+An object is written beside its place, synced and then renamed, so that whatever has a name is whole; equal content is
+stored once. Its modification time says when somebody last wanted it kept: to store what is there already renews it. So
+retention needs no count of references: what nobody has stored since a day, no set made since that day has (`remove_old`).
+What sets of artifacts are made of is `store.artifacts`.
 """
 
 import contextlib
-import json
 import os
 import re
-import stat
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol, TypedDict
+from typing import BinaryIO, Final
 
 from blake3 import blake3
 
 from fetchmld.core.errors import Invalid, NotFound
-from fetchmld.core.model import ArtifactSet
+from fetchmld.store.segment import sync_directory
 
-FILES_MAX: Final = 10_000
-BYTES_MAX: Final = 64 * 2**30
-DEPTH_MAX: Final = 64
 CHUNK_BYTES: Final = 2**20
+LEFT_OVER_S: Final = 86_400.0  # what has been on its way in for so long will not arrive any more
 
+_ZEROS: Final = bytes(CHUNK_BYTES)
+_GONE: Final = "gone-"  # in `incoming`: an object that is being removed
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
-
-
-class ManifestEntry(TypedDict):
-    """One file of a set: its path below the directory that was kept, its size, and the hex BLAKE3 of its bytes."""
-
-    path: str
-    bytes: int
-    hash: str
 
 
 class ContentStore:
@@ -40,6 +34,8 @@ class ContentStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._lock = threading.Lock()
+        self._unsynced: set[Path] = set()  # directories with names of objects that may not be on the disk yet
 
     def path(self, digest: str) -> Path:
         """Where the object lies, or would. Raises `Invalid` for anything but 64 hex digits."""
@@ -64,18 +60,20 @@ class ContentStore:
             return file.read()
 
     def put(self, data: bytes) -> str:
-        """Store `data`, durably; its hash."""
+        """Store `data`, durably, and all that was put before with it; its hash."""
         with self._incoming() as (file, name):
             file.write(data)
-            return self._keep(file, name, blake3(data).hexdigest())
+            digest = self._keep(file, name, blake3(data).hexdigest())
+        self._settle()
+        return digest
 
     def put_file(self, source: BinaryIO) -> tuple[str, int]:
-        """Store all that `source` still has to read, durably; its hash and size in bytes."""
+        """Store all that `source` still has to read; its hash and size in bytes. Durable with the next `put`."""
         total, digest = 0, blake3()
         with self._incoming() as (file, name):
             while chunk := source.read(CHUNK_BYTES):
                 digest.update(chunk)
-                file.write(chunk)
+                _write_sparse(file, chunk)
                 total += len(chunk)
             return self._keep(file, name, digest.hexdigest()), total
 
@@ -83,7 +81,7 @@ class ContentStore:
     def receive(self) -> Iterator["Incoming"]:
         """An object that comes in pieces; gone again unless it was kept."""
         with self._incoming() as (file, name):
-            yield Incoming(file, lambda digest: self._keep(file, name, digest))
+            yield Incoming(file, lambda digest: self._keep_now(file, name, digest))
 
     def discard_unfinished(self) -> None:
         """Remove what a crash left of objects on their way in. For the only writer, before it begins."""
@@ -91,11 +89,53 @@ class ContentStore:
         for name in os.listdir(incoming) if incoming.is_dir() else ():
             os.unlink(incoming / name)
 
-    def put_tree(
-        self, directory: Path, files_max: int = FILES_MAX, bytes_max: int = BYTES_MAX, owner: int = -1
-    ) -> "Kept":
-        """Store every regular file below `directory` and a manifest of them; see `put_tree` of this module."""
-        return put_tree(self, directory, files_max, bytes_max, owner)
+    def renew(self, digest: str) -> bool:
+        """Have the object kept for as long as one that is stored now; whether it is there."""
+        try:
+            os.utime(self.path(digest))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def remove_old(self, before: float) -> tuple[int, int]:
+        """Remove what nobody has stored or renewed since `before` (epoch seconds); how many objects and bytes that were.
+
+        Others may store the same objects meanwhile. Killed at any moment, it has removed some of them.
+        """
+        count = freed_bytes = 0
+        for shard in self._root.glob("[0-9a-f][0-9a-f]"):
+            with os.scandir(shard) as entries:
+                old = [entry for entry in entries if _HASH.fullmatch(entry.name) and _is_old(entry, before)]
+            for entry in old:
+                if (size := self._remove(Path(entry.path), before)) is not None:
+                    count, freed_bytes = count + 1, freed_bytes + size
+        self._remove_left_over(before)
+        return count, freed_bytes
+
+    def _remove(self, path: Path, before: float) -> int | None:
+        """Its size, if it went. Who renews it until it has another name keeps it; who comes later stores it anew."""
+        aside = self._root / "incoming" / f"{_GONE}{path.name}"
+        aside.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            os.rename(path, aside)
+        except FileNotFoundError:
+            return None
+        status = aside.stat()
+        if status.st_mtime >= before:
+            os.rename(aside, path)  # it is the same as whatever was stored there meanwhile
+            return None
+        os.unlink(aside)
+        return status.st_size
+
+    def _remove_left_over(self, before: float) -> None:
+        """What a crash left in `incoming`; an object that was about to be removed and is wanted goes back."""
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._root / "incoming") as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.name.startswith(_GONE) and not _is_old(entry, before):
+                        os.rename(entry.path, self.path(entry.name.removeprefix(_GONE)))
+                    elif _is_old(entry, time.time() - LEFT_OVER_S):
+                        os.unlink(entry.path)
 
     @contextlib.contextmanager
     def _incoming(self) -> Iterator[tuple[BinaryIO, str]]:
@@ -112,20 +152,31 @@ class ContentStore:
 
     def _keep(self, file: BinaryIO, name: str, digest: str) -> str:
         target = self.path(digest)
-        if not target.exists():
+        if not self.renew(digest):
             file.flush()
+            file.truncate(file.tell())  # a hole at the end has no length yet
             os.fchmod(file.fileno(), 0o400)
             os.fsync(file.fileno())
             target.parent.mkdir(mode=0o700, exist_ok=True)
             os.rename(name, target)
-            _sync_directory(target.parent)
+        self._unsynced.add(target.parent)  # also of one that was there: whoever stored it may not have settled yet
         return digest
+
+    def _keep_now(self, file: BinaryIO, name: str, digest: str) -> None:
+        self._keep(file, name, digest)
+        sync_directory(self.path(digest).parent)
+
+    def _settle(self) -> None:
+        with self._lock:  # whoever comes meanwhile waits until what it stored before is there too
+            unsynced, self._unsynced = self._unsynced, set()
+            for directory in unsynced:
+                sync_directory(directory)
 
 
 class Incoming:
     """An object on its way in: `write` its bytes, then `keep` it under the hash that they have."""
 
-    def __init__(self, file: BinaryIO, keep: Callable[[str], str]) -> None:
+    def __init__(self, file: BinaryIO, keep: Callable[[str], None]) -> None:
         self._file = file
         self._keep = keep
         self._digest = blake3()
@@ -133,7 +184,7 @@ class Incoming:
 
     def write(self, data: bytes) -> None:
         self._digest.update(data)
-        self._file.write(data)
+        _write_sparse(self._file, data)
         self.size += len(data)
 
     def keep(self, wanted: str) -> None:
@@ -146,95 +197,16 @@ class Incoming:
         self._keep(digest)
 
 
-class Kept:
-    """What `put_tree` did: the set, or None when there was no file, and the paths that were left out, with the reason."""
-
-    def __init__(self, artifacts: ArtifactSet | None, left_out: list[str]) -> None:
-        self.artifacts = artifacts
-        self.left_out = left_out
-
-
-class Store(Protocol):
-    """Where objects go: here, or on another machine."""
-
-    def put(self, data: bytes) -> str: ...
-
-    def put_file(self, source: BinaryIO) -> tuple[str, int]: ...
+def _write_sparse(file: BinaryIO, data: bytes) -> None:
+    """What is all zeros takes no room."""
+    if len(data) == CHUNK_BYTES and data == _ZEROS:
+        file.seek(len(data), os.SEEK_CUR)
+    else:
+        file.write(data)
 
 
-def put_tree(store: Store, directory: Path, files_max: int, bytes_max: int, owner: int = -1) -> "Kept":
-    """Store every regular file below `directory` and a manifest of them. Links and special files are left out.
-
-    `owner`: whose files alone are taken (a second name of somebody else's file is none of theirs); -1 = anybody's.
-    What goes beyond the bounds is left out as well, and said so in `Kept.left_out`.
-    """
-    entries: list[ManifestEntry] = []
-    left_out: list[str] = []
-    total = 0
-    for relative, fd in regular_files(directory, left_out):
-        with open(fd, "rb", buffering=0) as source:
-            status = os.fstat(fd)
-            size = status.st_size
-            if owner not in (-1, status.st_uid):
-                left_out.append(f"{relative} (somebody else's file)")
-                continue
-            if len(entries) >= files_max or total + size > bytes_max:
-                left_out.append(f"{relative} ({size} bytes)")
-                continue
-            digest, size = store.put_file(source)
-        total += size
-        entries.append(ManifestEntry(path=relative, bytes=size, hash=digest))
-    if not entries:
-        return Kept(None, left_out)
-    entries.sort(key=lambda entry: entry["path"])
-    manifest = store.put(json.dumps(entries, separators=(",", ":")).encode())
-    return Kept(ArtifactSet(manifest=manifest, file_count=len(entries), total_bytes=total), left_out)
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _is_old(entry: os.DirEntry[str], before: float) -> bool:
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def regular_files(directory: Path, left_out: list[str]) -> Iterator[tuple[str, int]]:
-    """(path below `directory`, open descriptor) of each regular file, through descriptors only: no link is followed."""
-    for base, names, files, base_fd in os.fwalk(directory, follow_symlinks=False):
-        below = os.path.relpath(base, directory)
-        if below.count(os.sep) >= DEPTH_MAX:
-            left_out.append(f"{below} (deeper than {DEPTH_MAX})")
-            names.clear()
-            continue
-        for name in sorted(files):
-            relative = os.path.normpath(os.path.join(below, name))
-            fd = _open_regular(name, base_fd)
-            if fd < 0 or not _is_text(relative):
-                left_out.append(
-                    f"{relative!r} (no regular file)" if fd < 0 else f"{relative!r} (its name is not UTF-8)"
-                )
-                if fd >= 0:
-                    os.close(fd)
-                continue
-            yield relative, fd
-
-
-def _open_regular(name: str, base_fd: int) -> int:
-    """A descriptor, or -1 for a link, a device, a pipe, or something that went away."""
-    try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=base_fd)
-    except OSError:
-        return -1
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    return -1
-
-
-def _is_text(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
+        return entry.stat(follow_symlinks=False).st_mtime < before
+    except FileNotFoundError:
         return False
-    return True

@@ -1,6 +1,7 @@
 """The agent with a real runner and a real channel; only the scheduler is a stand-in."""
 
 import asyncio
+import errno
 import hashlib
 import http.server
 import json
@@ -17,9 +18,11 @@ from typing import Any
 
 import pytest
 
+from actors import collecting
 from fetchmld.core.caches import dataset_key
 from fetchmld.core.model import DatasetSpec
 from fetchmld.runner.proctree import boot_id
+from fetchmld.store.artifacts import Kept, keep_tree
 from fetchmld.store.content import ContentStore
 from tests.actors.fake_scheduler import Node, alive, on_node, until
 
@@ -212,6 +215,32 @@ def test_what_is_left_in_the_output_directory_is_collected() -> None:
         assert "link" in report["detail"]
         assert "pipe" in report["detail"]
         assert "collecting" in [body["phase"] for body in node.scheduler.all("phase", "a")]
+
+    on_node(story)
+
+
+def test_a_full_disk_is_waited_for_before_output_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    def full(*given: Any) -> Kept:
+        tries.append(1)
+        if len(tries) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return keep_tree(*given)
+
+    monkeypatch.setattr(collecting, "keep_tree", full)
+    monkeypatch.setattr(collecting, "RETRY_FIRST_S", 0.01)
+
+    async def story(node: Node) -> None:
+        report = await node.run("a", **sh("echo x > $FETCHML_OUTPUT_DIR/x"))
+        assert report["artifacts"]["file_count"] == 1
+        assert len(tries) == 3
+        monkeypatch.setattr(collecting, "GIVE_UP_S", 0.0)
+        tries.clear()
+        report = await node.run("b", **sh("echo x > $FETCHML_OUTPUT_DIR/x"))
+        assert "artifacts" not in report
+        assert "could not be collected" in report["detail"]
+        assert "No space left" in report["detail"]
 
     on_node(story)
 

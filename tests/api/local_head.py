@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from actors.code_desk import CodeDesk
+from actors.log_desk import LogDesk
 from actors.mailbox import EVENTS
 from actors.object_desk import ObjectDesk
 from actors.plugin_desk import PluginDesk
@@ -35,6 +36,7 @@ from fetchmld.api.head import (
     TaskQuery,
     Verification,
 )
+from fetchmld.channel import Client
 from fetchmld.channel import Reply as ChannelReply
 from fetchmld.core.arrays import element_id
 from fetchmld.core.errors import FetchmlError, NotFound, Unavailable
@@ -91,6 +93,7 @@ from fetchmld.plugins.secrets import Secrets
 from fetchmld.plugins.tokens import Tokens
 from fetchmld.store.code import CodeStore
 from fetchmld.store.content import ContentStore
+from fetchmld.store.shipped_logs import ShippedLogs
 from fetchmld.upstream import Upstream
 from tests.memory_log import MemoryLog
 
@@ -137,6 +140,10 @@ class _Nobody:
 NOBODY = _Nobody()
 
 
+async def _no_agent(worker_id: str) -> Client:
+    raise NotFound(f"there is no worker {worker_id}")
+
+
 class LocalHead:
     """Implements `fetchmld.api.head.Head`. The methods below `-- the test's side` are what the world does to it."""
 
@@ -148,6 +155,8 @@ class LocalHead:
         self.sessions = SessionDesk(code_dir.parent.parent / "sessions.json")
         secret_dir = code_dir.with_name("secrets")
         self.plugins = PluginDesk(Secrets(secret_dir), Tokens(secret_dir / "key"), _Asked(self), lambda _name: NOBODY)
+        self.shipped = ShippedLogs(code_dir.with_name("logs"))
+        self.machine_logs = LogDesk(self.shipped, WORKER, _no_agent, self.task)
         self.core = Scheduler(Policy())
         self.facts: list[Fact] = []
         self.callers: list[Caller] = []
@@ -268,11 +277,11 @@ class LocalHead:
         found = (task["report"] or {}).get("artifacts")
         return self._manifests[found["manifest"]] if found else []
 
-    async def artifact(self, entry: ArtifactEntry) -> AsyncIterator[bytes]:
+    async def artifact(self, entry: ArtifactEntry, offset: int = 0) -> AsyncIterator[bytes]:
         if entry["hash"] not in self._files:
             raise NotFound(f"no object {entry['hash']}")
         data = self._files[entry["hash"]]
-        for start in range(0, len(data), 1000):
+        for start in range(offset, len(data), 1000):
             yield data[start : start + 1000]
 
     async def counts(self) -> Counts:

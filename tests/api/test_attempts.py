@@ -61,7 +61,7 @@ def test_before_the_first_there_is_nothing_yet() -> None:
         of_attempt(view, 1)
 
 
-def test_the_output_of_a_lost_attempt_is_not_known() -> None:
+def test_a_lost_attempt_is_over_and_nothing_says_where_its_output_is() -> None:
     driver = Driver()
     driver.join()
     task = driver.submit()
@@ -69,5 +69,7 @@ def test_the_output_of_a_lost_attempt_is_not_known() -> None:
     driver.now += 1000
     driver.beat()
     driver.do(TimePassed(driver.at_us))
-    with pytest.raises(NotFound, match="its worker was lost"):
-        of_attempt(driver.view(task), 1)
+    lost = of_attempt(driver.view(task), 1)
+    assert (lost["attempt"], lost["status"], lost["report"], lost["assignments"]) == (
+        1, "failed", {"word": "WORKER_LOST"}, []
+    )  # fmt: skip

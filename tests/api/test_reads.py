@@ -246,6 +246,46 @@ def test_artifacts_are_listed_and_fetched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("wanted", "status", "part"),
+    [
+        ("bytes=0-9", 206, (0, 10)),
+        ("bytes=4990-", 206, (4990, 5000)),
+        ("bytes=-10", 206, (4990, 5000)),
+        ("bytes=4999-99999", 206, (4999, 5000)),
+        ("bytes=0-", 200, (0, 5000)),
+        ("bytes=5000-", 416, None),
+        ("bytes=9-3", 200, (0, 5000)),
+        ("lines=1-2", 200, (0, 5000)),
+        ("bytes=0-1,3-4", 200, (0, 5000)),
+        ("bytes=x-", 200, (0, 5000)),
+    ],
+)
+def test_a_part_of_an_artifact_can_be_had(
+    tmp_path: Path, wanted: str, status: int, part: tuple[int, int] | None
+) -> None:
+    data = bytes(range(100)) * 50
+
+    async def test(api: Api) -> None:
+        task = await api.submit()
+        await api.head.end(task["id"], 0, {"f": data})
+        path = f"/v1/tasks/{task['id']}/artifacts/f"
+        response = await api.raw("GET", path, headers={"Range": wanted})
+        assert response.status == status
+        if part is None:
+            assert response.headers["Content-Range"] == "bytes */5000"
+            return
+        assert await response.read() == data[part[0] : part[1]]
+        if status == 206:
+            assert response.headers["Content-Range"] == f"bytes {part[0]}-{part[1] - 1}/5000"
+        whole = await api.raw("GET", path, headers={"Range": wanted, "If-Range": '"another"'})
+        assert (whole.status, await whole.read()) == (200, data)
+        same = await api.raw("GET", path, headers={"Range": wanted, "If-Range": whole.headers["ETag"]})
+        assert same.status == status
+
+    with_api(tmp_path, test)
+
+
+@pytest.mark.parametrize(
     "name", ["nothing", "../metrics.json", "..%2fmetrics.json", "metrics.json/", "%00", "/etc/passwd"]
 )
 def test_an_artifact_that_is_not_listed_is_missing(tmp_path: Path, name: str) -> None:

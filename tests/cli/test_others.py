@@ -1,12 +1,14 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from fetchmld.cli import show
 from fetchmld.core.messages import Fact
 from tests.cli.conftest import Run
-from tests.client.stub import Stub, answer
+from tests.client.stub import Asked, Stub, answer
 from tests.memory_log import MemoryLog
 
 
@@ -68,6 +70,32 @@ def test_artifacts(client: Run, stub: Stub) -> None:
     stub.handlers["GET /v1/tasks/t/artifacts/metrics.json"] = answer(200, b'{"a": 1}')
     assert client("artifacts", "t", "-q").out == "metrics.json\n"
     assert json.loads(client("artifacts", "t", "metrics.json").out) == {"a": 1}
+
+
+def test_an_artifact_is_written_to_a_file_checked_and_gone_on_with(client: Run, stub: Stub, tmp_path: Path) -> None:
+    data = b"0123456789" * 1000
+    stub.handlers["GET /v1/tasks/t"] = answer(200, {"id": "t", "status": "completed"})
+    entry = {"path": "m.bin", "bytes": len(data), "hash": blake3(data).hexdigest()}
+    stub.handlers["GET /v1/tasks/t/artifacts"] = answer(200, [entry])
+
+    def part(asked: Asked) -> bytes:
+        begin = int(asked.headers.get("range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        return answer(206 if begin else 200, data[begin:])
+
+    stub.handlers["GET /v1/tasks/t/artifacts/m.bin"] = part
+    target = tmp_path / "m.bin"
+    (tmp_path / "m.bin.part").write_bytes(data[:4000])
+    assert client("artifacts", "t", "m.bin", "-o", str(target)).code == 0
+    assert target.read_bytes() == data
+    assert stub.asked[-1].headers["range"] == "bytes=4000-"
+    assert os.listdir(tmp_path) == ["m.bin"]
+
+    (tmp_path / "m.bin.part").write_bytes(b"of another file")
+    ran = client("artifacts", "t", "m.bin", "-o", str(target))
+    assert ran.code != 0
+    assert "try again" in ran.err
+    assert not (tmp_path / "m.bin.part").exists()
+    assert client("artifacts", "t", "-o", str(target)).code == 2
 
 
 def test_a_valid_chain(client: Run, stub: Stub) -> None:

@@ -182,6 +182,18 @@ def test_cancel_of_a_running_task_is_on_record_before_it_is_stopped(driver: Driv
     assert (driver.view(task)["status"], driver.view(task)["reason"]) == ("failed", "cancelled")
 
 
+def test_what_an_attempt_left_is_on_record_before_its_end(driver: Driver) -> None:
+    driver.join()
+    task = driver.submit()
+    driver.end(task, exit_code=0, artifacts={"manifest": "ab" * 32, "file_count": 3, "total_bytes": 99})
+    facts = [fact for fact in driver.record if fact.action in ("artifact.write", "task.completed")]
+    assert [fact.action for fact in facts] == ["artifact.write", "task.completed"]
+    assert (facts[0].event_type, facts[0].resource, facts[0].user_id) == ("file_access", "ab" * 32, "ada")
+    assert facts[0].metadata == {
+        "task_id": task, "attempt": 1, "worker_id": W1, "rank": 0, "files": 3, "bytes": 99
+    }  # fmt: skip
+
+
 def test_a_program_that_ended_well_before_the_stop_is_completed(driver: Driver) -> None:
     driver.join()
     task = driver.submit()

@@ -1,7 +1,6 @@
 """The content store: what has a name is whole, and nothing but regular files gets in."""
 
 import io
-import json
 import os
 import stat
 from pathlib import Path
@@ -48,54 +47,90 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert listing(tmp_path / "objects") == []
 
 
-def test_a_tree_becomes_a_manifest(tmp_path: Path) -> None:
-    tree = tmp_path / "out"
-    (tree / "b" / "c").mkdir(parents=True)
-    (tree / "b" / "c" / "x").write_bytes(b"xx")
-    (tree / "a").write_bytes(b"")
+def test_a_large_stretch_of_zeros_takes_no_room(tmp_path: Path) -> None:
+    source = tmp_path / "sparse"
+    with source.open("wb") as file:
+        file.write(b"begin")
+        file.truncate(64 * 2**20)
     store = ContentStore(tmp_path / "objects")
-    kept = store.put_tree(tree)
-    assert kept.left_out == []
-    assert kept.artifacts is not None
-    assert json.loads(store.read(kept.artifacts["manifest"])) == [
-        {"path": "a", "bytes": 0, "hash": blake3(b"").hexdigest()},
-        {"path": "b/c/x", "bytes": 2, "hash": blake3(b"xx").hexdigest()},
-    ]
-    assert (kept.artifacts["file_count"], kept.artifacts["total_bytes"]) == (2, 2)
-    assert store.put_tree(tree).artifacts == kept.artifacts
+    with source.open("rb") as file:
+        digest, size = store.put_file(file)
+    assert size == 64 * 2**20
+    with source.open("rb") as file:
+        assert blake3(file.read()).hexdigest() == digest == blake3(store.read(digest)).hexdigest()
+    assert store.path(digest).stat().st_blocks * 512 < 4 * 2**20
+    with store.receive() as incoming:
+        incoming.write(bytes(2**20))
+        incoming.keep(blake3(bytes(2**20)).hexdigest())
+    assert store.read(blake3(bytes(2**20)).hexdigest()) == bytes(2**20)
 
 
-def test_links_and_special_files_stay_out(tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.mkdir()
-    (secret / "key").write_text("s")
-    tree = tmp_path / "out"
-    tree.mkdir()
-    (tree / "directory").symlink_to(secret)
-    (tree / "file").symlink_to(secret / "key")
-    os.mkfifo(tree / "pipe")
-    (tree / os.fsdecode(b"not-utf8-\xff")).write_text("x")
-    kept = ContentStore(tmp_path / "objects").put_tree(tree)
-    assert kept.artifacts is None
-    assert len(kept.left_out) >= 3
-    assert listing(tmp_path / "objects") == []
+# -- what nobody wants any more
+
+LONG_AGO, NOW = 1_000_000.0, 2_000_000_000.0
 
 
-def test_bounds_are_kept_and_told(tmp_path: Path) -> None:
-    tree = tmp_path / "out"
-    tree.mkdir()
-    for number in range(5):
-        (tree / str(number)).write_bytes(b"x" * 10)
-    store = ContentStore(tmp_path / "objects")
-    few = store.put_tree(tree, files_max=2)
-    small = store.put_tree(tree, bytes_max=35)
-    assert few.artifacts is not None
-    assert small.artifacts is not None
-    assert (few.artifacts["file_count"], len(few.left_out)) == (2, 3)
-    assert (small.artifacts["total_bytes"], len(small.left_out)) == (30, 2)
+def aged(store: ContentStore, data: bytes) -> str:
+    digest = store.put(data)
+    os.utime(store.path(digest), (LONG_AGO, LONG_AGO))
+    return digest
 
 
-def test_nothing_there_is_no_set(tmp_path: Path) -> None:
-    (tmp_path / "out" / "empty").mkdir(parents=True)
-    kept = ContentStore(tmp_path / "objects").put_tree(tmp_path / "out")
-    assert (kept.artifacts, kept.left_out) == (None, [])
+def test_what_was_not_stored_since_a_moment_goes_and_what_was_stays(tmp_path: Path) -> None:
+    store = ContentStore(tmp_path)
+    old, again, asked, new = aged(store, b"old"), aged(store, b"again"), aged(store, b"asked"), store.put(b"new")
+    assert store.put(b"again") == again
+    assert store.renew(asked)
+    assert not store.renew(blake3(b"unknown").hexdigest())
+    assert store.remove_old(LONG_AGO + 1) == (1, 3)
+    assert [store.has(digest) for digest in (old, again, asked, new)] == [False, True, True, True]
+    assert store.remove_old(LONG_AGO + 1) == (0, 0)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_object_that_is_stored_while_it_is_being_removed_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Around the step that takes its name away, somebody stores it once more."""
+    rename, store, seen = os.rename, ContentStore(tmp_path), list[str]()
+    digest = aged(store, b"wanted")
+
+    def meanwhile(source: str, target: str) -> None:
+        is_removal = "gone-" in str(target) and not seen
+        seen.append(str(target))
+        if is_removal and moment == "before":
+            store.put(b"wanted")
+        rename(source, target)
+        if is_removal and moment == "after":
+            store.put(b"wanted")
+
+    monkeypatch.setattr(os, "rename", meanwhile)
+    store.remove_old(LONG_AGO + 1)
+    assert "gone-" in seen[0]
+    assert store.read(digest) == b"wanted"
+    assert os.listdir(tmp_path / "incoming") == []
+
+
+def test_what_a_crash_left_is_removed_and_what_it_was_about_to_remove_wrongly_is_put_back(tmp_path: Path) -> None:
+    store = ContentStore(tmp_path)
+    wanted, unwanted = store.put(b"wanted"), aged(store, b"unwanted")
+    for digest in (wanted, unwanted):
+        os.rename(store.path(digest), tmp_path / "incoming" / f"gone-{digest}")
+    (tmp_path / "incoming" / "tmpabc").write_bytes(b"half")
+    (tmp_path / "incoming" / "tmpnew").write_bytes(b"on its way")
+    os.utime(tmp_path / "incoming" / "tmpabc", (LONG_AGO, LONG_AGO))
+    store.remove_old(LONG_AGO + 1)
+    assert (store.has(wanted), store.has(unwanted)) == (True, False)
+    assert os.listdir(tmp_path / "incoming") == ["tmpnew"]
+
+
+def test_only_objects_go(tmp_path: Path) -> None:
+    """Snapshots of code and logs lie beside them."""
+    store = ContentStore(tmp_path)
+    others = [tmp_path / "code/blobs/ab" / ("ab" * 32), tmp_path / "logs/w/segments/0.seg", tmp_path / "ab/notes"]
+    for other in others:
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_bytes(b"x")
+        os.utime(other, (LONG_AGO, LONG_AGO))
+    assert store.remove_old(NOW) == (0, 0)
+    assert all(other.exists() for other in others)

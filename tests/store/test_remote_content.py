@@ -1,6 +1,7 @@
 """The head's store from another machine, over real HTTP: sent once, checked, and tried again while the head is away."""
 
 import asyncio
+import contextlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +12,18 @@ from blake3 import blake3
 
 from fetchmld.core.errors import NotFound
 from fetchmld.store import remote_code, remote_content
+from fetchmld.store.artifacts import Changed, keep_tree
 from fetchmld.store.content import ContentStore
+from fetchmld.store.head_http import HeadHttp, worker_key
 from fetchmld.store.remote_code import RemoteCode
-from fetchmld.store.remote_content import RemoteContent, worker_key
+from fetchmld.store.remote_content import RemoteContent
 from tests.api.served import KEYS, Api, with_api
 
 
 def in_thread(tmp_path: Path, work: Callable[[Api, RemoteContent], Any]) -> None:
     async def test(api: Api) -> None:
-        await asyncio.to_thread(work, api, RemoteContent(str(api.client.make_url("/")), KEYS["worker"]))
+        with contextlib.closing(HeadHttp(str(api.client.make_url("/")), KEYS["worker"])) as head:
+            await asyncio.to_thread(work, api, RemoteContent(head))
 
     with_api(tmp_path, test)
 
@@ -31,7 +35,7 @@ def test_a_tree_is_the_same_as_when_it_is_kept_here(tmp_path: Path) -> None:
     (tree / "empty").touch()
 
     def work(api: Api, remote: RemoteContent) -> None:
-        kept, here = remote.put_tree(tree), ContentStore(tmp_path / "objects").put_tree(tree)
+        kept, here = keep_tree(remote, tree), keep_tree(ContentStore(tmp_path / "objects"), tree)
         assert kept.artifacts == here.artifacts
         assert kept.artifacts is not None
         assert api.head.store.has(kept.artifacts["manifest"])
@@ -96,8 +100,49 @@ def content(code: RemoteCode, digest: str) -> bytes:
 
 def test_a_refusal_is_not_tried_again(tmp_path: Path) -> None:
     def work(api: Api, _remote: RemoteContent) -> None:
-        with pytest.raises(OSError, match="status 401"):
-            RemoteContent(str(api.client.make_url("/")), "fml_wrong").put(b"x")
+        stranger = HeadHttp(str(api.client.make_url("/")), "fml_wrong")
+        with contextlib.closing(stranger), pytest.raises(OSError, match="status 401"):
+            RemoteContent(stranger).put(b"x")
+
+    in_thread(tmp_path, work)
+
+
+def test_a_file_that_changes_between_its_sum_and_its_sending_is_found(tmp_path: Path) -> None:
+    class Moving(io.BytesIO):
+        def seek(self, offset: int, whence: int = 0, /) -> int:
+            self.truncate(self.size)
+            return super().seek(offset, whence) if self.other is None else self._becomes(self.other)
+
+        size = 100
+        other: bytes | None = None
+
+        def _becomes(self, other: bytes) -> int:
+            super().seek(0)
+            self.write(other)
+            return super().seek(0)
+
+    def work(api: Api, remote: RemoteContent) -> None:
+        for other, size in ((None, 50), (b"y" * 100, 100)):
+            source = Moving(b"x" * 100)
+            source.size, source.other = size, other
+            with pytest.raises(Changed):
+                remote.put_file(source)
+        assert not list(tmp_path.glob("objects/??/*"))
+
+    in_thread(tmp_path, work)
+
+
+def test_what_is_code_already_is_sent_as_an_artifact_nevertheless(tmp_path: Path) -> None:
+    """The head's own stores are apart: an artifact must not go with a snapshot, nor be looked for among them."""
+    data = b"z" * 100_000
+
+    def work(api: Api, remote: RemoteContent) -> None:
+        digest = blake3(data).hexdigest()
+        blob = api.head.objects._places[1](digest)
+        blob.parent.mkdir(parents=True)
+        blob.write_bytes(data)
+        assert remote.put(data) == digest
+        assert api.head.store.read(digest) == data
 
     in_thread(tmp_path, work)
 
@@ -109,15 +154,16 @@ def test_a_head_that_is_away_is_waited_for(tmp_path: Path, monkeypatch: pytest.M
     def work(api: Api, remote: RemoteContent) -> None:
         def come_back(seconds: float) -> None:
             waits.append(seconds)
-            remote._url = right
+            remote._head._url = right
 
-        right = remote._url
-        remote._url = right._replace(netloc="127.0.0.1:1")
+        right = remote._head._url
+        remote._head._url = right._replace(netloc="127.0.0.1:1")
         monkeypatch.setattr("time.sleep", come_back)
         digest, size = remote.put_file(io.BytesIO(b"late"))
         assert (api.head.store.read(digest), size) == (b"late", 4)
         assert waits == [0.01]
-        remote._url = right._replace(netloc="127.0.0.1:1")
+        remote._head.close()
+        remote._head._url = right._replace(netloc="127.0.0.1:1")
         monkeypatch.setattr(remote_content, "GIVE_UP_S", 0.0)
         with pytest.raises(OSError, match="did not answer about"):
             remote.put(b"never")

@@ -24,22 +24,45 @@ async def list_(request: web.Request) -> web.Response:
 
 
 async def read(request: web.Request) -> web.StreamResponse:
-    """GET /v1/tasks/{taskId}/artifacts/{path}: the file, as it was left."""
+    """GET /v1/tasks/{taskId}/artifacts/{path}: the file, as it was left; with `Range` a part of it."""
     entry = await _entry(request)
-    chunks = request.app[HEAD].artifact(entry)
+    begin, end = _range(request, entry)
+    chunks = request.app[HEAD].artifact(entry, begin)
     first = await anext(chunks, b"")  # before the status line, so that a missing file is still a clean error
-    answer = web.StreamResponse(headers={**_HEADERS, **_describe(entry)})
+    answer = web.StreamResponse(
+        status=200 if end - begin == entry["bytes"] else 206, headers=_describe(entry, begin, end)
+    )
     with request.app[STREAMS].one_more(request):
         await answer.prepare(request)
-        await answer.write(first)
-        sent_bytes = len(first)
+        left = end - begin
+        await answer.write(first[:left])
+        left -= len(first[:left])
         async for chunk in chunks:
-            await answer.write(chunk)
-            sent_bytes += len(chunk)
-        if sent_bytes != entry["bytes"]:
-            raise Internal(f"artifact {entry['hash']}: sent {sent_bytes} of {entry['bytes']} bytes")
+            if not left:
+                break
+            await answer.write(chunk[:left])
+            left -= len(chunk[:left])
+        if left:
+            raise Internal(f"artifact {entry['hash']}: {left} of {end - begin} bytes are not there")
         await answer.write_eof()
     return answer
+
+
+def _range(request: web.Request, entry: ArtifactEntry) -> tuple[int, int]:
+    """The first byte that is wanted, and the one behind the last. The whole file, where `If-Range` names another one."""
+    size = entry["bytes"]
+    if request.headers.get("If-Range", _etag(entry)) != _etag(entry):
+        return 0, size
+    try:
+        wanted = request.http_range
+    except ValueError:
+        return 0, size  # in a unit or a form that we do not know: ignored, as RFC 9110 has it
+    begin, end, _ = wanted.indices(size)
+    if (wanted.start, wanted.stop) == (None, None):
+        return 0, size
+    if begin >= end:
+        raise web.HTTPRequestRangeNotSatisfiable(headers={"Content-Range": f"bytes */{size}"})
+    return begin, end
 
 
 async def _entry(request: web.Request) -> ArtifactEntry:
@@ -50,10 +73,18 @@ async def _entry(request: web.Request) -> ArtifactEntry:
     raise NotFound(f"task {view['id']} left no file {path[:256]!r}")
 
 
-def _describe(entry: ArtifactEntry) -> dict[str, str]:
+def _etag(entry: ArtifactEntry) -> str:
+    return f'"{entry["hash"]}"'
+
+
+def _describe(entry: ArtifactEntry, begin: int, end: int) -> dict[str, str]:
     name = quote(entry["path"].rpartition("/")[2], safe="")
+    part = {"Content-Range": f"bytes {begin}-{end - 1}/{entry['bytes']}"} if end - begin != entry["bytes"] else {}
     return {
-        "Content-Length": str(entry["bytes"]),
+        **_HEADERS,
+        **part,
+        "Content-Length": str(end - begin),
         "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
-        "ETag": f'"{entry["hash"]}"',
+        "ETag": _etag(entry),
+        "Accept-Ranges": "bytes",
     }

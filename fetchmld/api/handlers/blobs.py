@@ -10,6 +10,7 @@ from fetchmld.core.errors import BodyTooLarge, Internal, Invalid
 from fetchmld.manifest import is_hash
 
 PIECE_BYTES: Final = 2**20
+SNAPSHOT: Final = "snapshot_bytes_max"
 
 
 async def put(request: web.Request) -> web.Response:
@@ -18,18 +19,18 @@ async def put(request: web.Request) -> web.Response:
     if not is_hash(digest):
         raise Invalid(f"{digest[:80]!r} is no BLAKE3: 64 hexadecimal digits, lower case")
     if (request.content_length or 0) > bytes_max:
-        raise _too_large(bytes_max)
-    await request.app[HEAD].code.put_blob(request[CALLER], digest, pieces_of(request, bytes_max))
+        raise _too_large(bytes_max, SNAPSHOT)
+    await request.app[HEAD].code.put_blob(request[CALLER], digest, pieces_of(request, bytes_max, SNAPSHOT))
     return web.Response(status=204)
 
 
-async def pieces_of(request: web.Request, bytes_max: int) -> AsyncIterator[bytes]:
+async def pieces_of(request: web.Request, bytes_max: int, setting: str = "the limit") -> AsyncIterator[bytes]:
     """The body, in pieces worth a write each. Raises BodyTooLarge, and Stalled where none come for too long."""
     piece, total = bytearray(), 0
     while data := await request.content.readany():
         total += len(data)
         if total > bytes_max:
-            raise _too_large(bytes_max)
+            raise _too_large(bytes_max, setting)
         piece += data
         if len(piece) >= PIECE_BYTES:
             yield bytes(piece)
@@ -37,8 +38,8 @@ async def pieces_of(request: web.Request, bytes_max: int) -> AsyncIterator[bytes
     yield bytes(piece)
 
 
-def _too_large(bytes_max: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the blob has more than snapshot_bytes_max={bytes_max} bytes")
+def _too_large(bytes_max: int, setting: str) -> BodyTooLarge:
+    return BodyTooLarge(f"the body has more than {setting}={bytes_max} bytes")
 
 
 async def read(request: web.Request) -> web.StreamResponse:

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from fetchmld.api.context import HEAD, STREAMS
 from fetchmld.api.handlers.blobs import pieces_of
+from fetchmld.core.errors import NotFound
 
 BYTES_MAX: Final = 64 * 2**30  # as much as the artifacts of one task may have
 _HEADERS: Final[dict[str, str]] = {
@@ -20,9 +21,12 @@ _HEADERS: Final[dict[str, str]] = {
 async def read(request: web.Request) -> web.StreamResponse:
     """GET /v1/objects/{hash}: its bytes; with `If-None-Match: "hash"` only 304, where it is there."""
     objects, digest = request.app[HEAD].objects, request.match_info["hash"]
-    headers = {**_HEADERS, "Content-Length": str(await objects.size(digest)), "ETag": f'"{digest}"'}
+    etag = {"ETag": f'"{digest}"'}
     if any(tag.value == digest for tag in request.if_none_match or ()):
-        return web.Response(status=304, headers={"ETag": headers["ETag"]})
+        if await objects.has(digest):
+            return web.Response(status=304, headers=etag)
+        raise NotFound(f"no object {digest} is stored here")
+    headers = {**_HEADERS, **etag, "Content-Length": str(await objects.size(digest))}
     answer = web.StreamResponse(headers=headers)
     with request.app[STREAMS].one_more(request):
         await answer.prepare(request)
