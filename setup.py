@@ -3,7 +3,7 @@
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-NATIVE = ["_fastqueue", "_record", "_spawn", "_verify"]
+NATIVE = ["_fastqueue", "_record", "_rows", "_spawn", "_verify"]
 
 setup(
     ext_modules=cythonize(

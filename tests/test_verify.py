@@ -17,11 +17,12 @@ import pytest
 
 from fetchmld.core.chain import event_hash
 from fetchmld.store import landmarks
-from fetchmld.store.event_rows import SCHEMA, hashes_of, to_arrow
+from fetchmld.store.blocks import Block, next_block
+from fetchmld.store.event_rows import SCHEMA
 from fetchmld.store.history import History
 from fetchmld.store.ledger import Ledger
 from fetchmld.store.segment import HEADER, SIZE
-from fetchmld.store.tail import RawEvent, Tail
+from fetchmld.store.tail import Tail
 from fetchmld.verify import (
     TAMPERED,
     UNREADABLE,
@@ -379,11 +380,11 @@ def test_a_torn_tail_is_named_and_after_recovery_all_is_valid(tmp_path: Path) ->
 # ---- the index ------------------------------------------------------------------------------------------------------
 
 
-def make_index(path: Path, events: list[RawEvent], next_seq: int) -> None:
+def make_index(path: Path, block: Block, next_seq: int) -> None:
     with duckdb.connect(str(path)) as db:
         db.execute("CREATE TABLE meta (next_seq UBIGINT, last_hash BLOB)")
-        db.execute("INSERT INTO meta VALUES (?, ?)", [next_seq, hashes_of(events[-1])[1]])
-        db.register("arriving", pa.Table.from_batches([to_arrow(events)]))
+        db.execute("INSERT INTO meta VALUES (?, ?)", [next_seq, block.last_hash])
+        db.register("arriving", pa.Table.from_batches([block.events()]))
         db.execute("CREATE TABLE events AS SELECT * FROM arriving")
 
 
@@ -392,8 +393,8 @@ def pattern(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("indexed")
     with open_ledger(directory / "ledger") as ledger:
         fill(ledger, BATCHES)
-        events = Tail(ledger.directory).read_raw(None, TOTAL)
-    make_index(directory / "index.duckdb", events, TOTAL)
+        block = next_block(Tail(ledger.directory), None, TOTAL)
+    make_index(directory / "index.duckdb", block, TOTAL)
     return directory
 
 

@@ -221,19 +221,19 @@ def _make_encoder() -> Callable[[Any], str]:
     return lambda value: "".join(native(value, 0))
 
 
-_to_json: Final = _make_encoder()
+canonical_json: Final = _make_encoder()  # of what has been checked: exact numbers, keys of text
 
 
 def _metadata_bytes(metadata: dict[str, Any]) -> bytes:
     """Canonical JSON. Most metadata is plain and short and passes at once; the rest is walked key by key."""
     try:
         if _plain((metadata,), METADATA_DEPTH_MAX):
-            raw = _to_json(metadata).encode()
+            raw = canonical_json(metadata).encode()
             if len(raw) <= FIELD_BYTES_MAX:
                 return raw
     except (TypeError, ValueError):
         pass  # the walk finds out which key it is
-    raw = _to_json(_exact(metadata, "metadata", METADATA_DEPTH_MAX)).encode()
+    raw = canonical_json(_exact(metadata, "metadata", METADATA_DEPTH_MAX)).encode()
     if len(raw) > METADATA_BYTES_MAX:
         raise ValueError(f"metadata: {len(raw)} bytes of JSON, at most {METADATA_BYTES_MAX} fit in an event")
     return raw

@@ -6,7 +6,9 @@ from typing import Any, Final
 import orjson
 import pyarrow as pa
 
-from fetchmld.store.tail import RawEvent
+# An event without its texts taken apart: number, wall time, logical time, event type, action, user, resource, success,
+# address, error, hash before, hash, metadata as canonical JSON.
+RawEvent = tuple[int, int, int, bytes, bytes, bytes, bytes, bool, bytes, bytes, bytes, bytes, bytes]
 
 SCHEMA: Final = pa.schema(
     [
@@ -26,8 +28,6 @@ SCHEMA: Final = pa.schema(
     ]
 )
 COLUMNS: Final = ", ".join(SCHEMA.names)
-
-ACTION: Final = SCHEMA.names.index("action")  # its place in a `RawEvent`, which has the same columns
 
 
 def hashes_of(event: RawEvent) -> tuple[bytes, bytes]:

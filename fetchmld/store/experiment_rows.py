@@ -1,13 +1,12 @@
 """Experiments as rows of the index."""
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 import orjson
 import pyarrow as pa
 
-from fetchmld.store.event_rows import ACTION
-from fetchmld.store.tail import RawEvent
+from fetchmld.store.blocks import Block
+from fetchmld.store.event_rows import RawEvent
 
 SCHEMA: Final = pa.schema(
     [
@@ -22,9 +21,9 @@ SCHEMA: Final = pa.schema(
 )
 
 
-def to_arrow(events: Iterable[RawEvent]) -> pa.Table:
-    """The experiments that `events` create, as one Arrow table with `SCHEMA`."""
-    return pa.Table.from_pylist([_row(event) for event in events if event[ACTION] == b"experiment.create"], SCHEMA)
+def to_arrow(block: Block) -> pa.Table:
+    """The experiments that its events create, as one Arrow table with `SCHEMA`."""
+    return pa.Table.from_pylist([_row(event) for event in block.raw(b"experiment.create")], SCHEMA)
 
 
 def _row(event: RawEvent) -> dict[str, Any]:

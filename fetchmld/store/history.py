@@ -6,7 +6,7 @@ except `check` and those of
 people's own questions (`ask`, `tasks_at`, `task_at`), for each of which there may be one more thread meanwhile.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -14,16 +14,15 @@ from typing import Any, Final
 import pyarrow as pa
 
 from fetchmld.core.chain import Event
-from fetchmld.core.messages import Fact
 from fetchmld.core.model import TaskView
-from fetchmld.store import event_rows, experiment_rows, history_asof, history_pages, history_sql, task_rows
-from fetchmld.store.event_rows import hashes_of
+from fetchmld.store import experiment_rows, history_asof, history_pages, history_sql, task_rows
+from fetchmld.store.blocks import Block, Row, next_block, task_table
 from fetchmld.store.history_check import Check, check_rows
 from fetchmld.store.history_file import SCHEMA_VERSION, IndexDoubt, IndexFile, doubting, move_aside
 from fetchmld.store.history_lists import EventList, TaskList
 from fetchmld.store.history_sql import Answer
 from fetchmld.store.segment import LedgerDamaged
-from fetchmld.store.tail import RawEvent, Tail
+from fetchmld.store.tail import Tail
 from fetchmld.store.task_rows import TaskRow
 
 BATCH_EVENTS: Final = 10_000
@@ -42,7 +41,7 @@ class History:
         self._ledger_dir = ledger_dir
         self._file: IndexFile | None = None
         self._tail: Tail | None = None
-        self._live: dict[str, TaskRow] = {}
+        self._live: dict[str, Row] = {}
         self._tasks, self._events = TaskList(), EventList()
         self._last_hash = b""
         self.next_seq = 0
@@ -66,17 +65,17 @@ class History:
         tail = self._tail or Tail(self._ledger_dir, from_seq=self.next_seq)
         self._tail = None  # after a failure a new one: this one has moved on then, and the index has not
         try:
-            events = tail.read_raw(to_seq, BATCH_EVENTS)
+            block = next_block(tail, to_seq, BATCH_EVENTS)
         except LedgerDamaged as damage:
             if damage.first_bad <= self.next_seq:
                 raise
             tail = Tail(self._ledger_dir, from_seq=self.next_seq)
-            events = tail.read_raw(damage.first_bad - 1, BATCH_EVENTS)  # what lies before it is as good as ever
-        if events:
+            block = next_block(tail, damage.first_bad - 1, BATCH_EVENTS)  # what lies before it is as good as ever
+        if block.count:
             with doubting(self._path):
-                self._index(events)
+                self._index(block)
         self._tail = tail
-        return bool(events)
+        return block.count > 0
 
     def catch_up(self, to_seq: int | None = None) -> int:
         """Index everything up to and including `to_seq`, as `step` does. Returns `next_seq`."""
@@ -84,23 +83,21 @@ class History:
             pass
         return self.next_seq
 
-    def _index(self, events: Sequence[RawEvent]) -> None:
-        first, next_seq = events[0][0], events[-1][0] + 1
-        prev_hash, last_hash = hashes_of(events[0])[0], hashes_of(events[-1])[1]
-        self._refuse_gap(first, prev_hash)
-        tasks = self._fold_tasks(events)
-        event_table = event_rows.to_arrow(events)
+    def _index(self, block: Block) -> None:
+        first, next_seq, last_hash = block.first_seq, block.first_seq + block.count, block.last_hash
+        self._refuse_gap(first, block.prev_hash)
+        tasks, _ = block.fold(self._read_back(block.missing(self._live)), self._live)
+        events, experiments = block.events(), experiment_rows.to_arrow(block)
         with self.file.transaction():
-            self.file.insert("events", pa.Table.from_batches([event_table]))
+            self.file.insert("events", pa.Table.from_batches([events]))
             self._replace_tasks(tasks, first)
-            experiments = experiment_rows.to_arrow(events)
             if experiments.num_rows:
                 self.file.insert("experiments", experiments)
             self.file.db.execute("UPDATE meta SET next_seq = ?, last_hash = ?", [next_seq, last_hash])
             if first == 0:
-                self.file.db.execute("UPDATE meta SET installation = ?", [prev_hash])
+                self.file.db.execute("UPDATE meta SET installation = ?", [block.prev_hash])
         self.next_seq, self._last_hash = next_seq, last_hash
-        self._events.add(event_table)
+        self._events.add(events)
         self._tasks.put(row.filters() for row in sorted(tasks.values(), key=lambda row: row.submit_seq))
         self._keep_live(tasks)
 
@@ -111,45 +108,28 @@ class History:
 
     # -- task rows
 
-    def _fold_tasks(self, events: Sequence[RawEvent]) -> dict[str, TaskRow]:
-        """The rows that `events` change, as they are afterwards."""
-        facts = task_rows.facts_of(events)
-        rows = self._rows_before([fact for _, fact in facts])
-        changed: dict[str, TaskRow] = {}
-        for seq, fact in facts:
-            task_id = fact.resource
-            parent = rows.get(task_rows.array_named_by(task_id))
-            row = task_rows.fold(rows.get(task_id), seq, fact, parent)
-            if row is not None:
-                rows[task_id] = changed[task_id] = row
-        return changed
+    def _read_back(self, missing: set[str]) -> dict[str, Row]:
+        """The rows of these tasks, and of the arrays whose elements they may be, out of the index."""
+        arrays = {array_id for task_id in missing if (array_id := task_rows.array_named_by(task_id))}
+        wanted = sorted(missing | (arrays - self._live.keys()))
+        if not wanted or not self.next_seq:
+            return {}
+        with self.file.arriving(pa.table({"id": pa.array(wanted, pa.string())})):
+            found = self.file.db.execute(
+                f"SELECT id, {task_rows.KEPT} FROM tasks WHERE id IN (SELECT id FROM arriving)"
+            ).fetchall()
+        return {task_id: TaskRow.read(*kept) for task_id, *kept in found}
 
-    def _rows_before(self, facts: Sequence[Fact]) -> dict[str, TaskRow]:
-        """The rows that `facts` build upon: those at hand, the others read back with one query."""
-        submitted = {fact.resource for fact in facts if fact.action == "task.submit"}
-        wanted = {fact.resource for fact in facts}
-        wanted |= {array_id for task_id in wanted if (array_id := task_rows.array_named_by(task_id))}
-        wanted -= submitted
-        rows = {task_id: self._live[task_id] for task_id in wanted if task_id in self._live}
-        missing = sorted(wanted - rows.keys())
-        if missing and self.next_seq:
-            with self.file.arriving(pa.table({"id": pa.array(missing, pa.string())})):
-                found = self.file.db.execute(
-                    f"SELECT id, {task_rows.KEPT} FROM tasks WHERE id IN (SELECT id FROM arriving)"
-                ).fetchall()
-            rows.update({task_id: TaskRow.read(*kept) for task_id, *kept in found})
-        return rows
-
-    def _replace_tasks(self, rows: Mapping[str, TaskRow], first_new: int) -> None:
+    def _replace_tasks(self, rows: Mapping[str, Row], first_new: int) -> None:
         """Delete and insert: DuckDB's own update of a row does the same, and slower. The key follows the rows' order."""
         old = [row.submit_seq for row in rows.values() if row.submit_seq < first_new]
         if old:
             with self.file.arriving(pa.table({"submit_seq": pa.array(old, pa.uint64())})):
                 self.file.db.execute("DELETE FROM tasks USING arriving WHERE tasks.submit_seq = arriving.submit_seq")
         if rows:
-            self.file.insert("tasks", task_rows.to_arrow(list(rows.values())))
+            self.file.insert("tasks", task_table(list(rows.values())))
 
-    def _keep_live(self, rows: Mapping[str, TaskRow]) -> None:
+    def _keep_live(self, rows: Mapping[str, Row]) -> None:
         """Where there are too many, the newest queued ones go without: the oldest are likelier to start next."""
         for task_id, row in rows.items():
             if row.ended:

@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from fetchmld.store import event_rows, experiment_rows, task_rows
+from fetchmld.store.blocks import next_block
 from fetchmld.store.history_folded import Columns, folded, rows_by_id, rows_of
 from fetchmld.store.history_quick import all_right
 from fetchmld.store.segment import LedgerDamaged
@@ -117,16 +118,16 @@ def _check_events(db: Connection, ledger_dir: Path, upto: int, found: _Findings)
     tail = Tail(ledger_dir)
     while at < end and found.seq < 0:
         try:
-            events = tail.read_raw(end - 1, min(BATCH_EVENTS, end - at))
+            block = next_block(tail, end - 1, min(BATCH_EVENTS, end - at))
         except LedgerDamaged as damage:
             end = max(at, damage.first_bad)
             why = f"not compared from event {end} on: the segments are damaged: {damage.why}"
             tail.close()
             tail = Tail(ledger_dir, from_seq=at)
             continue
-        at = events[-1][0] + 1
-        _compare_events(db, pa.Table.from_batches([event_rows.to_arrow(events)]), found)
-        experiments.append(experiment_rows.to_arrow(events))
+        at += block.count
+        _compare_events(db, pa.Table.from_batches([block.events()]), found)
+        experiments.append(experiment_rows.to_arrow(block))
     tail.close()
     if found.seq < 0:
         _refuse_extra_events(db, upto, found)

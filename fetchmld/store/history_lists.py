@@ -12,6 +12,7 @@ import orjson
 import pyarrow as pa
 
 from fetchmld.store.history_filters import ARROW_TYPES, CODE, FEW, WIDE, Codes, FilterTable
+from fetchmld.store.task_rows import TaskFilters
 
 PAGE_MAX: Final = 1_000
 OFFSET_MAX: Final = 2**53
@@ -33,8 +34,6 @@ _TASK_KINDS: Final = {
     "plugins": CODE,
 }
 _EVENT_KINDS: Final = {"event_type": FEW, "user_id": CODE, "at_us": WIDE}
-
-TaskFilters = tuple[int, bool, str, str, int, str, Sequence[str]]  # as TASK_FILTERS names them
 
 
 class TaskList:

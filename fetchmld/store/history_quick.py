@@ -8,7 +8,6 @@ A task's row is compared when the task has ended. What happens to it afterwards 
 a newer event; such rows, and those beyond `LIVE_ROWS_MAX` unfinished ones, are left for the end, by their ids.
 """
 
-from collections.abc import Iterable, Sequence
 from contextlib import closing
 from itertools import zip_longest
 from pathlib import Path
@@ -19,11 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fetchmld.store import event_rows, experiment_rows, task_rows
+from fetchmld.store.blocks import Block, Row, next_block, task_table
 from fetchmld.store.history_folded import folded, rows_by_id
-from fetchmld.store.tail import RawEvent, Tail
-from fetchmld.store.task_rows import TaskRow
+from fetchmld.store.tail import Tail
 
-BATCH_EVENTS: Final = 10_000
+BATCH_EVENTS: Final = 50_000
 LIVE_ROWS_MAX: Final = 50_000
 
 Connection = duckdb.DuckDBPyConnection
@@ -38,18 +37,18 @@ def all_right(db: Connection, other: Connection, ledger_dir: Path, upto: int) ->
     tasks, at, experiments = _Tasks(db, other, upto), 0, []
     with closing(Tail(ledger_dir)) as tail:
         while at < upto:
-            events = tail.read_raw(upto - 1, min(BATCH_EVENTS, upto - at))
-            if not _same_events(db, events) or not tasks.follow(events):
+            block = next_block(tail, upto - 1, min(BATCH_EVENTS, upto - at))
+            if not _same_events(db, block) or not tasks.follow(block):
                 return False
-            experiments.append(experiment_rows.to_arrow(events))
-            at += len(events)
+            experiments.append(experiment_rows.to_arrow(block))
+            at += block.count
     return tasks.finish() and _nothing_else(db, upto) and _same_experiments(db, experiments)
 
 
-def _same_events(db: Connection, events: Sequence[RawEvent]) -> bool:
+def _same_events(db: Connection, block: Block) -> bool:
     wanted = f"SELECT {event_rows.COLUMNS} FROM events WHERE seq BETWEEN ? AND ?"
-    found = db.sql(wanted, params=[events[0][0], events[-1][0]]).to_arrow_table()
-    return bool(found.equals(pa.Table.from_batches([event_rows.to_arrow(events)])))
+    found = db.sql(wanted, params=[block.first_seq, block.first_seq + block.count - 1]).to_arrow_table()
+    return bool(found.equals(pa.Table.from_batches([block.events()])))
 
 
 def _nothing_else(db: Connection, upto: int) -> bool:
@@ -66,42 +65,29 @@ class _Tasks:
 
     def __init__(self, db: Connection, other: Connection, upto: int) -> None:
         self._db, self._other, self._upto = db, other, upto
-        self._live: dict[str, TaskRow] = {}
+        self._live: dict[str, Row] = {}
         self._later: set[str] = set()  # ids of rows that are compared at the end
         self._right = 0
 
-    def follow(self, events: Iterable[RawEvent]) -> bool:
+    def follow(self, block: Block) -> bool:
         """Take in the next events. False where a row is wrong."""
-        live, ended = self._live, {}
-        for seq, fact in task_rows.facts_of(events):
-            task_id = fact.resource
-            if task_id in self._later:
-                continue
-            array_id = task_rows.array_named_by(task_id)
-            row, parent = live.get(task_id), live.get(array_id)
-            if row is None and parent is None and fact.action != "task.submit":
-                if not array_id:
-                    return False  # its row was right before this
-                self._later.add(task_id)
-                continue
-            row = task_rows.fold(row, seq, fact, parent)
-            if row is not None:
-                live[task_id] = row
-                if row.ended:
-                    ended[task_id] = row
-                else:
-                    ended.pop(task_id, None)
-        right = self._compare(ended)
-        while len(live) > LIVE_ROWS_MAX:
-            self._later.add(live.popitem()[0])
+        changed, lost = block.fold({}, self._live, self._later)
+        for task_id in lost:
+            if not task_rows.array_named_by(task_id):
+                return False  # its row was right before this
+            self._later.add(task_id)
+        self._live.update(changed)
+        right = self._compare({task_id: row for task_id, row in changed.items() if row.ended})
+        while len(self._live) > LIVE_ROWS_MAX:
+            self._later.add(self._live.popitem()[0])
         return right
 
-    def _compare(self, rows: dict[str, TaskRow]) -> bool:
+    def _compare(self, rows: dict[str, Row]) -> bool:
         """Compare these rows, except those that tell of newer events than these do."""
         if not rows:
             return True
         ordered = sorted(rows.values(), key=lambda row: row.submit_seq)
-        expected, found = task_rows.to_arrow(ordered), self._found([row.submit_seq for row in ordered])
+        expected, found = task_table(ordered), self._found([row.submit_seq for row in ordered])
         if not found.equals(expected):
             if len(found) != len(expected):
                 return False

@@ -5,14 +5,13 @@ stopped. It never writes. What is acknowledged is intact and there; so an acknow
 damage, and any other incomplete frame is simply not there yet.
 """
 
-import struct
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, Protocol
 
 import orjson
 
-from fetchmld.core.chain import HASH_BYTES, RECORD_HEADER, RECORD_TAG, Event, event_hash, unpack
+from fetchmld.core.chain import HASH_BYTES, Event, event_hash, unpack
 from fetchmld.store.sealed import SegmentFile, open_segment
 from fetchmld.store.segment import (
     ENTRY,
@@ -27,10 +26,8 @@ from fetchmld.store.segment import (
     read_header,
 )
 
-# An event without its texts taken apart: number, wall time, logical time, event type, action, user, resource, success,
-# address, error, hash before, hash, metadata as canonical JSON.
-RawEvent = tuple[int, int, int, bytes, bytes, bytes, bytes, bool, bytes, bytes, bytes, bytes, bytes]
-T = TypeVar("T")
+BLOCK_BYTES_MAX: Final = 64 * 1024 * 1024  # of records handed over at a time, but for the rest of a frame
+_READ_BYTES: Final = 256 * 1024
 
 
 class Record(NamedTuple):
@@ -41,8 +38,15 @@ class Record(NamedTuple):
     event_hash: bytes
 
 
-_READ_BYTES: Final = 256 * 1024
-_ENTRY_HEADER: Final = struct.Struct(SIZE.format + RECORD_HEADER.format[1:])
+class Taker(Protocol):
+    """Events that follow on each other, `payload_bytes` of records."""
+
+    @property
+    def payload_bytes(self) -> int: ...
+
+    def take(self, payload: bytes, at: int, seq: int, count: int, prev: bytes | None) -> tuple[int, bytes | None]:
+        """Add the `count` events that lie in `payload` from byte `at` on, of which the first is `seq`: where the next one
+        begins, and the last one's hash. Raises `LedgerDamaged` where one does not follow from the one before it."""
 
 
 class Tail:
@@ -70,28 +74,42 @@ class Tail:
         writer may still take back: only for when nobody writes. Raises LedgerDamaged where an event up to `to_seq` is
         missing or does not follow from the one before it, and OSError.
         """
-        return self._gather(to_seq, max_events, self._take)
+        events: list[Event] = []
+        for count in self._parts(to_seq, max_events):
+            self._take(events, count)
+        return events
 
-    def read_raw(self, to_seq: int | None, max_events: int) -> list[RawEvent]:
-        """As `read`, several times faster: texts stay bytes, metadata stays JSON as it was hashed, nothing is parsed."""
-        return self._gather(to_seq, max_events, self._cut)
+    def fill(self, block: Taker, to_seq: int | None, max_events: int) -> None:
+        """Hand the next events to `block`, which makes of them what it likes. As `read`; fewer where they are long."""
+        for count in self._parts(to_seq, max_events):
+            self._payload_at, self._prev_hash = block.take(
+                self._payload, self._payload_at, self.next_seq, count, self._prev_hash
+            )
+            self.next_seq += count
+            self._payload_left -= count
+            if block.payload_bytes > BLOCK_BYTES_MAX:
+                break
 
     def read_records(self, to_seq: int, max_events: int) -> list[Record]:
         """As `read`, each event as the bytes that were hashed. Raises LedgerDamaged also where that hash is another."""
-        return self._gather(to_seq, max_events, self._take_records)
+        records: list[Record] = []
+        for count in self._parts(to_seq, max_events):
+            self._take_records(records, count)
+        return records
 
-    def _gather(self, to_seq: int | None, max_events: int, take: Callable[[list[T], int], None]) -> list[T]:
-        events: list[T] = []
-        while len(events) < max_events and (to_seq is None or self.next_seq <= to_seq):
+    def _parts(self, to_seq: int | None, max_events: int) -> Iterator[int]:
+        """How many events to take from the current frame, until there are enough. Raises as `read`."""
+        left = max_events
+        while left and (to_seq is None or self.next_seq <= to_seq):
             if not self._payload_left and not self._next_frame():
                 if to_seq is not None:
                     raise LedgerDamaged(self.next_seq, "it was acknowledged and cannot be read")
-                break
-            room = max_events - len(events)
+                return
+            count = min(left, self._payload_left)
             if to_seq is not None:
-                room = min(room, to_seq + 1 - self.next_seq)
-            take(events, min(room, self._payload_left))
-        return events
+                count = min(count, to_seq + 1 - self.next_seq)
+            left -= count
+            yield count
 
     @property
     def place(self) -> tuple[int, int]:
@@ -108,10 +126,7 @@ class Tail:
         hashes: list[bytes] = []
         found: list[Event] = []
         word = action.encode()
-        while len(hashes) < max_events and self.next_seq <= to_seq:
-            if not self._payload_left and not self._next_frame():
-                raise LedgerDamaged(self.next_seq, "it was acknowledged and cannot be read")
-            count = min(max_events - len(hashes), to_seq + 1 - self.next_seq, self._payload_left)
+        for count in self._parts(to_seq, max_events):
             if word in self._payload:
                 events: list[Event] = []
                 self._take(events, count)
@@ -155,51 +170,6 @@ class Tail:
             found.append(Record(seq, record, digest))
             self._payload_at, self.next_seq, prev = end, seq + 1, digest
         self._prev_hash = prev
-        self._payload_left -= count
-
-    def _cut(self, events: list[RawEvent], count: int) -> None:
-        """As `_take`, each event cut at the borders of its fields and no more. The hot loop of all indexing."""
-        payload, at, prev, keep, unpack_from = (
-            self._payload,
-            self._payload_at,
-            self._prev_hash,
-            events.append,
-            _ENTRY_HEADER.unpack_from,
-        )
-        for seq in range(self.next_seq, self.next_seq + count):
-            size, tag, number, link, at_us, clock_us, flags, a, b, c, d, e, f, meta = unpack_from(payload, at)
-            start = at + _ENTRY_HEADER.size
-            a += start
-            b += a
-            c += b
-            d += c
-            e += d
-            f += e
-            end = f + meta
-            at += SIZE.size + size
-            if number != seq or tag != RECORD_TAG or end != at or (link != prev and prev is not None):
-                raise LedgerDamaged(seq, "it does not follow from the event before it")
-            at += HASH_BYTES
-            prev = payload[end:at]
-            keep(
-                (
-                    seq,
-                    at_us,
-                    clock_us,
-                    payload[start:a],
-                    payload[a:b],
-                    payload[c:d],
-                    payload[b:c],
-                    flags & 1 == 1,
-                    payload[d:e],
-                    payload[e:f],
-                    link,
-                    prev,
-                    payload[f:end] or b"{}",
-                )
-            )
-        self.next_seq += count
-        self._payload_at, self._prev_hash = at, prev
         self._payload_left -= count
 
     def _pass(self, hashes: list[bytes], count: int) -> None:

@@ -4,16 +4,16 @@ Pure: facts in, rows out. The live state makes the same fold in `core.state`; th
 views show, and keeps it for ended tasks too. Used to fill the index and to check it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 import orjson
 import pyarrow as pa
 
 from fetchmld.core import arrays
+from fetchmld.core.chain import canonical_json
 from fetchmld.core.messages import Fact
 from fetchmld.core.model import PRIORITY_DEFAULT, EarlierAttempt, TaskView
-from fetchmld.store.tail import RawEvent
 
 ENDED: Final = frozenset({"completed", "failed"})
 
@@ -47,6 +47,10 @@ SCHEMA: Final = pa.schema(
 KEPT: Final = "submit_seq, created_us, started_us, ended_us, deleted, view"  # the columns a row can be read back from
 
 
+# submit_seq, whether it is listed, status, user, nodes, reservation, plugins
+TaskFilters = tuple[int, bool, str, str, int, str, Sequence[str]]
+
+
 class TaskRow(NamedTuple):
     """A task as its newest fact left it. The view says the rest; times are kept once more here as whole microseconds."""
 
@@ -75,7 +79,7 @@ class TaskRow(NamedTuple):
         """The row that the columns `KEPT` describe."""
         return cls(submit_seq, created_us, started_us, ended_us, deleted, orjson.loads(view))
 
-    def filters(self) -> tuple[int, bool, str, str, int, str, list[str]]:
+    def filters(self) -> TaskFilters:
         """What lists filter by, in the order of `history_lists.TASK_FILTERS`."""
         view = self.view
         request = view["request"]
@@ -116,7 +120,7 @@ class TaskRow(NamedTuple):
             self.units,
             self.deleted,
             view["last_seq"],
-            orjson.dumps(view, option=orjson.OPT_SORT_KEYS).decode(),
+            canonical_json(view),
         )
 
 
@@ -132,15 +136,6 @@ FOLDED: Final = "seq, at_us, action, user_id, resource, error, metadata"  # the 
 def fact_of(at_us: int, action: str, user_id: str, resource: str, error: str, metadata: str | bytes) -> Fact:
     """What `fold` needs of an event: its columns `FOLDED` behind `seq`."""
     return Fact(cast(Any, ""), action, resource, user_id, True, "", error, orjson.loads(metadata), at_us)
-
-
-def facts_of(events: Iterable[RawEvent]) -> list[tuple[int, Fact]]:
-    """What `fold` needs of those events that it needs to see, with their numbers."""
-    return [
-        (seq, fact_of(at_us, action.decode(), user_id.decode(), resource.decode(), error.decode(), metadata))
-        for seq, at_us, _, _, action, user_id, resource, _, _, error, _, _, metadata in events
-        if action in _FOLDED_ACTIONS
-    ]
 
 
 def fold(row: TaskRow | None, seq: int, fact: Fact, parent: TaskRow | None = None) -> TaskRow | None:
@@ -309,4 +304,4 @@ _CHANGES: Final[dict[str, Callable[[TaskRow, Fact], TaskRow]]] = {
     "task.cancelled": _ended,
     "task.deleted": _deleted,
 }
-_FOLDED_ACTIONS: Final = frozenset(action.encode() for action in ("task.submit", *_CHANGES))
+FOLDED_ACTIONS: Final = frozenset(action.encode() for action in ("task.submit", *_CHANGES))
