@@ -111,6 +111,7 @@ class Agent:
             self._config.source_roots,
             self._config.dataset_bytes_max,
             self._config.private_hosts,
+            {dataset.source: dataset.options for dataset in self._config.datasets.values()},
         )
         logs_dir = str(paths.node_dir / "logs")
         remote_logs = None if self._head is None else RemoteLogs(self._head, self._worker_id)

@@ -221,7 +221,7 @@ class Preparer:
         """Fetch one dataset, or find it in the cache; either way, and when it fails, the record hears of it."""
         access = {"name": spec["name"], "source": shown(spec["source"])}
         try:
-            found = await self._datasets.get(spec)
+            found = await self._datasets.get(spec, lambda line: self._logs.prepares(key, line))
         except DatasetError as error:
             self._tell("dataset", key, **access, success=False, error=str(error), sha256=spec.get("sha256", ""))
             raise

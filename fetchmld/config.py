@@ -45,12 +45,17 @@ NODE_SETTINGS: Final = (
 
 
 class RegisteredDataset(BaseModel):
-    """A dataset that tasks may name instead of describing: `[datasets.NAME]` in the TOML file."""
+    """A dataset that tasks may name instead of describing: `[datasets.NAME]` in the TOML file.
+
+    `options` go to the file system of fsspec that `source` names (`headers` for http and https): the place for
+    credentials, which no request, record or log has.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str = Field(min_length=1, max_length=4096)
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    options: dict[str, Any] = Field(default_factory=dict, repr=False)
 
 
 class Config(BaseSettings):

@@ -31,6 +31,8 @@ def show(session: Session, file: Path | None) -> None:
     except FetchmlError as error:
         raise Failure(str(error), INVALID) from None
     values = loaded.model_dump(mode="json")
+    for dataset in values["datasets"].values():
+        dataset["options"] = dict.fromkeys(dataset["options"], "***")  # credentials, most likely
     in_file = frozenset(tomllib.loads(file.read_text())) if file else frozenset()
     sources = {name: _source(name, session.given_dir, in_file) for name in values}
     if session.json_output:

@@ -66,8 +66,14 @@ class Watch:
 
 def waiting_line(task: dict[str, Any]) -> str:
     """What a waiting user wants to know: the state, and why it is still queued."""
-    reason = task.get("wait_reason")
+    reason = task.get("wait_reason") or _prepared_for(task)
     return f"{task['id']} {task.get('status')}" + (f": {reason}" if reason else "")
+
+
+def _prepared_for(task: dict[str, Any]) -> str:
+    """The last that was said of what a task needs, before it runs."""
+    lines = str(task.get("output", "")).splitlines() if task.get("status") == "preparing" else []
+    return lines[-1].removeprefix("[fetchmld] ") if lines else ""
 
 
 def command_line(task: dict[str, Any]) -> str:

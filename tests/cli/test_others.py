@@ -6,6 +6,7 @@ import pytest
 from blake3 import blake3
 
 from fetchmld.cli import show
+from fetchmld.cli.watch import waiting_line
 from fetchmld.core.messages import Fact
 from tests.cli.conftest import Run
 from tests.client.stub import Asked, Stub, answer
@@ -62,6 +63,27 @@ def test_experiments(client: Run, stub: Stub) -> None:
     made = {"id": "e1", "name": "n", "status": "active", "created_at": "2026-01-31T12:00:00Z"}
     stub.handlers["GET /v1/experiments"] = answer(200, [made])
     assert "e1" in client("experiments", "ls").out
+
+
+def test_what_a_task_waits_for_is_one_line() -> None:
+    task = {"id": "t", "status": "queued", "wait_reason": "no free GPU"}
+    assert waiting_line(task) == "t queued: no free GPU"
+    said = "[fetchmld] dataset d: fetching https://h/d: 1 %\n[fetchmld] dataset d: 50 % (1.0 GB of 2.0 GB)\n"
+    assert (
+        waiting_line({"id": "t", "status": "preparing", "output": said})
+        == "t preparing: dataset d: 50 % (1.0 GB of 2.0 GB)"
+    )
+    assert waiting_line({"id": "t", "status": "preparing"}) == "t preparing"
+    assert waiting_line({"id": "t", "status": "running", "output": "loss 0.1\n"}) == "t running"
+
+
+def test_the_options_of_a_registered_dataset_are_not_shown(client: Run, stub: Stub, tmp_path: Path) -> None:
+    file = tmp_path / "f.toml"
+    file.write_text('[datasets.d]\nsource = "s3://b/d"\noptions = { secret = "canary" }\n')
+    for flags in ((), ("--json",)):
+        out = client("config", "show", "--config", str(file), *flags).out
+        assert "s3://b/d" in out
+        assert "canary" not in out
 
 
 def test_artifacts(client: Run, stub: Stub) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from fetchmld.config import Config, RegisteredDataset
 from fetchmld.core.model import DatasetSpec
+from fetchmld.store import datasets
 from fetchmld.store.dataset_cache import Dataset, DatasetCache
 from fetchmld.store.datasets import DatasetError, DatasetStore, is_public, mount, shown, variable_of
 
@@ -53,25 +54,31 @@ def refused(store: DatasetStore, wanted: DatasetSpec) -> DatasetError:
 class Site:
     """An HTTP server on loopback: what it serves, and what it was asked for."""
 
-    def __init__(self, pages: dict[str, tuple[int, dict[str, str], bytes]]) -> None:
+    def __init__(self, pages: dict[str, tuple[int, dict[str, str], bytes]], address: str = "127.0.0.1") -> None:
+        self.heard: list[dict[str, str]] = []
+        self.go_on: threading.Event | None = None  # what the second half of each body waits for
         self.asked: list[str] = []
         site = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 site.asked.append(self.path)
+                site.heard.append(dict(self.headers))
                 status, headers, body = pages.get(self.path, (404, {}, b""))
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(body)), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(body[: len(body) // 2])
+                if site.go_on is not None:
+                    site.go_on.wait(20)
+                self.wfile.write(body[len(body) // 2 :])
 
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._server = http.server.ThreadingHTTPServer((address, 0), Handler)
+        self.url = f"http://{address}:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
 
     def __enter__(self) -> "Site":
@@ -248,6 +255,73 @@ def test_private_hosts_are_refused_whatever_their_name(tmp_path: Path, host: str
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:
     assert is_public(address) is public
+
+
+def test_what_takes_long_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "SAY_FIRST_S", 0.01)
+    monkeypatch.setattr(datasets, "SAY_EVERY_S", 0.0)
+    monkeypatch.setattr(datasets, "CHUNK_BYTES", 1000)
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "50 %" in line and site.go_on is not None:
+            site.go_on.set()
+
+    with Site({"/d": (200, {}, BODY)}) as site, store_in(tmp_path) as store:
+        site.go_on = threading.Event()
+        found = asyncio.run(store.get(spec(f"{site.url}/d", SUM), say))
+        assert found.total_bytes == len(BODY)
+        assert any(line.startswith(f"dataset d: fetching {site.url}/d: ") for line in said)
+        assert any("50 % (2.0 kB of 4.0 kB)" in line for line in said)
+        said.clear()
+        assert asyncio.run(store.get(spec(f"{site.url}/d", SUM), say)).cached
+        assert said == []
+
+
+def test_a_registered_source_may_be_of_any_scheme_and_has_its_options_from_the_administrator(tmp_path: Path) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/set/d.csv", BODY)
+    source = "memory://set/d.csv"
+    cache = DatasetCache(tmp_path / "cache", 2**40)
+    store = DatasetStore(cache, (), 2**30, False, {source: {"skip_instance_cache": True}, "nosuch://x/y": {}})
+    try:
+        assert get(store, spec(source, SUM)).sha256 == SUM
+        assert get(store, spec(source, SUM)).cached
+        assert refused(store, spec(source, "0" * 64)).word == "DATASET_MISMATCH"
+        assert refused(store, spec("memory://set/other.csv", SUM)).word == "DATASET_NOT_FOUND"  # not registered
+        memory.rm("/set/d.csv")
+        assert refused(store, spec(source, "1" * 64)).word == "DATASET_NOT_FOUND"
+        unknown = refused(store, spec("nosuch://x/y", "2" * 64))
+        assert (unknown.word, unknown.infrastructure) == ("DATASET_UNAVAILABLE", True)
+        assert "nosuch://" in unknown.detail
+    finally:
+        store.close()
+
+
+def test_a_registered_address_gets_its_headers_and_nobody_else_does(tmp_path: Path) -> None:
+    with Site({"/d": (200, {}, BODY), "/e": (200, {}, BODY)}) as site:
+        registered = {f"{site.url}/d": {"headers": {"Authorization": "Bearer canary"}}}
+        store = DatasetStore(DatasetCache(tmp_path / "cache", 2**40), (), 2**30, True, registered)
+        try:
+            assert get(store, spec(f"{site.url}/d", SUM)).sha256 == SUM
+            assert refused(store, spec(f"{site.url}/e", "0" * 64)).word == "DATASET_MISMATCH"
+        finally:
+            store.close()
+        assert [headers.get("Authorization") for headers in site.heard] == ["Bearer canary", None]
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Site({"/d": (200, {}, BODY)}) as site, store_in(tmp_path) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", lambda _fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            error = refused(store, spec(f"{site.url}/d", SUM))
+        assert (error.word, error.infrastructure) == ("DATASET_UNAVAILABLE", True)
+        assert "No space left" in error.detail
+        assert os.listdir(tmp_path / "cache") == []
+        assert get(store, spec(f"{site.url}/d", SUM)).sha256 == SUM
 
 
 # ---- the cache and the mount
