@@ -60,6 +60,7 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.25
 LOOK_S: Final = 3.0  # between two looks at how it is to run; whoever changes that says so as well
+CLOSE_S: Final = 1.0
 PROGRESS_MAX: Final = 50
 REMOTE_START_S: Final = 15.0
 
@@ -152,11 +153,14 @@ class PluginActor:
         with contextlib.suppress(FetchmlError, TimeoutError):
             async with asyncio.timeout(2.0):
                 await self._look_once()
-                if not self._it.wanted and self._works:
-                    await asyncio.wait(self._works)  # it is being told to stop
-        for task in (*self._loops, *self._works):
-            task.cancel()
-        await asyncio.gather(*self._loops, *self._works, return_exceptions=True)
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        if self._works:
+            await asyncio.wait(self._works, timeout=CLOSE_S)
+        for work in self._works:
+            work.cancel()
+        await asyncio.gather(*self._works, return_exceptions=True)
         if self._server is not None:
             self._server.close()
         for calls in self._calls.values():
@@ -335,7 +339,8 @@ class PluginActor:
         except (FetchmlError, OSError, ValueError) as error:
             self._ended(number, f"it could not be started: {error}")
             return
-        self._calls[number] = Calls(started.endpoint, headers, self._config.plugin_private_hosts)
+        if number in self._memory.sidecars:  # else it has ended already
+            self._calls[number] = Calls(started.endpoint, headers, self._config.plugin_private_hosts)
 
     async def _begin(self, number: int, revision: int) -> tuple[Started, dict[str, str]]:
         config, settings = self._revisions[revision], self._settings(revision)

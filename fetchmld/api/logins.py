@@ -9,6 +9,7 @@ import base64
 import contextlib
 import hashlib
 import time
+from dataclasses import replace
 from typing import Final
 
 from aiohttp import web
@@ -22,10 +23,12 @@ from fetchmld.api.rates import Rates
 from fetchmld.core.errors import FetchmlError, RateLimited, Unauthorized
 from fetchmld.core.messages import Fact
 from fetchmld.core.model import Key
+from fetchmld.plugins.tokens import PREFIX as TASK_TOKEN
 
 LOGINS_REMEMBERED_MAX: Final = 10_000
 PATH_CHARACTERS_MAX: Final = 256
 _KEY_PROTOCOL: Final = "fetchml.key."
+_PLUGINS: Final = "/plugins/"
 
 
 def recorded_path(request: web.Request) -> str:
@@ -37,9 +40,14 @@ def recorded_path(request: web.Request) -> str:
 def _key_elsewhere(request: web.Request) -> str:
     """The key of a client that cannot set our header: Prometheus sends `Authorization: Bearer`, browsers see below."""
     if request.path == "/metrics":
-        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-        return key.strip() if scheme.lower() == "bearer" else ""
-    return _key_among_protocols(request)
+        return _bearer(request)
+    return (_bearer(request) if request.path.startswith(_PLUGINS) else "") or _key_among_protocols(request)
+
+
+def _bearer(request: web.Request) -> str:
+    """What clients of other programs send, such as Prometheus and MLflow."""
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def _key_among_protocols(request: web.Request) -> str:
@@ -68,12 +76,22 @@ class Logins:
     async def caller(self, request: web.Request) -> Caller:
         """Who is asking. Raises Unauthorized where neither a valid key nor a browser's session came with the request."""
         given = request.headers.get("X-API-Key") or _key_elsewhere(request)
+        if given.startswith(TASK_TOKEN):
+            return await self._task(request, given)
         if given:
             return await self.known(request, hashlib.sha256(given.encode("utf-8", "surrogateescape")).hexdigest())
         digest = browser.session_digest(request)
         if digest is None:
             raise self.failed(request, "no API key; send it in the X-API-Key header")
         return await self.known(request, digest)
+
+    async def _task(self, request: web.Request, token: str) -> Caller:
+        """Whose task it is, if its token is for the plugin that is asked for, and its attempt lives."""
+        self._check_patience(request)
+        found = await self._head.task_token(token) if request.path.startswith(_PLUGINS) else None
+        if found is None or found[1] != request.path.split("/")[2]:
+            raise self.failed(request, "the task's token is not good here, or not any more")
+        return replace(found[0], ip_address=request.remote or "", trace_id=request[TRACE])
 
     async def known(self, request: web.Request, digest: str) -> Caller:
         """Whoever has the key of this SHA-256. Raises Unauthorized where it is not valid, RateLimited after many such."""

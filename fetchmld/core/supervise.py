@@ -192,6 +192,7 @@ class Supervisor:
     last_number: int = 0
     status: PluginState = "stopped"
     problem: str = ""
+    knows: bool = False  # was it told what runs? Nothing is begun before
     making: int = 0  # the revision whose environment is being made
     resume_t: float = 0.0  # nothing is started before
     crash_count: int = 0  # since the newest `Wanted`, or since it was well for long
@@ -250,11 +251,14 @@ class Supervisor:
                 self.coming, self.making = found, 0  # probed before it is believed
             else:
                 self._dismiss(found)
+        self.knows = True
+        if self.wanted and self.serving is None and self.coming is None:
+            self._begin()
 
     # -- coming up
 
     def _begin(self) -> None:
-        if self.making != self.wanted:
+        if self.knows and self.making != self.wanted:
             self.making = self.wanted
             self._effects.append(MakeEnvironment(self.wanted))
 

@@ -28,6 +28,9 @@ class Secrets:
 
     def hide(self, settings: Mapping[str, Any], names: Collection[str], before: Mapping[str, Any]) -> dict[str, Any]:
         """Settings as they may be recorded. Durable when this returns. Raises `Invalid` for a mask of nothing."""
+        for name in settings.keys() - set(names):
+            if is_hidden(settings[name]):
+                raise Invalid(f"settings.{name}: is no secret, and cannot name one")
         return {name: self._hidden(name, value, before) if name in names else value for name, value in settings.items()}
 
     def _hidden(self, name: str, value: Any, before: Mapping[str, Any]) -> Any:

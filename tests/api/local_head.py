@@ -154,9 +154,10 @@ class LocalHead:
         self.objects = ObjectDesk(self.store, code)
         self.sessions = SessionDesk(code_dir.parent.parent / "sessions.json")
         secret_dir = code_dir.with_name("secrets")
-        self.plugins = PluginDesk(Secrets(secret_dir), Tokens(secret_dir / "key"), _Asked(self), lambda _name: NOBODY)
         self.shipped = ShippedLogs(code_dir.with_name("logs"))
         self.machine_logs = LogDesk(self.shipped, WORKER, _no_agent, self.task)
+        self.tokens = Tokens(secret_dir / "key")
+        self.plugins = PluginDesk(Secrets(secret_dir), self.tokens, _Asked(self), lambda _name: NOBODY)
         self.core = Scheduler(Policy())
         self.facts: list[Fact] = []
         self.callers: list[Caller] = []

@@ -39,8 +39,8 @@ PACE = Pace()
 class Rig:
     """A supervisor, its clock, and all it has asked for."""
 
-    def __init__(self, seed: int = 7) -> None:
-        self.it = Supervisor(seed)
+    def __init__(self, seed: int = 7, knows: bool = True) -> None:
+        self.it = Supervisor(seed, knows=knows)
         self.now = 100.0
         self.all: list[Effect] = []
 
@@ -164,18 +164,18 @@ def test_disabled_while_it_comes_up() -> None:
 
 
 def test_what_a_supervisor_before_us_left_is_taken_over() -> None:
-    rig = Rig()
-    rig.do(Wanted(5))
+    rig = Rig(knows=False)
+    assert rig.do(Wanted(5)) == [Say("starting", "")]
+    assert rig.tick(1.0) == []  # nothing is begun before it is known what runs
     assert rig.do(Found([(3, 4), (4, 5)], 4)) == [Stop(3)]
-    assert rig.do(EnvironmentReady(5)) == []  # it is there already
     assert rig.tick(0.5) == [Probe(4)]
     assert rig.do(Probed(4)) == [Serve(4), Say("healthy", "")]
 
 
 def test_what_was_left_of_another_configuration_goes() -> None:
-    rig = Rig()
+    rig = Rig(knows=False)
     rig.do(Wanted(6))
-    assert rig.do(Found([(4, 5)], 4)) == [Stop(4)]
+    assert rig.do(Found([(4, 5)], 4)) == [Stop(4), MakeEnvironment(6)]
     assert rig.do(EnvironmentReady(6)) == [Start(5, 6)]
 
 
@@ -224,13 +224,11 @@ EVENTS = st.one_of(
 
 def walk(events: list[tuple[Event, float]]) -> None:
     """Whatever is said in whatever order: what must hold, holds, and it comes up once nothing goes wrong any more."""
-    rig, alive, served = Rig(), set[int](), 0
-    found = False
-    for event, after_s in events:
+    rig, alive, served = Rig(knows=False), set[int](), 0
+    for event, after_s in [*events, (Found([], 5), 0.0)]:
         if isinstance(event, Found):
-            if found or rig.it.last_number:
-                continue  # a supervisor finds things once, at its beginning
-            found = True
+            if rig.it.knows:
+                continue  # a supervisor is told of strangers once, at its beginning
             alive |= {number for number, _ in event.running}
         if isinstance(event, Ended):
             alive.discard(event.number)
