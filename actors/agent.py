@@ -22,14 +22,17 @@ from actors.following import Followers
 from actors.gpus import NodeGpus
 from actors.log_keeper import LogKeeper
 from actors.log_reader import LogReader
+from actors.notebooks import ROOT, Notebooks
 from actors.preparing import Preparer
 from actors.ray_channel import Gate, over_ray
 from actors.ray_compat import NAMESPACE
 from actors.ray_lender import Lender
 from actors.runner_link import RunnerLink
 from actors.runner_words import name_of, report_of, split_name, start_failure
+from actors.services import Services
 from actors.sidecars import Sidecars
 from actors.task_code import CodeSource
+from actors.tunnels import Tunnels
 from actors.workspace import empty
 from actors.workspaces import Workspaces
 from fetchmld.channel import Client, Dial, Message, Peer, Server, serve
@@ -57,7 +60,7 @@ from fetchmld.core.agent import (
     Stop,
     StopAsked,
 )
-from fetchmld.core.errors import BadRequest
+from fetchmld.core.errors import BadRequest, Unavailable
 from fetchmld.core.line import Hearing
 from fetchmld.core.messages import Fact, LaunchOrder
 from fetchmld.core.model import LogPlace
@@ -95,7 +98,8 @@ class Agent:
         self._hearing = Hearing()
         self._head_url: str = settings.get("head_url", "")  # of an agent on another machine than the head's
         self._head_certificate: str = settings.get("head_certificate", "")
-        self._head = self._head_http(settings.get("token_path", "")) if self._head_url else None
+        self._machines_key = worker_key(Path(settings["token_path"]).read_text().strip()) if self._head_url else ""
+        self._head = HeadHttp(self._head_url, self._machines_key, self._head_certificate) if self._head_url else None
         self._objects, self._code = self._content()
         self._cache = DatasetCache(paths.node_dir / "cache", self._config.dataset_cache_bytes_max)
         self._told = CacheNews(self._cache)
@@ -121,6 +125,14 @@ class Agent:
         self._followers = Followers(run_dir, bool(self._head_url))
         self._sidecars = Sidecars(paths.node_dir, run_dir, self._runner)
         self._scheduler = Client(self._scheduler_path, self._on_scheduler, self._greet)
+        self._services = Services(
+            paths.node_dir,
+            Notebooks(paths.data_dir / ROOT, self._config.job_uids),
+            self._config.jupyter_idle_s,
+            self._record,
+            lambda key, word, detail: self._apply([StopAsked(key, word, detail)]),
+        )
+        self._tunnels = Tunnels(self._head_url, self._machines_key, self._head_certificate)
         self._preparing: dict[RunKey, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._unsent: list[tuple[str, dict[str, Any]]] = []
@@ -135,6 +147,7 @@ class Agent:
             self._datasets,
             self._environments,
             Attacher(run_dir, tasks_url(self._config, self._head_url), bool(self._head_url), self._plugin_used),
+            self._services,
             self._tell,
             self._record,
         )
@@ -154,9 +167,6 @@ class Agent:
         self._gate: Gate
         self._closing = False
 
-    def _head_http(self, token_path: str) -> HeadHttp:
-        return HeadHttp(self._head_url, worker_key(Path(token_path).read_text().strip()), self._head_certificate)
-
     def _content(self) -> tuple[ContentStore | RemoteContent, CodeSource]:
         """Where artifacts go, and where code comes from."""
         paths = self._config.paths
@@ -171,6 +181,7 @@ class Agent:
         """Find the runner, or start one, learn what it has, and join the scheduler."""
         self._workspaces.make_roots()
         self._sidecars.open()
+        self._services.open(lambda attempt: os.path.exists(self._workspaces.of(attempt).base))
         await asyncio.to_thread(self._environments.open)
         gpus = await asyncio.to_thread(self._gpus.find)
         self._gpus.start()
@@ -226,6 +237,8 @@ class Agent:
             self._server.close()
             await self._scheduler.close()
         await self._followers.close()
+        await self._tunnels.close()
+        await self._services.close()
         await self._runner.close()
         await asyncio.to_thread(self._gpus.close)
         await asyncio.to_thread(self._datasets.close)
@@ -378,6 +391,7 @@ class Agent:
         for found in state["running"]:
             key, rank = split_name(found["key"])
             running.append((key, rank))
+            self._services.runs(key)
             if found["slot"] >= 0:
                 self._log_runs(key, rank, found["slot"])
         ended = [self._exited(found) for found in state["ended"]]
@@ -444,6 +458,10 @@ class Agent:
                 self._spawn_task(self._collect(key, rank))
             case SayPhase(key, phase):
                 self._tell("phase", key, phase=phase)
+                if phase == "running":
+                    self._services.runs(key)
+                else:
+                    self._services.ended(key)
             case Report(key, rank, report):
                 self._tell("ended", key, rank=rank, report=report)
             case Forget(key, rank):
@@ -469,6 +487,7 @@ class Agent:
         self._log_keeper.forget(key, rank)
         self._runner.send({"do": "forget", "keys": [name]})
         self._environments.forget(name)
+        self._services.forget(key)
         spoilt = name in self._spoilt
         self._spoilt.discard(name)
         if self._workspaces.give_back(name, spoilt):
@@ -486,10 +505,26 @@ class Agent:
                 continue
             if message.kind == "log.read":
                 self._spawn_task(self._logs.answer(message, self._is_here))
+            elif message.kind == "dial":
+                self._spawn_task(self._call_head(message))
+            elif message.kind == "served":
+                message.reply([self._services.look(RunKey(*one)) for one in message.body["attempts"]])
             elif message.kind == "ping":
                 message.reply({"connected": self._scheduler.connected})
             elif message.id:
                 message.fail(BadRequest(f"an agent knows no request {message.kind!r}"))
+
+    async def _call_head(self, message: Message) -> None:
+        """The head wants a line to one of our servers."""
+        uid = self._services.uid_at(message.body["endpoint"])
+        try:
+            if uid is None:
+                raise Unavailable("no server of this worker listens there")
+            await self._tunnels.call(message.body["ticket"], message.body["endpoint"], uid)
+        except Unavailable as error:
+            message.fail(error)
+        else:
+            message.reply()
 
     def _is_here(self, key: RunKey) -> bool:
         return key in self._core.runs

@@ -31,7 +31,7 @@ def box_of(request: TaskRequest, config: Config, capacity: Capacity, isolation: 
         "memory_bytes": memory_bytes,
         "pids": config.task_pids_max,
         "cores": cpu if "cpu" in request else 0,  # who names no number may use what is idle
-        "weight_cores": cpu,
+        "weight_cores": cpu or int("jupyter" in request),  # somebody waits for its answers
         "log_bytes_max": config.log_bytes_max,
         "limits": _rlimits(request, config, isolation),
     }

@@ -6,6 +6,7 @@ network is the host's, as for every task. Values of variables are in no argument
 
 import os
 import subprocess
+from collections.abc import Sequence
 from shutil import which
 from typing import Final
 
@@ -36,22 +37,34 @@ def _answers(path: str, words: tuple[str, ...]) -> bool:
 
 
 def command(
-    runtimes: list[str], request: TaskRequest, words: list[str], attempt: str, workspace: Workspace, env: dict[str, str]
+    runtimes: list[str],
+    request: TaskRequest,
+    words: list[str],
+    attempt: str,
+    workspace: Workspace,
+    env: dict[str, str],
+    more: Sequence[str] = (),
 ) -> list[str]:
-    """The whole argv, whose first word is a path. No `words`: what the image runs by itself. Raises `CannotRun`."""
+    """The whole argv, whose first word is a path. No `words`: what the image runs by itself. Raises `CannotRun`.
+
+    `more`: directories that it sees beside the task's own, at the same place; it begins in the first of them.
+    """
     if not runtimes or (path := which(runtimes[0])) is None:
         raise CannotRun(
             "LAUNCH_FAILED", "this worker has no podman, docker or apptainer that works", infrastructure=True
         )
     image = request["image"]
     if runtimes[0] == "apptainer":
-        return [path, *_apptainer(image, words, workspace, env)]
-    return [path, *_docker_like(runtimes[0], request, image, words, attempt, workspace, env)]
+        return [path, *_apptainer(image, words, workspace, env, more)]
+    return [path, *_docker_like(runtimes[0], request, image, words, attempt, workspace, env, more)]
 
 
-def _apptainer(image: str, words: list[str], workspace: Workspace, env: dict[str, str]) -> list[str]:
+def _apptainer(
+    image: str, words: list[str], workspace: Workspace, env: dict[str, str], more: Sequence[str]
+) -> list[str]:
     """It takes over the environment that it is started in."""
-    flags = ["--no-home", f"--bind={workspace.base}:{workspace.base}", f"--pwd={workspace.work}"]
+    binds = [f"--bind={place}:{place}" for place in (workspace.base, *more)]
+    flags = ["--no-home", *binds, f"--pwd={[*more, workspace.work][0]}"]
     gpus = ["--nv"] if env["CUDA_VISIBLE_DEVICES"] else []
     return ["exec" if words else "run", *flags, *gpus, f"docker://{image}", *words]
 
@@ -64,13 +77,14 @@ def _docker_like(
     attempt: str,
     workspace: Workspace,
     env: dict[str, str],
+    more: Sequence[str],
 ) -> list[str]:
     limits = [f"--cpus={request['cpu']}"] if request.get("cpu") else []
     limits += [f"--memory={request['memory_gb']}g"] if request.get("memory_gb") else []
     return [
         *("run", "--rm", "--init", f"--name={name_of(attempt)}", "--network=host", "--security-opt=no-new-privileges"),
-        *(f"--user={os.geteuid()}:{os.getegid()}", f"--volume={workspace.base}:{workspace.base}"),
-        *(f"--workdir={workspace.work}", *limits, *_gpus(runtime, env["CUDA_VISIBLE_DEVICES"])),
+        *(f"--user={os.geteuid()}:{os.getegid()}", *(f"--volume={place}:{place}" for place in (workspace.base, *more))),
+        *(f"--workdir={[*more, workspace.work][0]}", *limits, *_gpus(runtime, env["CUDA_VISIBLE_DEVICES"])),
         *(f"--env={name}" for name in sorted(env.keys() - _OF_THIS_MACHINE)),
         *(image, *words),
     ]

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import logging
 import secrets
+import socket
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -25,6 +26,7 @@ from actors.plugin_desk import Actors, PluginDesk
 from actors.ray_channel import over_ray
 from actors.ray_compat import NAMESPACE
 from actors.session_desk import SessionDesk
+from actors.ways import Ways
 from fetchmld.api.app import build_app
 from fetchmld.api.head import (
     Anchoring,
@@ -72,7 +74,7 @@ from fetchmld.plugins.tokens import Tokens
 from fetchmld.store.code import CodeStore
 from fetchmld.store.content import ContentStore
 from fetchmld.store.shipped_logs import ShippedLogs
-from fetchmld.upstream import Upstream
+from fetchmld.upstream import Serving, Upstream
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +129,7 @@ class HeadActor:
         self._audit = self._client("audit")
         self._notes: Notes
         self._agents: dict[str, Client] = {}
+        self._ways = Ways(self._worker_id, self._agent)
         self._keys: dict[str, tuple[float, Key | None]] = {}
         self._runner: web.AppRunner | None = None
 
@@ -151,7 +154,9 @@ class HeadActor:
         self._keeping = asyncio.create_task(self._keeper.run())
         self._runner = make_runner(build_app(self, self._config))
         await self._runner.setup()
-        await ApiSite(self._runner, self._config.host, self._config.port, self._tls()).start()
+        tls = self._tls()
+        for port in filter(None, (self._config.port, self._config.services_port)):
+            await ApiSite(self._runner, self._config.host, port, tls).start()
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
@@ -323,6 +328,18 @@ class HeadActor:
         by = {"user_id": caller.user_id, "ip_address": caller.ip_address}
         body = {"worker_id": worker_id, "index": index, **by}
         return cast(WorkerView, (await self._scheduler.request("gpu_release", body)).body)
+
+    async def services(self) -> list[TaskView]:
+        return cast(list[TaskView], (await self._scheduler.request("services")).body)
+
+    async def serving(self, tasks: Sequence[TaskView]) -> dict[str, Serving]:
+        return await self._ways.serving(tasks)
+
+    async def reach(self, upstream: Upstream) -> socket.socket:
+        return await self._ways.reach(upstream)
+
+    def called(self, ticket: str) -> socket.socket:
+        return self._ways.called(ticket)
 
     async def reservations(self) -> list[ReservationView]:
         return cast(list[ReservationView], (await self._scheduler.request("reservations")).body)

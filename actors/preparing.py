@@ -9,12 +9,13 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
-from actors import boxing, containers, node
+from actors import boxing, containers, jupyter, node
 from actors.attaching import NOTHING, Attached, Attacher, Followed
 from actors.environments import Environment, Environments
 from actors.log_reader import LogReader
 from actors.requirements import wanted_by
 from actors.runner_words import name_of
+from actors.services import Services
 from actors.task_code import CodeSource, TaskCode, code_of, read_fact
 from actors.workspace import CannotRun, Workspace, environment_of, program_of, rendezvous_of, script_of, words_of
 from actors.workspaces import Workspaces
@@ -26,7 +27,7 @@ from fetchmld.runner import frames
 from fetchmld.store.dataset_cache import Dataset
 from fetchmld.store.datasets import DatasetError, DatasetStore, mount, shown, variable_of
 
-_FETCHED: Final = frozenset({"dataset_specs", "snapshot_id", "plugin_configs"})  # what takes time to prepare
+_FETCHED: Final = frozenset({"dataset_specs", "snapshot_id", "plugin_configs", "jupyter"})  # what takes time to prepare
 
 Datasets = dict[str, tuple[DatasetSpec, Dataset]]
 
@@ -44,6 +45,7 @@ class Preparer:
         datasets: DatasetStore,
         environments: Environments,
         attacher: Attacher,
+        services: Services,
         tell: Callable[..., None],
         record: Callable[[Fact], None],
     ) -> None:
@@ -55,6 +57,7 @@ class Preparer:
         self._datasets = datasets
         self._environments = environments
         self._attacher = attacher
+        self._services = services
         self._tell = tell
         self._record = record
         self._starts: dict[RunKey, frames.Message] = {}
@@ -153,13 +156,17 @@ class Preparer:
         }
         if places or code is not None:
             workspace.hand_over()
+        if "jupyter" in request:
+            return {**self._start(order, workspace), **self._server(order, name, workspace, python)}
         path, argv, env = self._command(order, name, workspace, places, python, attached)
+        return {**self._start(order, workspace), "path": path, "argv": argv, "env": env}
+
+    def _start(self, order: LaunchOrder, workspace: Workspace) -> frames.Message:
+        """A `start` message, but for what is started."""
+        key, request = RunKey(order["task_id"], order["attempt"]), order["request"]
         return {
             "do": "start",
-            "key": name,
-            "path": path,
-            "argv": argv,
-            "env": env,
+            "key": name_of(key, order["rank"]),
             "cwd": workspace.work,
             "uid": workspace.uid,
             **boxing.box_of(request, self._config, self.capacity, self.isolation),
@@ -192,6 +199,22 @@ class Preparer:
         self._environments.hold(python, name)
         return *program_of(request, workspace.work, env["PATH"], python.python), env
 
+    def _server(
+        self, order: LaunchOrder, name: str, workspace: Workspace, python: Environment | None
+    ) -> frames.Message:
+        """The same of a Jupyter server, and where it runs: in its user's workspace. Raises `CannotRun`, OSError."""
+        server = self._services.make(order, workspace.uid)
+        env = environment_of(order, workspace, self.capacity.gpus, {}, *([python.variables] if python else []))
+        env |= jupyter.variables(server)
+        words = jupyter.words(server, python.python if python else "")
+        if python is None:
+            mounts = [server.home, server.run]
+            words = containers.command(self.containers, order["request"], words, name, workspace, env, mounts)
+            workspace.mark_container()
+        else:
+            self._environments.hold(python, name)
+        return {"path": words[0], "argv": words, "env": env, "cwd": server.home}
+
     # -- what takes time
 
     async def _task_code(self, order: LaunchOrder) -> TaskCode | None:
@@ -209,7 +232,11 @@ class Preparer:
 
     async def _python(self, key: RunKey, order: LaunchOrder, code: TaskCode | None) -> Environment | None:
         """The environment that the task's code asks for; None where it asks for none."""
-        if code is None or "image" in order["request"]:  # an image brings its own
+        if "image" in order["request"]:  # an image brings its own
+            return None
+        if "jupyter" in order["request"]:
+            return await self._environments.get(jupyter.wanted(), lambda line: self._logs.prepares(key, line))
+        if code is None:
             return None
         indexes = self._config.environment_indexes
         wanted = await asyncio.to_thread(wanted_by, code, script_of(order["request"]), indexes)

@@ -375,6 +375,8 @@ class SchedulerActor:
                 value = core.explain(TaskId(body["task_id"]), _wall_us())
             case "reservations":
                 value = core.reservation_views()
+            case "services":
+                value = core.service_views()
             case "counts":
                 value = core.counts()
             case "workers":

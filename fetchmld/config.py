@@ -267,6 +267,12 @@ class Config(BaseSettings):
         le=86400,
         description="How long a stream of events lasts, seconds; 0: until the client leaves.",
     )
+    jupyter_idle_s: float = Field(
+        default=28_800.0,
+        ge=0,
+        le=1e9,
+        description="A Jupyter server without activity for so long is ended; its workspace stays. 0: never.",
+    )
     services_port: int = Field(
         default=0,
         ge=0,
@@ -350,6 +356,11 @@ class Config(BaseSettings):
     @property
     def share(self) -> RayShare:
         return RayShare.parse(self.ray_share)
+
+    @property
+    def job_uids(self) -> range:
+        """The user ids that tasks may have, on any start."""
+        return range(self.job_uid_first, self.job_uid_first + self.job_uid_count)
 
     @property
     def local_roots(self) -> tuple[Path, ...]:

@@ -33,7 +33,9 @@ _READ: Final = frozenset(
         "createTicket",
     }
 )
-_READ_OUTPUT: Final = frozenset({"getTaskLogs", "listTaskArtifacts", "getTaskArtifact", "listJupyterServices"})
+_READ_OUTPUT: Final = frozenset(
+    {"getTaskLogs", "listTaskArtifacts", "getTaskArtifact", "listJupyterServices", "readJupyterService"}
+)
 _WORK: Final = frozenset(
     {
         "createTask",
@@ -45,6 +47,7 @@ _WORK: Final = frozenset(
         "createExperiment",
         "startJupyterService",
         "stopJupyterService",
+        "seeJupyter",
         "diffBlobs",
         "createSnapshot",
         "listSnapshots",
@@ -67,7 +70,9 @@ _AUDIT: Final = frozenset(
 )
 
 WORKER: Final = "worker"
-_OF_MACHINES: Final = frozenset({"getObject", "putObject", "getShippedLogs", "shipLogs"})  # that joined; no person's
+_OF_MACHINES: Final = frozenset(  # that joined; no person's
+    {"getObject", "putObject", "getShippedLogs", "shipLogs", "answerCall"}
+)
 
 MAY: Final[dict[str, frozenset[str]]] = {
     "viewer": _READ | _READ_OUTPUT,

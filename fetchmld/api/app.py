@@ -9,7 +9,19 @@ import orjson
 from aiohttp import web
 
 from fetchmld.api.connections import Connections, Limits
-from fetchmld.api.context import CONFIG, CONNECTIONS, DOCUMENT, HEAD, HUB, INTAKE, LOGINS, METER, STREAMS, UNDER_WAY
+from fetchmld.api.context import (
+    CONFIG,
+    CONNECTIONS,
+    DOCUMENT,
+    HEAD,
+    HUB,
+    INTAKE,
+    LOGINS,
+    METER,
+    PAGES,
+    STREAMS,
+    UNDER_WAY,
+)
 from fetchmld.api.feed import Hub
 from fetchmld.api.guard import Operation, make_guard
 from fetchmld.api.handlers import (
@@ -19,8 +31,8 @@ from fetchmld.api.handlers import (
     experiments,
     health,
     history,
+    jupyter,
     keys,
-    later,
     logs,
     objects,
     plugins,
@@ -31,11 +43,13 @@ from fetchmld.api.handlers import (
     snapshots,
     streams,
     tasks,
+    tunnels,
 )
 from fetchmld.api.head import Head
 from fetchmld.api.intake import Intake
 from fetchmld.api.meter import Meter
 from fetchmld.api.openapi import build_document
+from fetchmld.api.pages import Pages
 from fetchmld.api.protocol import make_runner
 from fetchmld.api.streams import Streams
 from fetchmld.config import Config
@@ -48,6 +62,7 @@ _WORKER: Final = "/v1/scheduler/workers/{workerId}"
 _RESERVATIONS: Final = "/v1/scheduler/reservations"
 _BLOB: Final = "/v1/blobs/{hash}"
 _OBJECT: Final = "/v1/objects/{hash}"
+_SERVICE: Final = "/v1/jupyter/services/{serviceId}"
 _JOB: Final = "/v1/scheduler/jobs/{jobId}"
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
@@ -78,11 +93,14 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("getAuditChainRoot", "GET", "/v1/audit/chain-root", audit.chain_root),
     Operation("listExperiments", "GET", "/v1/experiments", experiments.list_),
     Operation("createExperiment", "POST", "/v1/experiments", experiments.create),
-    Operation("listJupyterServices", "GET", "/v1/jupyter/services", later.not_built),
-    Operation("startJupyterService", "POST", "/v1/jupyter/services", later.not_built),
-    Operation("stopJupyterService", "DELETE", "/v1/jupyter/services/{serviceId}", later.not_built),
+    Operation("listJupyterServices", "GET", "/v1/jupyter/services", jupyter.list_),
+    Operation("startJupyterService", "POST", "/v1/jupyter/services", jupyter.start),
+    Operation("stopJupyterService", "DELETE", _SERVICE, jupyter.stop),
     Operation("openWebSocket", "GET", "/ws", streams.websocket),
     # Beside the contract's.
+    Operation("readJupyterService", "GET", _SERVICE, jupyter.read),
+    Operation("seeJupyter", "*", "/jupyter/{serviceId}{rest:.*}", jupyter.pages, is_described=False),
+    Operation("answerCall", "GET", "/v1/tunnels/{ticket}", tunnels.answer, is_described=False),
     Operation("getLiveness", "GET", "/livez", health.livez, is_open=True),
     Operation("getReadiness", "GET", "/readyz", health.readyz, is_open=True),
     Operation("getOpenapi", "GET", "/openapi.json", health.openapi, is_open=True),
@@ -134,6 +152,7 @@ def build_app(head: Head, config: Config) -> web.Application:
     app[METER] = meter
     app[LOGINS] = guard.logins
     app[CONNECTIONS] = connections = Connections(_limits(config))
+    pages = app[PAGES] = Pages(head)
     app[HUB] = Hub(head)
     long_answers = app[STREAMS] = Streams(head)
     for operation in OPERATIONS:
@@ -141,6 +160,7 @@ def build_app(head: Head, config: Config) -> web.Application:
     app.on_response_prepare.append(guard.add_headers)
     app.cleanup_ctx.extend((long_answers.watching_keys, connections.watching))
     app.on_shutdown.extend((long_answers.end_all, guard.close))
+    app.on_cleanup.append(pages.close)
     return app
 
 

@@ -8,16 +8,17 @@ their own, which the API does not take.
 
 import time
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from aiohttp import web
 
-from fetchmld.api.context import CONFIG, HEAD
+from fetchmld.api.context import CONFIG, HEAD, KEY_HASH
 from fetchmld.api.head import Reach
-from fetchmld.core.errors import Forbidden
+from fetchmld.core.errors import Forbidden, NotFound
 
 COOKIES: Final[dict[Reach, str]] = {"console": "fetchml_session", "services": "fetchml_services"}
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_AT_SERVICES: Final = frozenset({"enterByTicket", "seeJupyter", "seePlugin"})
 
 
 def session_digest(request: web.Request) -> str | None:
@@ -57,6 +58,22 @@ def services_url(request: web.Request) -> str:
         host = request.host.rpartition(":")[0] if request.host.rpartition(":")[2].isdigit() else request.host
         return f"{request.scheme}://{host}:{config.services_port}"
     return ""
+
+
+def to_services(request: web.Request) -> web.Response | None:
+    """Where these pages have an address of their own, send a browser's session there, by a ticket. Raises Forbidden."""
+    if not (base := services_url(request)) or reach_of(request) == "services" or "X-API-Key" in request.headers:
+        return None
+    if request.method not in _SAFE or "Upgrade" in request.headers:
+        raise Forbidden(f"with a browser's session this is at {base} only")
+    ticket, _ = request.app[HEAD].sessions.issue(request[KEY_HASH], "services")
+    return web.Response(status=303, headers={"Location": f"{base}/sessions/{ticket}?to={quote(request.raw_path)}"})
+
+
+def check_place(request: web.Request, operation_id: str) -> None:
+    """At the address of services' pages there is nothing else. Raises NotFound."""
+    if operation_id not in _AT_SERVICES and reach_of(request) == "services":
+        raise NotFound("only the pages of services are here")
 
 
 def check_origin(request: web.Request, *, is_needed: bool) -> None:

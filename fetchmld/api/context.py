@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fetchmld.api.intake import Intake
     from fetchmld.api.logins import Logins
     from fetchmld.api.meter import Meter
+    from fetchmld.api.pages import Pages
     from fetchmld.api.streams import Streams
 
 HEAD: Final[web.AppKey[Head]] = web.AppKey("head")
@@ -25,6 +26,7 @@ INTAKE: Final[web.AppKey["Intake"]] = web.AppKey("intake")
 HUB: Final[web.AppKey["Hub"]] = web.AppKey("hub")
 STREAMS: Final[web.AppKey["Streams"]] = web.AppKey("streams")
 LOGINS: Final[web.AppKey["Logins"]] = web.AppKey("logins")
+PAGES: Final[web.AppKey["Pages"]] = web.AppKey("pages")
 METER: Final[web.AppKey["Meter"]] = web.AppKey("meter")
 DOCUMENT: Final = web.AppKey("document", bytes)
 CONNECTIONS: Final = web.AppKey("connections", Connections)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from fetchmld.api import access
+from fetchmld.api import access, browser
 from fetchmld.api.answers import SECURITY_HEADERS, refusal, refusal_of, refusal_of_http, trace_id_of
 from fetchmld.api.connections import owner_of
 from fetchmld.api.context import CALLER, STANDING, TRACE
@@ -39,6 +39,7 @@ class Operation:
     path: str
     handler: Handler
     is_open: bool = False
+    is_described: bool = True  # in the document; pages that are not ours are not
 
 
 def make_guard(head: Head, config: Config, operations: Mapping[web.AbstractRoute, Operation]) -> "Guard":
@@ -75,6 +76,7 @@ class Guard:
     async def _admit(self, request: web.Request) -> None:
         """Lets a request pass whose key may do this, and often enough; to what is open, whoever asks, as often."""
         operation = self._operations.get(request.match_info.route)
+        browser.check_place(request, operation.id if operation is not None else "")
         if operation is not None and operation.is_open:
             self._take(request, owner_of(request.remote or ""))
             return

@@ -1,5 +1,6 @@
 """What the API needs from the rest of us. The head actor implements it over the cluster, the tests without one."""
 
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, Protocol, TypedDict
@@ -26,7 +27,7 @@ from fetchmld.core.model import (
     WorkerView,
 )
 from fetchmld.manifest import CodeManifest, CodeSnapshot
-from fetchmld.upstream import Upstream
+from fetchmld.upstream import Serving, Upstream
 
 
 @dataclass(slots=True, frozen=True)
@@ -393,6 +394,19 @@ class Head(Protocol):
 
     async def release_gpu(self, caller: Caller, worker_id: str, index: int) -> WorkerView:
         """End the quarantine of a GPU. NotFound for an unknown one, Conflict for one that is in none."""
+
+    async def services(self) -> list[TaskView]:
+        """The tasks that are Jupyter servers, live ones and the newest ended ones, newest first."""
+
+    async def serving(self, tasks: Sequence[TaskView]) -> dict[str, Serving]:
+        """By id, what their workers know of those that run. Absent: nothing, or the worker does not answer now."""
+
+    async def reach(self, upstream: Upstream) -> socket.socket:
+        """A connection to what serves pages, on whichever machine. Raises Unavailable."""
+
+    def called(self, ticket: str) -> socket.socket:
+        """A machine that joined calls, as it was asked to: the end of its line that it is to be connected to. NotFound
+        where nobody waits for it."""
 
     async def reservations(self) -> list[ReservationView]:
         """Live ones and the newest ended ones, newest first."""

@@ -25,7 +25,7 @@ TABLE_ENTRIES_MAX: Final = 1000
 _SPLITTABLE: Final = re.compile(r"""(?:[^'"\\]++|\\.|'[^']*+'|"(?:[^"\\]++|\\.)*+")*+""", re.DOTALL)
 
 
-def _recordable(text: str) -> str:
+def recordable(text: str) -> str:
     """The record is what a restart reads tasks from, so what it would cut is refused."""
     if len(text) > FIELD_BYTES_MAX or len(text.encode()) > FIELD_BYTES_MAX:
         raise ValueError(f"has {len(text.encode())} bytes, at most {FIELD_BYTES_MAX} are accepted")
@@ -33,7 +33,7 @@ def _recordable(text: str) -> str:
 
 
 def _splittable(text: str) -> str:
-    _recordable(text)
+    recordable(text)
     if not _SPLITTABLE.fullmatch(text):
         raise ValueError("has an open quote, or ends in a backslash; quote it as for a shell")
     return text
@@ -46,7 +46,7 @@ def _command(text: str) -> str:
 
 
 def _small_table(table: dict[str, str]) -> dict[str, str]:
-    total = sum(len(_recordable(name).encode()) + len(_recordable(value).encode()) for name, value in table.items())
+    total = sum(len(recordable(name).encode()) + len(recordable(value).encode()) for name, value in table.items())
     if total > TABLE_BYTES_MAX:
         raise ValueError(f"has {total} bytes of names and values, at most {TABLE_BYTES_MAX} are accepted")
     return table
@@ -84,7 +84,7 @@ class GivenSpec(TypedDict, total=False):
     """The contract's DatasetSpec, before `Datasets` completes it."""
 
     name: Id
-    source: Annotated[str, Field(min_length=1), AfterValidator(_recordable)]
+    source: Annotated[str, Field(min_length=1), AfterValidator(recordable)]
     sha256: str
     mount_path: str
 

@@ -385,16 +385,20 @@ DOCS: Final[dict[str, Doc]] = {
         tags=_SNAPSHOTS,
         errors=(404,),
     ),
-    "listJupyterServices": Doc("List Jupyter services.", array(ref("JupyterService")), tags=_JUPYTER, errors=_LATER),
+    "listJupyterServices": Doc("List Jupyter services.", array(ref("JupyterService")), tags=_JUPYTER),
+    "readJupyterService": Doc("Read a Jupyter service.", ref("JupyterService"), tags=_JUPYTER, errors=(404,)),
     "startJupyterService": Doc(
         "Start a Jupyter service.",
         ref("JupyterService"),
         201,
         tags=_JUPYTER,
         body=ref("StartJupyterRequest"),
-        errors=_LATER,
+        errors=(409,),
+        is_once=True,
     ),
-    "stopJupyterService": Doc("Stop a Jupyter service.", None, 204, tags=_JUPYTER, errors=(404, *_LATER)),
+    "stopJupyterService": Doc(
+        "Stop a Jupyter service, or take a stopped one out of the listing.", None, 204, tags=_JUPYTER, errors=(404, 409)
+    ),
     "openWebSocket": Doc(
         "Follow the caller's tasks over a WebSocket.", None, 101, tags=_SERVER, query=_FOLLOW, errors=(426,)
     ),
@@ -409,7 +413,7 @@ def document_path(path: str) -> str:
 def build_document(operations: Iterable[Operation]) -> dict[str, Any]:
     """The OpenAPI 3.0.3 document of `operations`. Raises KeyError for one that has no description."""
     paths: dict[str, dict[str, Any]] = {}
-    for operation in operations:
+    for operation in [one for one in operations if one.is_described]:
         path = document_path(operation.path)
         paths.setdefault(path, {})[operation.method.lower()] = _operation(operation, path)
     return {

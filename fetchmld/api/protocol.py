@@ -138,7 +138,8 @@ class ApiProtocol(web.RequestHandler):
             return _READER, _acked_bytes(wire)
         request = self._current_request
         if request is not None:
-            waiting = request.content._waiter is not None and not request.content.is_eof()
+            body = request.content  # an upgrade's is of a class that never waits
+            waiting = getattr(body, "_waiter", None) is not None and not body.is_eof()
             return (_BODY, self._received_bytes + self._request_count * _ONE_REQUEST) if waiting else (_NOTHING, 0)
         waiting = self._waiter is not None and self._received_bytes != self._idle_bytes
         return (_HEADER if waiting else _NOTHING), 0

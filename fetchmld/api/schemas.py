@@ -357,13 +357,43 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "name": STRING,
             "status": enum("starting", "running", "stopping", "stopped", "error"),
             "url": {"type": "string", "format": "uri"},
-            "token": STRING,
+            "token": said(STRING, "Jupyter's own, for its owner alone; not needed at `url`."),
             "created_at": INSTANT,
+            "user_id": STRING,
+            "workspace": STRING,
+            "image": STRING,
+            "cpu": INTEGER,
+            "memory_gb": INTEGER,
+            "gpu": INTEGER,
+            "gpu_type": STRING,
+            "time_limit_s": INTEGER,
+            "worker_id": STRING,
+            "reason": said(STRING, "Why it does not run yet, or does no more."),
+            "started_at": INSTANT,
+            "last_activity_at": INSTANT,
+            "ended_at": INSTANT,
         }
     ),
     "StartJupyterRequest": record(
-        {"name": STRING, "workspace": STRING, "image": {"type": "string", "default": "jupyter/pytorch:latest"}},
+        {
+            "name": said(STRING, "One line of text."),
+            "workspace": said(
+                STRING,
+                "A directory of the user's that stays; made where it is not there. A letter or digit, then at most 63 of "
+                "letters, digits and . _ -",
+            ),
+            "image": said(
+                {"type": "string", "default": "jupyter/pytorch:latest"},
+                "The default is the worker's own JupyterLab.",
+            ),
+            "cpu": {"type": "integer", "minimum": 0, "maximum": 4096, "default": 0},
+            "memory_gb": {"type": "integer", "minimum": 0, "maximum": 65_536, "default": 0},
+            "gpu": {"type": "integer", "minimum": 0, "maximum": 1024, "default": 0},
+            "gpu_type": STRING,
+            "time_limit_s": {"type": "integer", "minimum": 1, "maximum": 31_536_000},
+        },
         required=["name"],
+        additionalProperties=False,
     ),
     "PluginConfig": record(
         {

@@ -35,7 +35,9 @@ from fetchmld.core.model import (
     TaskView,
     WorkerView,
 )
+from fetchmld.core.services import status_of
 from fetchmld.manifest import CodeManifest, CodeSnapshot
+from fetchmld.upstream import Serving
 
 _SHOWN_AS_GIVEN: Final = (
     "entrypoint",
@@ -326,6 +328,37 @@ def scheduler_status(counts: Counts, ended: Ended, now: float) -> dict[str, Any]
         "reservations_active": counts["reservations_active"],
         "timestamp": instant(now),
     }
+
+
+def service(view: TaskView, serving: Serving | None, base: str, *, is_own: bool) -> dict[str, Any]:
+    """A JupyterService. `base`: where its pages are, without a slash at the end. Its token is for its owner."""
+    request = view["request"]
+    status = status_of(view, answers=serving is not None and serving.answers)
+    out: dict[str, Any] = {
+        "id": view["id"],
+        "name": request["jupyter"]["name"],
+        "status": status,
+        "created_at": instant(view["created_at"]),
+        "user_id": view["user_id"],
+        "workspace": request["jupyter"]["workspace"],
+        "cpu": request.get("cpu", 1),
+        "memory_gb": request.get("memory_gb", 0),
+        "gpu": request.get("gpu", 0),
+    }
+    for name in ("image", "gpu_type", "time_limit_s"):
+        if name in request:
+            out[name] = request[name]
+    if view["assignments"]:
+        out["worker_id"] = view["assignments"][0]["worker_id"]
+    if reason := view["wait_reason"] or view["error"]:
+        out["reason"] = reason
+    times = {"started_at": view["started_at"], "ended_at": view["ended_at"]}
+    if serving is not None and status == "running":
+        times["last_activity_at"] = serving.last_activity_at
+        out["url"] = f"{base}/jupyter/{view['id']}/lab"
+        if is_own:
+            out["token"] = serving.token
+    return {**out, **{name: instant(at) for name, at in times.items() if at}}
 
 
 def key(found: Key, now: float | None = None) -> dict[str, Any]:

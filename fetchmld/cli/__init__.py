@@ -35,6 +35,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "experiments": ("experiments", "Create and list experiments."),
     "audit": ("audit", "Verify and read the record of what was done."),
     "keys": ("keys", "Make, list and revoke API keys."),
+    "jupyter": ("jupyter", "Start, list and stop JupyterLab servers."),
     "ui": ("ui", "Print an address that logs a browser in."),
     "history": ("history", "Ask the history in SQL."),
     "simulate": ("simulate", "Play a recorded workload through the scheduler."),

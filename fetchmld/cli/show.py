@@ -18,6 +18,9 @@ COLOURS: Final = {
     "suspect": "yellow",
     "draining": "yellow",
     "offline": "red",
+    "starting": "cyan",
+    "stopping": "yellow",
+    "error": "red",
     "quarantined": "red",
     "occupied": "yellow",
 }

@@ -222,6 +222,26 @@ def diff_blobs(hashes: list[str]) -> Call[Json]:
     return Call("POST", "/v1/snapshots/diff", read_json, body=hashes)
 
 
+def list_services() -> Call[list[Json]]:
+    """The caller's JupyterServices, newest first."""
+    return Call("GET", "/v1/jupyter/services", read_json)
+
+
+def get_service(service_id: str) -> Call[Json]:
+    """One JupyterService."""
+    return Call("GET", path("/v1/jupyter/services/{}", service_id), read_json)
+
+
+def start_service(request: Json) -> Call[Json]:
+    """The JupyterService of a StartJupyterRequest; it starts when a slot is free."""
+    return Call("POST", "/v1/jupyter/services", read_json, body=request, makes=True)
+
+
+def stop_service(service_id: str) -> Call[None]:
+    """Stop a service; take a stopped one out of the listing."""
+    return Call("DELETE", path("/v1/jupyter/services/{}", service_id), read_nothing)
+
+
 def create_ticket() -> Call[Json]:
     """A Ticket: one login of a browser within a minute, at its `url`."""
     return Call("POST", "/v1/sessions/tickets", read_json)
@@ -277,6 +297,10 @@ class Endpoints:
     keys = endpoint(list_keys)
     create_key = endpoint(create_key)
     revoke_key = endpoint(revoke_key)
+    services = endpoint(list_services)
+    service = endpoint(get_service)
+    start_service = endpoint(start_service)
+    stop_service = endpoint(stop_service)
     create_ticket = endpoint(create_ticket)
     experiments = endpoint(list_experiments)
     create_experiment = endpoint(create_experiment)

@@ -155,6 +155,8 @@ TASK_ERROR_WORDS: Final[frozenset[str]] = frozenset(
         "DATASET_UNAVAILABLE",  # it could not be fetched now (network, disk)
         "SNAPSHOT_UNAVAILABLE",  # the code to run in could not be had
         "ENVIRONMENT_FAILED",  # the packages that its code asks for could not be installed
+        "WORKSPACE_IN_USE",  # another of the user's Jupyter servers has it
+        "CULLED",  # a Jupyter server that did nothing for too long
         "LAUNCH_FAILED",  # our side could not start it
         "WORKER_LOST",  # the node went away under it
         "LEASE_EXPIRED",  # the node could not reach the head for too long and stopped it

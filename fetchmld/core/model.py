@@ -68,6 +68,13 @@ class ArrayRequest(TypedDict):
     params: NotRequired[list[ArrayParam]]
 
 
+class JupyterRequest(TypedDict):
+    """Of a task that is a Jupyter server: what its user calls it, and the directory that it is in."""
+
+    name: str
+    workspace: str
+
+
 class TaskRequest(TypedDict, total=False):
     """What was asked for, as accepted: only fields that were given, names as in the contract, values already validated."""
 
@@ -94,6 +101,7 @@ class TaskRequest(TypedDict, total=False):
     max_retries: int
     depends_on: list[Dependency]
     array: ArrayRequest
+    jupyter: JupyterRequest
 
 
 class Assignment(TypedDict):
@@ -516,6 +524,7 @@ class TaskView(TypedDict):
     earlier: NotRequired[list[EarlierAttempt]]  # absent where there is none
     last_seq: int
     plugins: NotRequired[dict[str, PluginUse]]  # absent where there is none
+    stopping: NotRequired[bool]  # somebody wants it to end, and it has not yet
     array: NotRequired[ArrayView]  # of an array
     array_id: NotRequired[str]  # of an element
     array_index: NotRequired[int]

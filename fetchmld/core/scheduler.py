@@ -67,6 +67,7 @@ from fetchmld.core.model import (
 from fetchmld.core.placement import PLACE_MAX, Nodes, Placement
 from fetchmld.core.promises import Planned
 from fetchmld.core.ready import Queue
+from fetchmld.core.services import ServiceList
 from fetchmld.core.state import State, capacity_data
 from fetchmld.core.waiting import Waiting
 
@@ -87,6 +88,7 @@ class Scheduler:
         self._ends = Ends(self._desk, self._waiting)
         self._gpus = Gpus(self._desk)
         self._bookings = Bookings(self._desk, self._waiting)
+        self._services = ServiceList()
 
     @property
     def state(self) -> State:
@@ -110,6 +112,7 @@ class Scheduler:
         for task in self.state.tasks.values():
             if task.status == "queued" or task.array is not None:
                 self._waiting.restore(task)
+        self._services.rebuild(self.state)
         for worker in self.state.workers.values():
             worker.heartbeat_t = now
             if worker.status == "active":
@@ -141,6 +144,8 @@ class Scheduler:
         self._desk.record(
             event, "job_queued", "task.submit", event.task_id, event.user_id, metadata, ip=event.ip_address
         )
+        if "jupyter" in event.request:
+            self._services.add(event.task_id)
         self._waiting.admit(self.state.tasks[event.task_id], event.at_us)
         self._place(event.at_us)
         if event.ticket:
@@ -564,6 +569,11 @@ class Scheduler:
     def worker_views(self) -> list[WorkerView]:
         """Every known worker, oldest first."""
         return [views.worker_view(self._desk, worker) for worker in self.state.workers.values()]
+
+    def service_views(self) -> list[TaskView]:
+        """The Jupyter servers, live or among the newest ended tasks, newest first."""
+        found = [self.view(task_id) for task_id in self._services.newest(self.state)]
+        return [view for view in found if view is not None]
 
     def reservation_view(self, reservation_id: str) -> ReservationView | None:
         """The reservation, live or among the newest ended ones."""

@@ -3,6 +3,7 @@
 from fetchmld.core import arrays
 from fetchmld.core.desk import Desk
 from fetchmld.core.explain import wait_reason
+from fetchmld.core.lifecycle import ENDED
 from fetchmld.core.model import (
     Counts,
     Gpu,
@@ -37,6 +38,8 @@ def task_view(desk: Desk, task: Task) -> TaskView:
         report=task.report,
         last_seq=task.last_seq,
     )
+    if task.cancel_by and task.status not in ENDED:
+        view["stopping"] = True
     if task.earlier:
         view["earlier"] = task.earlier
     if task.plugins:

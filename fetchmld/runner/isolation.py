@@ -24,7 +24,12 @@ from fetchmld.runner.view import NoView
 UIDS_FIRST: Final = 1_900_000_000  # systemd leaves this range to nobody
 UIDS_COUNT: Final = 65_536
 ATTEMPTS: Final = "attempts"
-REACHED: Final = (ATTEMPTS, "environments", "plugins")  # of the node's directory: what attempts may pass
+REACHED: Final = (
+    ATTEMPTS,
+    "environments",
+    "plugins",
+    "../workspaces",
+)  # from the node's directory: what attempts may pass
 
 
 class NotPossible(Exception):
@@ -166,7 +171,7 @@ def _add_users(found: Isolation, node_dir: str, wanted: Wanted) -> None:
         raise NotPossible("not started as root")
     if not spawning.NATIVE:
         raise NotPossible("the native extension was not built")
-    reached = [f"{os.path.realpath(node_dir)}/{name}" for name in REACHED]
+    reached = [os.path.normpath(f"{os.path.realpath(node_dir)}/{name}") for name in REACHED]
     for path in reached:
         os.makedirs(path, exist_ok=True)
         os.chmod(path, 0o711)

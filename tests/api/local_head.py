@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import itertools
+import socket
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -16,6 +17,7 @@ from actors.mailbox import EVENTS
 from actors.object_desk import ObjectDesk
 from actors.plugin_desk import PluginDesk
 from actors.session_desk import SessionDesk
+from actors.ways import Ways
 from fetchmld.api.head import (
     Anchoring,
     ArtifactEntry,
@@ -76,6 +78,7 @@ from fetchmld.core.model import (
     Feed,
     Gpu,
     Intent,
+    JupyterRequest,
     Key,
     LogPlace,
     ReservationView,
@@ -94,7 +97,7 @@ from fetchmld.plugins.tokens import Tokens
 from fetchmld.store.code import CodeStore
 from fetchmld.store.content import ContentStore
 from fetchmld.store.shipped_logs import ShippedLogs
-from fetchmld.upstream import Upstream
+from fetchmld.upstream import Serving, Upstream
 from tests.memory_log import MemoryLog
 
 WORKER = WorkerId("w1")
@@ -159,6 +162,9 @@ class LocalHead:
         self.tokens = Tokens(secret_dir / "key")
         self.plugins = PluginDesk(Secrets(secret_dir), self.tokens, _Asked(self), lambda _name: NOBODY)
         self.core = Scheduler(Policy())
+        self.ways = Ways("", self._agent)
+        self.served: dict[str, Serving] = {}
+        self.agents: dict[str, Client] = {}
         self.facts: list[Fact] = []
         self.callers: list[Caller] = []
         self.asked: list[SqlQuery] = []
@@ -180,6 +186,9 @@ class LocalHead:
         self._numbers = itertools.count(1)
         capacity = Capacity(cpu=cpu, memory_gb=16, batch_slots=cpu, service_slots=1)
         self._handle(WorkerJoined(WORKER, "boot", "host", capacity, [], time.time_ns() // 1000))
+
+    async def _agent(self, worker_id: str) -> Client:
+        return self.agents[worker_id]
 
     # -- Head
 
@@ -308,6 +317,19 @@ class LocalHead:
         self._trip()
         event = GpuReleaseAsked(WorkerId(worker_id), index, caller.user_id, self._at_us(), ticket=1)
         return cast(WorkerView, self._ask(event))
+
+    async def services(self) -> list[TaskView]:
+        self._trip()
+        return [view for view in self.core.service_views() if view["id"] not in self._gone]
+
+    async def serving(self, tasks: Sequence[TaskView]) -> dict[str, Serving]:
+        return {task["id"]: self.served[task["id"]] for task in tasks if task["id"] in self.served}
+
+    async def reach(self, upstream: Upstream) -> socket.socket:
+        return await self.ways.reach(upstream)
+
+    def called(self, ticket: str) -> socket.socket:
+        return self.ways.called(ticket)
 
     async def reservations(self) -> list[ReservationView]:
         self._trip()
@@ -463,6 +485,17 @@ class LocalHead:
         made = KeyCreated(self._id("k"), UserId(user_id), role, digest(key), expires_at, UserId("admin"), self._at_us())
         self._handle(made)
         return key
+
+    def start_service(self, service_id: str, user_id: str) -> None:
+        """A Jupyter server of the user's whose program has begun. Twice is once."""
+        if TaskId(service_id) in self.core.state.tasks:
+            return
+        asked = TaskRequest(
+            job_name="lab", kind="service", cpu=0, jupyter=JupyterRequest(name="lab", workspace="default")
+        )
+        self._handle(TaskSubmitted(TaskId(service_id), UserId(user_id), asked, self._at_us()))
+        self._order.append(TaskId(service_id))
+        self._handle(PhaseReported(WORKER, TaskId(service_id), 1, "running", self._at_us()))
 
     def add_worker(self, worker_id: str, gpus: int) -> None:
         """One more worker, with GPUs of type A100."""

@@ -26,7 +26,7 @@ TRACE_ID: Final = "0af7651916cd43dd8448eb211c80319c"
 
 def concrete(operation: Operation) -> str:
     """The operation's path with ids that nothing has."""
-    path = operation.path.replace("{path:.+}", "no/such/file")
+    path = operation.path.replace("{path:.+}", "no/such/file").replace("{rest:.*}", "/page")
     return path.replace("{", "").replace("}", "")
 
 
@@ -54,7 +54,7 @@ def test_every_route_and_method_needs_a_key_but_the_open_ones(tmp_path: Path) ->
 def test_every_route_answers_every_method_in_our_shape(tmp_path: Path) -> None:
     async def test(api: Api) -> None:
         methods: dict[str, set[str]] = {}
-        for op in OPERATIONS:
+        for op in [one for one in OPERATIONS if one.is_described]:
             methods.setdefault(concrete(op), set()).add(op.method)
         methods["/v1/tasks/batch"] |= {"GET", "DELETE"}  # it reads as the id of a task, too
         methods["/v1/snapshots/diff"] |= {"GET"}
@@ -80,15 +80,6 @@ def test_a_path_that_is_not_there_is_404_with_a_key(tmp_path: Path) -> None:
     with_api(tmp_path, test)
 
 
-def test_what_later_parts_serve_is_501(tmp_path: Path) -> None:
-    async def test(api: Api) -> None:
-        for method, path in (("POST", "/v1/jupyter/services"),):
-            status, error = await api.call(method, path, key=KEYS["admin"])
-            assert (status, error["code"]) == (501, "SERVICE_UNAVAILABLE"), path
-
-    with_api(tmp_path, test)
-
-
 # -- roles
 
 
@@ -98,7 +89,8 @@ def test_each_role_has_its_operations_and_no_others(tmp_path: Path, role: str) -
         for op in OPERATIONS:
             if op.is_open:
                 continue
-            status, _ = await api.call(op.method, concrete(op), key=KEYS[role])
+            method = "GET" if op.method == "*" else op.method
+            status, _ = await api.call(method, concrete(op), key=KEYS[role])
             allowed = role == ADMIN or op.id in MAY[role]
             assert (status != 403) == allowed, (role, op.id, status)
 

@@ -35,6 +35,7 @@ ALLOWED: Final = frozenset(
         ("CreateExperimentRequest", "additionalProperties"),
         ("CreateReservationRequest", "additionalProperties"),
         ("DatasetSpec", "additionalProperties"),
+        ("StartJupyterRequest", "additionalProperties"),
     }
 )
 
@@ -56,7 +57,8 @@ def test_the_document_is_what_is_mounted(tmp_path: Path) -> None:
 
 def mounted(app: web.Application) -> set[tuple[str, str]]:
     routes = [(route.method, route.resource) for route in app.router.routes()]
-    return {(method, resource.canonical) for method, resource in routes if resource is not None}
+    found = {(method, resource.canonical) for method, resource in routes if resource is not None}
+    return found - {(op.method, op.path.replace(":.*", "")) for op in OPERATIONS if not op.is_described}
 
 
 def documented() -> set[tuple[str, str]]:
@@ -66,12 +68,12 @@ def documented() -> set[tuple[str, str]]:
 def test_operation_ids_are_unique_and_each_is_described_once() -> None:
     ids = [op.id for op in OPERATIONS]
     assert len(ids) == len(set(ids))
-    assert set(ids) == DOCS.keys()
+    assert {op.id for op in OPERATIONS if op.is_described} == DOCS.keys()
     assert document_path("/a/{x}/{y:.+}") == "/a/{x}/{y}"
 
 
 def test_a_closed_operation_says_401_and_403_and_an_open_one_that_it_is_open() -> None:
-    for op in OPERATIONS:
+    for op in [one for one in OPERATIONS if one.is_described]:
         served = DOCUMENT["paths"][document_path(op.path)][op.method.lower()]
         assert (served.get("security") == []) == op.is_open, op.id
         assert {"400", "500"} <= served["responses"].keys()

@@ -57,7 +57,10 @@ async def enter(request: web.Request) -> web.Response:
 async def read(request: web.Request) -> web.Response:
     """GET /v1/sessions: who asks, by session or key."""
     caller = request[CALLER]
-    return reply({"user_id": caller.user_id, "role": caller.role, "key_id": caller.key_id})
+    value = browser.session_value(request)
+    found = request.app[HEAD].sessions.find(value, browser.reach_of(request)) if value else None
+    until = {"expires_at": wire.instant(found.expires_at)} if found is not None else {}
+    return reply({"user_id": caller.user_id, "role": caller.role, "key_id": caller.key_id, **until})
 
 
 async def log_out(request: web.Request) -> web.Response:

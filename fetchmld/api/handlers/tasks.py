@@ -111,7 +111,7 @@ async def accept(request: web.Request, body: dict[str, Any], known: set[str]) ->
             raise Invalid(f"snapshot_id: there is no snapshot {snapshot_id!r}; `fetchmld snapshots push DIR` makes one")
         known.add(snapshot_id)
     if "image" in asked and "image" not in known:
-        await _check_containers(request)
+        await check_containers(request)
         known.add("image")
     for task_id in {needed["task_id"] for needed in asked.get("depends_on", ())} - known:
         await _check_dependency(request, task_id)
@@ -222,7 +222,7 @@ async def _check_experiment(request: web.Request, experiment_id: str) -> None:
     raise Invalid(f"experiment_id: there is no experiment {experiment_id!r}")
 
 
-async def _check_containers(request: web.Request) -> None:
+async def check_containers(request: web.Request) -> None:
     """An image needs a worker that can run one."""
     workers = await request.app[HEAD].workers()
     if not any(one["detail"].get("containers") for one in workers if one["status"] != "offline"):
