@@ -9,7 +9,7 @@ submitted, started, ended, no array, no odd spelling. For all else `fold` asks t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 
@@ -23,9 +23,13 @@ cdef enum:
     LENGTH = 4  # of an entry: the bytes of its record
     HEADER = 81  # bytes of core.chain.RECORD_HEADER
     HASH = 32
+    FRAME_HEADER = 40
+    HEADER_SUMMED = 36  # its bytes before its own sum
+    END = 8
     COLUMN_BYTES_MAX = 1073741824  # of one column's texts, after which rows go into another batch
     DIGITS_MAX = 9  # of a number that is surely one of 32 bits
 
+include "native/crc.pxi"
 include "native/columns.pxi"
 include "native/json.pxi"
 include "native/records.pxi"
@@ -59,7 +63,8 @@ cdef class Block:
                 raise LedgerDamaged(seq, "it does not follow from the event before it")
             link = <const uint8_t*>PyBytes_AS_STRING(prev)
         self._reserve(count)
-        self._payloads.append(payload)
+        if not self._payloads or self._payloads[len(self._payloads) - 1] is not payload:
+            self._payloads.append(payload)
         for place in range(count):
             record = base + at + LENGTH
             size = <Py_ssize_t>_number(record - LENGTH, LENGTH) if left >= LENGTH + HEADER + HASH else 0
@@ -80,6 +85,27 @@ cdef class Block:
             left -= LENGTH + size + HASH
             seq += 1
         return at, (prev if link == NULL else PyBytes_FromStringAndSize(<const char*>link, HASH))
+
+    def take_frames(self, bytes buffer, Py_ssize_t at, uint64_t seq, uint64_t end, bytes prev):
+        cdef const uint8_t* frame
+        cdef Py_ssize_t left = PyBytes_GET_SIZE(buffer) - at, payload
+        cdef uint64_t events
+        while seq < end and left >= FRAME_HEADER + END:
+            frame = <const uint8_t*>PyBytes_AS_STRING(buffer) + at
+            events, payload = _number(frame + 24, 4), <Py_ssize_t>_number(frame + 28, 4)
+            if memcmp(frame, b"FMLFRM01", 8) or _number(frame + 8, 8) != seq or not events or events > end - seq:
+                break
+            if payload > left - FRAME_HEADER - END or _number(frame + 36, 4) != crc32_of(frame, HEADER_SUMMED):
+                break
+            if _number(frame + 32, 4) != crc32_of(frame + FRAME_HEADER, payload):
+                break
+            if memcmp(frame + FRAME_HEADER + payload, b"FMLEND01", END):
+                break
+            _, prev = self.take(buffer, at + FRAME_HEADER, seq, events, prev)
+            at += FRAME_HEADER + payload + END
+            left -= FRAME_HEADER + payload + END
+            seq += events
+        return at, seq, prev
 
     cdef int _reserve(self, Py_ssize_t more) except -1:
         cdef const uint8_t** records

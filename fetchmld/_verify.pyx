@@ -23,47 +23,8 @@ cdef enum:
 cdef const char* MAGIC = b"FMLFRM01"
 cdef const char* TRAILER = b"FMLEND01"
 cdef const char* TAG = b"FMLEVT01"
-cdef uint32_t SUMS[8][256]  # SUMS[n][byte]: what a byte does to the sum with n zero bytes behind it
 
-
-cdef void _make_sums() noexcept:
-    cdef uint32_t value
-    cdef int byte, bit, behind
-    for byte in range(256):
-        value = byte
-        for bit in range(8):
-            value = (value >> 1) ^ (<uint32_t>0xEDB88320 * (value & 1))
-        SUMS[0][byte] = value
-    for behind in range(1, 8):
-        for byte in range(256):
-            SUMS[behind][byte] = (SUMS[behind - 1][byte] >> 8) ^ SUMS[0][SUMS[behind - 1][byte] & 0xFF]
-
-
-_make_sums()
-
-
-cdef uint32_t _sum(const uint8_t* at, Py_ssize_t size) noexcept nogil:
-    """CRC-32 as zip and PNG have it, eight bytes at a time."""
-    cdef uint32_t value = ~(<uint32_t>0)
-    while size >= 8:
-        value ^= at[0] | (<uint32_t>at[1] << 8) | (<uint32_t>at[2] << 16) | (<uint32_t>at[3] << 24)
-        value = (
-            SUMS[7][value & 0xFF]
-            ^ SUMS[6][(value >> 8) & 0xFF]
-            ^ SUMS[5][(value >> 16) & 0xFF]
-            ^ SUMS[4][value >> 24]
-            ^ SUMS[3][at[4]]
-            ^ SUMS[2][at[5]]
-            ^ SUMS[1][at[6]]
-            ^ SUMS[0][at[7]]
-        )
-        at += 8
-        size -= 8
-    while size > 0:
-        value = (value >> 8) ^ SUMS[0][(value ^ at[0]) & 0xFF]
-        at += 1
-        size -= 1
-    return ~value
+include "native/crc.pxi"
 
 
 cdef uint32_t _u32(const uint8_t* at) noexcept nogil:
@@ -75,7 +36,7 @@ cdef uint64_t _u64(const uint8_t* at) noexcept nogil:
 
 
 def crc32(bytes data) -> int:
-    return _sum(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+    return crc32_of(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
 
 def pass_over(bytes buffer, Py_ssize_t at, uint64_t seq, bytes root, uint64_t limit, list leaves):
@@ -94,9 +55,9 @@ def pass_over(bytes buffer, Py_ssize_t at, uint64_t seq, bytes root, uint64_t li
         events, payload = _u32(frame + 24), _u32(frame + 28)
         if memcmp(frame, MAGIC, 8) or _u64(frame + 8) != seq or _u64(frame + 16) > seq or not events:
             break
-        if events > limit - seq or payload > left - FRAME_HEADER - END or _u32(frame + 36) != _sum(frame, HEADER_SUMMED):
+        if events > limit - seq or payload > left - FRAME_HEADER - END or _u32(frame + 36) != crc32_of(frame, HEADER_SUMMED):
             break
-        if _u32(frame + 32) != _sum(frame + FRAME_HEADER, payload):
+        if _u32(frame + 32) != crc32_of(frame + FRAME_HEADER, payload):
             break
         if memcmp(frame + FRAME_HEADER + payload, TRAILER, END):
             break

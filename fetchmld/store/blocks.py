@@ -13,7 +13,7 @@ import pyarrow as pa
 from fetchmld.core.chain import HASH_BYTES, RECORD_HEADER, RECORD_TAG
 from fetchmld.store import event_rows, task_rows
 from fetchmld.store.event_rows import RawEvent
-from fetchmld.store.segment import SIZE, LedgerDamaged
+from fetchmld.store.segment import HEADER, SIZE, LedgerDamaged, payload_intact, read_header
 from fetchmld.store.tail import Tail, Taker
 from fetchmld.store.task_rows import TaskFilters, TaskRow
 
@@ -112,6 +112,19 @@ class PlainBlock:
             self.payload_bytes += end - start
             at, prev = end + HASH_BYTES, event_rows.hashes_of(event)[1]
         return at, prev
+
+    def take_frames(
+        self, buffer: bytes, at: int, seq: int, end: int, prev: bytes | None
+    ) -> tuple[int, int, bytes | None]:
+        while seq < end:
+            header = read_header(buffer, at)
+            if header is None or header.first_seq != seq or not header.events or header.next_seq > end:
+                break
+            if not payload_intact(buffer, at, header):
+                break
+            _, prev = self.take(buffer, at + HEADER.size, seq, header.events, prev)
+            at, seq = at + header.frame_bytes, header.next_seq
+        return at, seq, prev
 
     def events(self) -> pa.RecordBatch:
         return event_rows.to_arrow(self._events)

@@ -5,7 +5,6 @@ stopped. It never writes. What is acknowledged is intact and there; so an acknow
 damage, and any other incomplete frame is simply not there yet.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -48,6 +47,12 @@ class Taker(Protocol):
         """Add the `count` events that lie in `payload` from byte `at` on, of which the first is `seq`: where the next one
         begins, and the last one's hash. Raises `LedgerDamaged` where one does not follow from the one before it."""
 
+    def take_frames(
+        self, buffer: bytes, at: int, seq: int, end: int, prev: bytes | None
+    ) -> tuple[int, int, bytes | None]:
+        """Add the frames from byte `at` on that are there whole and intact, and end below event `end`; the first begins
+        with `seq`: where the next one begins, its first event, and the hash before it. Raises as `take`."""
+
 
 class Tail:
     """`Tail(DIR/ledger, from_seq=n)` yields events from n on. One instance has one position and one user."""
@@ -75,41 +80,51 @@ class Tail:
         missing or does not follow from the one before it, and OSError.
         """
         events: list[Event] = []
-        for count in self._parts(to_seq, max_events):
+        while count := self._part(to_seq, max_events - len(events)):
             self._take(events, count)
         return events
 
     def fill(self, block: Taker, to_seq: int | None, max_events: int) -> None:
         """Hand the next events to `block`, which makes of them what it likes. As `read`; fewer where they are long."""
-        for count in self._parts(to_seq, max_events):
-            self._payload_at, self._prev_hash = block.take(
-                self._payload, self._payload_at, self.next_seq, count, self._prev_hash
-            )
+        end = self.next_seq + max_events
+        while block.payload_bytes <= BLOCK_BYTES_MAX:
+            self._fill_frames(block, end if to_seq is None else min(end, to_seq + 1))
+            count = self._part(to_seq, end - self.next_seq)
+            if not count:
+                break
+            at, seq = self._payload_at, self.next_seq
+            self._payload_at, self._prev_hash = block.take(self._payload, at, seq, count, self._prev_hash)
             self.next_seq += count
             self._payload_left -= count
-            if block.payload_bytes > BLOCK_BYTES_MAX:
-                break
+
+    def _fill_frames(self, block: Taker, end: int) -> None:
+        """Hand over the whole frames below `end` that were read ahead."""
+        at = self._offset - self._buffer_at
+        if not self._payload_left and self._frame_seq == self.next_seq and 0 <= at < len(self._buffer):
+            behind, self.next_seq, self._prev_hash = block.take_frames(
+                self._buffer, at, self.next_seq, end, self._prev_hash
+            )
+            self._offset += behind - at
+            self._frame_seq = self.next_seq
 
     def read_records(self, to_seq: int, max_events: int) -> list[Record]:
         """As `read`, each event as the bytes that were hashed. Raises LedgerDamaged also where that hash is another."""
         records: list[Record] = []
-        for count in self._parts(to_seq, max_events):
+        while count := self._part(to_seq, max_events - len(records)):
             self._take_records(records, count)
         return records
 
-    def _parts(self, to_seq: int | None, max_events: int) -> Iterator[int]:
-        """How many events to take from the current frame, until there are enough. Raises as `read`."""
-        left = max_events
-        while left and (to_seq is None or self.next_seq <= to_seq):
-            if not self._payload_left and not self._next_frame():
-                if to_seq is not None:
-                    raise LedgerDamaged(self.next_seq, "it was acknowledged and cannot be read")
-                return
-            count = min(left, self._payload_left)
+    def _part(self, to_seq: int | None, room: int) -> int:
+        """How many of the next events, at most `room`, to take from the current frame; 0 where that is all. As `read`."""
+        if to_seq is not None:
+            room = min(room, to_seq + 1 - self.next_seq)
+            if room <= 0:
+                self._buffer = b""  # what lies behind was not acknowledged: the writer may put something else there
+        if room > 0 and not self._payload_left and not self._next_frame():
             if to_seq is not None:
-                count = min(count, to_seq + 1 - self.next_seq)
-            left -= count
-            yield count
+                raise LedgerDamaged(self.next_seq, "it was acknowledged and cannot be read")
+            return 0
+        return max(0, min(room, self._payload_left))
 
     @property
     def place(self) -> tuple[int, int]:
@@ -126,7 +141,7 @@ class Tail:
         hashes: list[bytes] = []
         found: list[Event] = []
         word = action.encode()
-        for count in self._parts(to_seq, max_events):
+        while count := self._part(to_seq, max_events - len(hashes)):
             if word in self._payload:
                 events: list[Event] = []
                 self._take(events, count)

@@ -12,7 +12,7 @@ from fetchmld.core.chain import Chain
 from fetchmld.core.messages import Fact
 from fetchmld.store import event_rows, task_rows
 from fetchmld.store.blocks import Block, NativeBlock, PlainBlock, Row, plain, task_table
-from fetchmld.store.segment import SIZE, LedgerDamaged
+from fetchmld.store.segment import SIZE, LedgerDamaged, pack_frame
 from fetchmld.store.task_rows import TaskRow
 from tests.store import ledger_samples, test_arrays
 from tests.store import task_facts as facts
@@ -303,6 +303,50 @@ def test_a_payload_that_ends_early_is_refused(kind: type[Block]) -> None:
     for end in range(len(payload)):
         with pytest.raises(LedgerDamaged):
             kind().take(payload[:end], 0, 0, 2, GENESIS)
+
+
+def frames(*sizes: int) -> bytes:
+    """A segment's frames of so many events each, and zeros behind."""
+    chain, parts = Chain(0, GENESIS), []
+    for size in sizes:
+        first = chain.next_seq
+        parts.append(pack_frame(first, first, [chain.append(fact)[1:] for fact in ledger_samples.facts(first, size)]))
+    return b"".join(parts) + bytes(64)
+
+
+def taken(kind: type[Block], buffer: bytes, end: int = 2**63) -> tuple[Any, ...]:
+    block = kind()
+    try:
+        return (*block.take_frames(buffer, 0, 0, end, GENESIS), block.count, or_refused(block.events))
+    except LedgerDamaged as damage:
+        return damage.first_bad, damage.why
+
+
+def test_whole_frames_are_taken_by_both_as_far_as_they_go() -> None:
+    buffer = frames(1, 3, 1, 2)
+    assert taken(NativeBlock, buffer) == taken(PlainBlock, buffer)
+    assert taken(NativeBlock, buffer)[1] == 7
+    for end in range(9):
+        assert taken(NativeBlock, buffer, end) == taken(PlainBlock, buffer, end)
+        assert taken(NativeBlock, buffer, end)[1] == max(first for first in (0, 1, 4, 5, 7) if first <= end)
+    for cut in range(len(buffer)):
+        assert taken(NativeBlock, buffer[:cut]) == taken(PlainBlock, buffer[:cut])
+
+
+def test_a_changed_byte_ends_them_for_both_at_the_same_frame() -> None:
+    buffer = frames(1, 3, 2)
+    for at in range(len(buffer) - 64):
+        damaged = bytearray(buffer)
+        damaged[at] ^= 0x15
+        assert taken(NativeBlock, bytes(damaged)) == taken(PlainBlock, bytes(damaged)), at
+
+
+@KINDS
+def test_a_frame_that_does_not_follow_is_refused(kind: type[Block]) -> None:
+    block = kind()
+    with pytest.raises(LedgerDamaged) as refused:
+        block.take_frames(frames(2), 0, 0, 9, b"\1" * 32)
+    assert refused.value.first_bad == 0
 
 
 @KINDS

@@ -511,6 +511,19 @@ def test_a_tail_follows_while_another_writes(directory: Path) -> None:
     assert len(segment_paths(directory)) > 50
 
 
+def test_a_tail_does_not_keep_what_the_writer_took_back(tmp_path: Path) -> None:
+    """A batch whose sync failed stood there whole for a moment; another one took its place and was acknowledged."""
+    images = []
+    for name, second in (("first", 2), ("second", 3)):
+        with open_ledger(tmp_path / name) as ledger:
+            fill(ledger, (1, second))
+        images.append(segment_paths(tmp_path / name)[0].read_bytes())
+    path, tail = segment_paths(tmp_path / "first")[0], Tail(tmp_path / "first")
+    assert len(tail.read(0, 10)) == 1
+    path.write_bytes(images[1])
+    assert len(tail.read(3, 10)) == 3
+
+
 def test_a_tail_refuses_a_link_that_does_not_hold(crashed: Path) -> None:
     """The writer's sums are made right again, as whoever edits on purpose would."""
     entry = entries_of(crashed)[4]
