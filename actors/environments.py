@@ -263,7 +263,7 @@ class Environments:
             flags += ["--constraints", "constraints.txt"]
         if not self._from_source:
             flags.append("--no-build")
-        if self._compiled:
+        if self._compiled or wanted.compiled:
             flags.append("--compile-bytecode")
         if all("--hash" in line for line in wanted.lines):
             flags.append("--require-hashes")
@@ -319,6 +319,7 @@ def key_of(wanted: Wanted) -> str:
     """The hash of what is asked for and of the Python that it is for."""
     lock = None if wanted.lock is None else [blake3(part).hexdigest() for part in wanted.lock]
     form = {**asdict(replace(wanted, lock=None, source="")), "lock": lock}
+    del form["compiled"]
     python = [platform.python_implementation(), platform.python_version(), platform.machine(), sys.base_prefix]
     return str(blake3(json.dumps([form, python], sort_keys=True).encode()).hexdigest(length=20))
 

@@ -55,7 +55,7 @@ def wanted() -> Wanted:
         lines = exported(LOCK.read_text()).lines
     except OSError as error:
         raise CannotRun("ENVIRONMENT_FAILED", f"JupyterLab's list of packages cannot be read: {error}") from None
-    return Wanted("JupyterLab", lines)
+    return Wanted("JupyterLab", lines, compiled=True)
 
 
 def write_settings(server: Server) -> None:

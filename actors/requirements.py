@@ -44,6 +44,7 @@ class Wanted:
     indexes: tuple[str, ...] = ()
     requires_python: str = ""
     lock: tuple[bytes, bytes] | None = None
+    compiled: bool = False  # all of it, once: whoever uses it cannot write there, and starts sooner
 
 
 def wanted_by(code: TaskCode, script: str, indexes: tuple[str, ...]) -> Wanted | None:

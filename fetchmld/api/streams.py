@@ -39,7 +39,7 @@ class Streams:
             raise Unavailable(f"{STREAMS_MAX} long requests are under way, which is the limit; try again later")
         task = asyncio.current_task()
         assert task is not None
-        self._tasks[task] = request[KEY_HASH]
+        self._tasks[task] = request.get(KEY_HASH, "")  # a task's token has none
         try:
             yield
         finally:
@@ -56,7 +56,7 @@ class Streams:
     async def _watch_keys(self) -> None:
         while True:
             await asyncio.sleep(KEYS_LOOK_S)
-            for digest in set(self._tasks.values()):
+            for digest in filter(None, set(self._tasks.values())):
                 with suppress(FetchmlError):  # who cannot be asked now is asked again
                     key = await self._head.key(digest)
                     if key is None or not key.is_valid(time.time()):
