@@ -28,6 +28,7 @@ STALL_S: Final = 30.0  # a body that does not move for so long is given up
 ANSWER_S: Final = 300.0  # until an answer begins
 REACH_S: Final = 15.0
 BUFFER_BYTES: Final = 2**17
+SMALL_BYTES_MAX: Final = 2**16
 HEAD_BYTES_MAX: Final = 2**16
 KEPT_S: Final = 15.0  # a connection that waits for the next request; shorter than any server's own patience
 CONNECTIONS_MAX: Final = 1_024
@@ -114,7 +115,7 @@ class Proxy:
                     return await _pass_down(request, found, upstream, prefix)
         except TimeoutError:
             raise Unavailable(f"no answer came within {ANSWER_S:g} s").passing(2) from None
-        except (aiohttp.ClientError, NotThere) as error:
+        except aiohttp.ClientError as error:
             raise Unavailable(f"it does not answer now ({type(error).__name__}); try again").passing(2) from None
 
     def _client(self) -> tuple[aiohttp.ClientSession, Connector]:
@@ -157,15 +158,15 @@ class Proxy:
             sock.close()
 
 
-class NotThere(Exception):
-    """What was being sent or read stopped moving."""
-
-
 async def _pass_down(
     request: web.Request, found: aiohttp.ClientResponse, upstream: Upstream, prefix: str
 ) -> web.StreamResponse:
-    answer = web.StreamResponse(status=found.status, reason=found.reason)
-    answer.headers.extend(headers_down(request, found.headers, upstream, prefix))
+    headers = headers_down(request, found.headers, upstream, prefix)
+    if _is_small(request, found):  # goes out in one piece
+        async with _moving(STALL_S):
+            body = await found.read()
+        return web.Response(status=found.status, reason=found.reason, body=body, headers=headers)
+    answer = web.StreamResponse(status=found.status, reason=found.reason, headers=headers)
     patience_s = None if found.content_type == _EVENTS else STALL_S
     await answer.prepare(request)
     try:
@@ -176,6 +177,11 @@ async def _pass_down(
     except (aiohttp.ClientError, Unavailable):
         raise ConnectionResetError("the answer broke off") from None
     return answer
+
+
+def _is_small(request: web.Request, found: aiohttp.ClientResponse) -> bool:
+    length = found.content_length
+    return length is not None and 0 < length <= SMALL_BYTES_MAX and request.method != "HEAD" and found.status != 304
 
 
 async def _next_piece(found: aiohttp.ClientResponse, patience_s: float | None) -> bytes:

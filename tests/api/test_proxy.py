@@ -186,6 +186,16 @@ def test_large_bodies_come_down_whole(tmp_path: Path) -> None:
     with_pages(tmp_path, test)
 
 
+def test_an_answer_without_a_body_says_what_it_would_have_had(tmp_path: Path) -> None:
+    async def test(api: Api) -> None:
+        async with await get(api, "/jupyter/s1/a/seen", method="HEAD") as answer:
+            assert answer.status == 200
+            assert int(answer.headers["Content-Length"]) > 100
+            assert await answer.read() == b""
+
+    with_pages(tmp_path, test)
+
+
 def test_a_body_that_stands_still_is_cut_and_a_stream_of_events_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
