@@ -262,6 +262,7 @@ class Agent:
         """Directories of attempts that nobody knows any more: an agent before us died while it prepared or removed."""
         known = {name_of(run.key, run.rank) for run in self._core.runs.values()}
         self._workspaces.discard_strangers(known)
+        self._services.keep_only(known)
         self._spawn_task(asyncio.to_thread(self._empty_trash))
 
     # -- the scheduler

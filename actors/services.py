@@ -74,6 +74,11 @@ class Services:
             if not exists(name_of(key, 0)):
                 self.forget(key)
 
+    def keep_only(self, attempts: set[str]) -> None:
+        """Forget those of attempts that nobody knows any more."""
+        for key in [key for key in self._servers if name_of(key, 0) not in attempts]:
+            self.forget(key)
+
     async def close(self) -> None:
         for watch in self._watches.values():
             watch.cancel()
@@ -105,13 +110,16 @@ class Services:
     def _take(self, key: RunKey, server: Server) -> None:
         """The workspace is this server's alone. Raises `CannotRun`."""
         with self._taking:
-            for other in self._servers.values():
-                if other.home == server.home:
+            for holder, other in self._servers.items():
+                if other.home == server.home and holder != key:
                     name = Path(server.home).name
                     raise CannotRun(
                         "WORKSPACE_IN_USE", f"service {other.task_id} has workspace {name!r} on this worker"
                     )
+            before = self._servers.get(key)
             self._servers[key] = server
+        if before is not None:  # an agent before us died while it made it ready
+            shutil.rmtree(before.run, ignore_errors=True)
 
     def _keep(self, key: RunKey, server: Server) -> None:
         file = self._file(key)

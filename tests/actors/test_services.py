@@ -182,6 +182,21 @@ def test_a_workspace_is_one_servers_at_a_time(tmp_path: Path) -> None:
     run(test)
 
 
+def test_an_attempt_that_is_made_ready_again_has_its_workspace_still(tmp_path: Path) -> None:
+    async def test() -> None:
+        before = Node(tmp_path).services.make(order(), -1)
+        node = Node(tmp_path)
+        server = node.services.make(order(), -1)
+        assert not os.path.exists(before.run)
+        assert os.path.exists(server.run)
+        node.services.keep_only({"s1-1-0"})
+        assert node.services.look(KEY) is not None
+        node.services.keep_only(set())
+        assert node.services.look(KEY) is None
+
+    run(test)
+
+
 def test_what_is_left_of_attempts_that_are_gone_goes_too(tmp_path: Path) -> None:
     async def test() -> None:
         node = Node(tmp_path)
