@@ -1,6 +1,7 @@
 """Browsers log in: with a key in the body, once, or with a ticket that somebody who has the key got for them."""
 
 import hashlib
+import html
 import time
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
@@ -46,12 +47,21 @@ async def log_in(request: web.Request) -> web.Response:
 
 async def enter(request: web.Request) -> web.Response:
     """GET /sessions/{ticket}?to=/PATH: what a browser is pointed to; the ticket is of no use to whoever sees it later."""
-    if request.headers.get("Sec-Fetch-Site", "none") == "cross-site":
+    reach = browser.reach_of(request)
+    if reach == "console" and request.headers.get("Sec-Fetch-Site", "none") == "cross-site":
         raise Forbidden("another site's page may not log anybody in; open the address yourself")
-    digest = _redeem(request, request.match_info["ticket"], browser.reach_of(request))
+    digest = _redeem(request, request.match_info["ticket"], reach)
     await _person(request, digest)
     target = _local(request.query.get("to", "/"))
-    return await _begin(request, digest, lambda _: web.Response(status=303, headers={"Location": target}))
+    return await _begin(request, digest, lambda _: _leading_to(target, reach))
+
+
+def _leading_to(target: str, reach: Reach) -> web.Response:
+    """To services the console led, maybe from another site: only a page of their own may then send a strict cookie."""
+    if reach == "console":
+        return web.Response(status=303, headers={"Location": target})
+    page = f'<!doctype html><meta http-equiv="refresh" content="0; url={html.escape(target)}"><title>FetchML</title>'
+    return web.Response(text=page, content_type="text/html")
 
 
 async def read(request: web.Request) -> web.Response:
