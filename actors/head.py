@@ -36,6 +36,7 @@ from fetchmld.api.head import (
     Ended,
     EventPage,
     EventQuery,
+    ExperimentRequest,
     InclusionProof,
     LogChunk,
     ReservationRequest,
@@ -251,7 +252,10 @@ class HeadActor:
     async def tasks(self, query: TaskQuery) -> TaskPage:
         if query.at_us is not None:
             return cast(TaskPage, await self._ask_history("tasks_at", {"query": asdict(query)}, ASK_MAX_S))
-        page = cast(TaskPage, await self._ask_history("tasks", {"query": asdict(query)}))
+        return await self._with_live(await self._ask_history("tasks", {"query": asdict(query)}))
+
+    async def _with_live(self, page: TaskPage) -> TaskPage:
+        """The page with those that have not ended as they are now: the index knows no phases."""
         live = [task["id"] for task in page["tasks"] if task["status"] not in ENDED]
         if live:
             views = (await self._scheduler.request("views", {"task_ids": live})).body
@@ -409,12 +413,19 @@ class HeadActor:
     async def experiments(self) -> list[Experiment]:
         return cast(list[Experiment], await self._ask_history("experiments", {}))
 
+    async def experiment_tasks(self, experiment_id: str, limit: int, offset: int) -> TaskPage:
+        asked = {"experiment_id": experiment_id, "limit": limit, "offset": offset}
+        return await self._with_live(await self._ask_history("experiment_tasks", asked))
+
     async def create_experiment(
-        self, caller: Caller, name: str, description: str, intent: Intent | None = None
+        self, caller: Caller, wanted: ExperimentRequest, intent: Intent | None = None
     ) -> Experiment:
-        given = {"experiment_id": new_id(), "name": name, "description": description}
-        body = {**given, **_asker(caller), "intent": intent and asdict(intent)}
+        body = {"experiment_id": new_id(), **asdict(wanted), **_asker(caller), "intent": intent and asdict(intent)}
         return cast(Experiment, (await self._scheduler.request("experiment", body)).body)
+
+    async def update_experiment(self, caller: Caller, experiment_id: str, changes: dict[str, str]) -> Experiment:
+        body = {"experiment_id": experiment_id, "changes": changes, **_asker(caller)}
+        return cast(Experiment, (await self._scheduler.request("experiment_update", body)).body)
 
     # -- changes
 

@@ -231,6 +231,8 @@ class HistoryActor:
                 return await self._ask(min_seq, kind, body)
             case "experiments":
                 return await self._read(min_seq, "experiments")
+            case "experiment_tasks":
+                return await self._read(min_seq, kind, body["experiment_id"], body["limit"], body["offset"])
             case "check":
                 return await self._check(min_seq)
         raise BadRequest(f"the history knows no request {kind!r}")

@@ -15,6 +15,7 @@ from fetchmld.core.messages import (
     DrainChanged,
     Event,
     ExperimentCreated,
+    ExperimentUpdated,
     Fact,
     FactNoted,
     GpuReleaseAsked,
@@ -111,6 +112,10 @@ def _unreserve(body: Body, at_us: int, ticket: int) -> list[Event]:
 
 def _experiment(body: Body, at_us: int, ticket: int) -> list[Event]:
     return [ExperimentCreated(**{**body, "at_us": at_us, "ticket": ticket, "intent": _intent(body.get("intent"))})]
+
+
+def _experiment_update(body: Body, at_us: int, ticket: int) -> list[Event]:
+    return [ExperimentUpdated(**{**body, "at_us": at_us, "ticket": ticket})]
 
 
 def _key(body: Body, at_us: int, ticket: int) -> list[Event]:
@@ -210,6 +215,7 @@ EVENTS: Final[dict[str, Callable[[Body, int, int], list[Event]]]] = {
     "reserve": _reserve,
     "unreserve": _unreserve,
     "experiment": _experiment,
+    "experiment_update": _experiment_update,
     "create_key": _key,
     "revoke_key": _revoke,
     "configure_plugin": _configure_plugin,

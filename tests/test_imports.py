@@ -16,7 +16,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "fetchmld/store": ("ray", "actors", "fetchmld.api", "fetchmld.cli", "fetchmld.client"),
     "fetchmld/api": ("ray", "actors", "duckdb", "fetchmld.store", "fetchmld.cli", "fetchmld.client"),
     "fetchmld/gpus": ("ray", "actors", "fetchmld.api", "fetchmld.store", "fetchmld.cli", "fetchmld.client"),
-    "fetchmld/client": ("ray", "actors", "aiohttp", "fetchmld.core", "fetchmld.store", "fetchmld.api"),
+    "fetchmld/client": ("ray", "actors", "fetchmld.core", "fetchmld.store", "fetchmld.api"),
     "fetchmld/channel.py": ("ray", "actors", "aiohttp", "fetchmld.store", "fetchmld.api"),
 }
 IMPURE = ("asyncio", "time", "random", "secrets", "logging", "socket", "threading", "subprocess", "datetime")

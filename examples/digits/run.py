@@ -29,7 +29,7 @@ def main() -> int:
         print(f"Submitting train.py to {client.address} ...")
         task = client.submit(request(options.epochs))
         print(f"Task {task['id']}; its output:\n")
-        for piece in client.follow(task["id"]):
+        for piece in client.logs(task["id"], follow=True):
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
         ended = client.wait(task["id"])

@@ -7,7 +7,7 @@ from typing import Final
 
 from fetchmld.api.head import Caller
 from fetchmld.core.errors import Forbidden, NotFound
-from fetchmld.core.model import TaskView
+from fetchmld.core.model import Experiment, TaskView
 
 _READ: Final = frozenset(
     {
@@ -23,6 +23,7 @@ _READ: Final = frozenset(
         "listReservations",
         "streamJob",
         "listExperiments",
+        "getExperiment",
         "listPlugins",
         "getPlugin",
         "getPluginConfig",
@@ -34,7 +35,14 @@ _READ: Final = frozenset(
     }
 )
 _READ_OUTPUT: Final = frozenset(
-    {"getTaskLogs", "listTaskArtifacts", "getTaskArtifact", "listJupyterServices", "readJupyterService"}
+    {
+        "getTaskLogs",
+        "listTaskArtifacts",
+        "getTaskArtifact",
+        "getExperimentMetrics",
+        "listJupyterServices",
+        "readJupyterService",
+    }
 )
 _WORK: Final = frozenset(
     {
@@ -45,6 +53,7 @@ _WORK: Final = frozenset(
         "createReservation",
         "releaseReservation",
         "createExperiment",
+        "updateExperiment",
         "startJupyterService",
         "stopJupyterService",
         "seeJupyter",
@@ -112,6 +121,12 @@ def seen(caller: Caller, task_id: str, task: TaskView | None) -> TaskView:
     if task is None or not (task["user_id"] == caller.user_id or caller.role in _SEES_ALL):
         raise no_such_task(task_id)
     return task
+
+
+def sees(caller: Caller, experiment: Experiment) -> bool:
+    """May the caller know of the experiment?"""
+    mine = experiment["user_id"] == caller.user_id or caller.role in _SEES_ALL
+    return mine and experiment["status"] != "deleted"
 
 
 def changes_all(caller: Caller) -> bool:

@@ -18,10 +18,12 @@ from fetchmld.api.context import (
     INTAKE,
     LOGINS,
     METER,
+    METRICS,
     PAGES,
     STREAMS,
     UNDER_WAY,
 )
+from fetchmld.api.experiment_metrics import MetricsReader
 from fetchmld.api.feed import Hub
 from fetchmld.api.guard import Operation, make_guard
 from fetchmld.api.handlers import (
@@ -64,6 +66,7 @@ _BLOB: Final = "/v1/blobs/{hash}"
 _OBJECT: Final = "/v1/objects/{hash}"
 _SERVICE: Final = "/v1/jupyter/services/{serviceId}"
 _JOB: Final = "/v1/scheduler/jobs/{jobId}"
+_EXPERIMENT: Final = "/v1/experiments/{experimentId}"
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("getHealth", "GET", "/health", health.health, is_open=True),
@@ -122,6 +125,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("endSession", "DELETE", "/v1/sessions", sessions.log_out),
     Operation("createTicket", "POST", "/v1/sessions/tickets", sessions.create_ticket),
     Operation("enterByTicket", "GET", "/sessions/{ticket}", sessions.enter, is_open=True),
+    Operation("getExperiment", "GET", _EXPERIMENT, experiments.read),
+    Operation("updateExperiment", "PATCH", _EXPERIMENT, experiments.update),
+    Operation("getExperimentMetrics", "GET", f"{_EXPERIMENT}/metrics", experiments.metrics),
     Operation("getTaskLogs", "GET", f"{_TASK}/logs", logs.read),
     Operation("listTaskArtifacts", "GET", f"{_TASK}/artifacts", artifacts.list_),
     Operation("getTaskArtifact", "GET", f"{_TASK}/artifacts/{{path:.+}}", artifacts.read),
@@ -153,6 +159,7 @@ def build_app(head: Head, config: Config) -> web.Application:
     app[LOGINS] = guard.logins
     app[CONNECTIONS] = connections = Connections(_limits(config))
     pages = app[PAGES] = Pages(head)
+    app[METRICS] = MetricsReader(head)
     app[HUB] = Hub(head)
     long_answers = app[STREAMS] = Streams(head)
     for operation in OPERATIONS:

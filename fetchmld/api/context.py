@@ -13,6 +13,7 @@ from fetchmld.api.rates import Standing
 from fetchmld.config import Config
 
 if TYPE_CHECKING:
+    from fetchmld.api.experiment_metrics import MetricsReader
     from fetchmld.api.feed import Hub
     from fetchmld.api.intake import Intake
     from fetchmld.api.logins import Logins
@@ -27,6 +28,7 @@ HUB: Final[web.AppKey["Hub"]] = web.AppKey("hub")
 STREAMS: Final[web.AppKey["Streams"]] = web.AppKey("streams")
 LOGINS: Final[web.AppKey["Logins"]] = web.AppKey("logins")
 PAGES: Final[web.AppKey["Pages"]] = web.AppKey("pages")
+METRICS: Final[web.AppKey["MetricsReader"]] = web.AppKey("metrics")
 METER: Final[web.AppKey["Meter"]] = web.AppKey("meter")
 DOCUMENT: Final = web.AppKey("document", bytes)
 CONNECTIONS: Final = web.AppKey("connections", Connections)

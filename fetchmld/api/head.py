@@ -52,6 +52,7 @@ class TaskQuery:
     user_id: str | None = None
     node_count: int | None = None
     reservation_id: str | None = None
+    experiment_id: str | None = None
     plugins: tuple[str, ...] | None = None
     at_us: int | None = None  # as they were at that moment
     array_id: TaskId | None = None
@@ -90,6 +91,15 @@ class ReservationRequest:
     node_count: int
     duration_s: float
     starts_in_s: float
+
+
+@dataclass(slots=True, frozen=True)
+class ExperimentRequest:
+    """What POST /v1/experiments asks for; texts that were not given are empty."""
+
+    name: str
+    description: str = ""
+    commit_id: str = ""
 
 
 class TaskPage(TypedDict):
@@ -439,10 +449,16 @@ class Head(Protocol):
 
     async def experiments(self) -> list[Experiment]: ...
 
+    async def experiment_tasks(self, experiment_id: str, limit: int, offset: int) -> TaskPage:
+        """Its tasks, newest first; of arrays the elements that have been started."""
+
     async def create_experiment(
-        self, caller: Caller, name: str, description: str, intent: Intent | None = None
+        self, caller: Caller, wanted: ExperimentRequest, intent: Intent | None = None
     ) -> Experiment:
         """Raises `Repeated` where the intent was met before."""
+
+    async def update_experiment(self, caller: Caller, experiment_id: str, changes: dict[str, str]) -> Experiment:
+        """`changes`: of name, description, status and commit_id those that are to be new. NotFound for no such one."""
 
     async def newest(self) -> int:
         """The sequence number of the newest durable fact."""

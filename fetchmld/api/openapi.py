@@ -98,7 +98,11 @@ _LIST_TASKS: Final = (
     ),
     parameter("node_count", {"type": "integer", "minimum": 1, "default": 1}, "No filter where it is absent."),
     parameter("reservation_id", STRING),
+    parameter("experiment_id", STRING),
     parameter("array_id", STRING, "The elements of this array, in their order; elsewhere an array is one line."),
+)
+_LIST_EXPERIMENTS: Final = (
+    parameter("status", {"type": "string", "enum": ["active", "archived"]}, "Both where it is absent."),
 )
 _LIST_EVENTS: Final = (
     parameter("from", INSTANT, "Not before."),
@@ -314,7 +318,9 @@ DOCS: Final[dict[str, Doc]] = {
         tags=_AUDIT,
         body=ref("HistoryQuery"),
     ),
-    "listExperiments": Doc("List experiments.", array(ref("Experiment")), tags=_EXPERIMENTS),
+    "listExperiments": Doc(
+        "List experiments, newest first.", array(ref("Experiment")), tags=_EXPERIMENTS, query=_LIST_EXPERIMENTS
+    ),
     "createExperiment": Doc(
         "Create an experiment.",
         ref("Experiment"),
@@ -323,6 +329,21 @@ DOCS: Final[dict[str, Doc]] = {
         body=ref("CreateExperimentRequest"),
         errors=(409,),
         is_once=True,
+    ),
+    "getExperiment": Doc("Read an experiment.", ref("Experiment"), tags=_EXPERIMENTS, errors=(404,)),
+    "updateExperiment": Doc(
+        "Rename an experiment, describe it anew, archive it or bring it back, or delete it.",
+        ref("Experiment"),
+        tags=_EXPERIMENTS,
+        body=ref("UpdateExperimentRequest"),
+        errors=(404,),
+    ),
+    "getExperimentMetrics": Doc(
+        "What the experiment's tasks left as metrics.json, one row for each task, newest first.",
+        ref("ExperimentMetrics"),
+        tags=_EXPERIMENTS,
+        query=(_LIMIT_100, _OFFSET),
+        errors=(404,),
     ),
     "diffBlobs": Doc(
         "Which of these blobs has the caller yet to send?",

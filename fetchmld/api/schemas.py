@@ -206,6 +206,8 @@ _FROM_GIT: Final[dict[str, Schema]] = {
     "remote": said(STRING, "The repository's address, without credentials."),
 }
 
+_COMMIT_ID: Final = said({"type": "string", "pattern": "^[0-9a-f]{7,64}$"}, "The commit of the code that it is about.")
+
 CHAIN_ROOT: Final = record(
     {
         "root_hash": STRING,
@@ -346,10 +348,53 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "CreateExperimentRequest": record(
         {
             "name": said({"type": "string", "maxLength": 128}, "One line of printable text."),
-            "description": said(STRING, "At most 65,536 characters."),
+            "description": said(STRING, "At most 4,096 characters."),
+            "commit_id": _COMMIT_ID,
         },
         required=["name"],
         additionalProperties=False,
+    ),
+    "UpdateExperimentRequest": record(
+        {
+            "name": said({"type": "string", "maxLength": 128}, "One line of printable text."),
+            "description": said(STRING, "At most 4,096 characters."),
+            "commit_id": _COMMIT_ID,
+            "status": said(
+                enum("active", "archived", "deleted"),
+                "An archived one takes no more tasks; a deleted one is gone, its tasks stay.",
+            ),
+        },
+        additionalProperties=False,
+        minProperties=1,
+    ),
+    "ExperimentMetrics": record(
+        {
+            "experiment_id": STRING,
+            "params": said(STRINGS, "The names of params that occur on this page, sorted."),
+            "metrics": said(STRINGS, "The names of metrics that occur on this page, sorted."),
+            "tasks": array(ref("TaskMetrics")),
+            "total": INTEGER,
+            "limit": INTEGER,
+            "offset": INTEGER,
+        },
+        required=["experiment_id", "params", "metrics", "tasks", "total", "limit", "offset"],
+    ),
+    "TaskMetrics": record(
+        {
+            "task_id": STRING,
+            "job_name": STRING,
+            "status": {"type": "string", "enum": TASK_STATUSES},
+            "created_at": INSTANT,
+            "ended_at": INSTANT,
+            "params": {"type": "object", "additionalProperties": PARAM_VALUE, "description": "Of an array's element."},
+            "metrics": {
+                "type": "object",
+                "additionalProperties": PARAM_VALUE,
+                "description": "Nested names are joined by dots; what is no number, text or flag is left out.",
+            },
+            "problem": said(STRING, "Why its metrics.json cannot be read."),
+        },
+        required=["task_id", "job_name", "status", "created_at", "params", "metrics"],
     ),
     "JupyterService": record(
         {

@@ -491,7 +491,7 @@ def snapshot(found: CodeSnapshot, manifest: CodeManifest | None = None) -> dict[
 
 
 def experiment(found: Experiment) -> dict[str, Any]:
-    """An Experiment. It has no commit_id until snapshots are there."""
+    """An Experiment."""
     out: dict[str, Any] = {
         "id": found["id"],
         "name": found["name"],
@@ -499,6 +499,7 @@ def experiment(found: Experiment) -> dict[str, Any]:
         "created_at": instant(found["created_at"]),
         "user_id": found["user_id"],
     }
-    if found["description"]:
-        out["description"] = found["description"]
+    for name in ("description", "commit_id"):
+        if text := found[name]:
+            out[name] = text
     return out

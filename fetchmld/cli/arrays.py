@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import click
@@ -52,7 +53,7 @@ def array_field(spec: dict[str, int] | None, params: tuple[tuple[str, list[Any]]
     return {**(spec or {}), **({"params": dict(params)} if params else {})}
 
 
-def progress(task: dict[str, Any]) -> str:
+def progress(task: Mapping[str, Any]) -> str:
     """How an array stands: `3 of 10 completed, 2 running, 5 queued`; "" for any other task."""
     array = task.get("array")
     if not array:
@@ -61,7 +62,7 @@ def progress(task: dict[str, Any]) -> str:
     return ", ".join([f"{array['completed']} of {array['size']} completed", *rest])
 
 
-def place(task: dict[str, Any]) -> str:
+def place(task: Mapping[str, Any]) -> str:
     """Which element of which array a task is, and its params; "" for any other."""
     if "array_id" not in task:
         return ""
@@ -69,5 +70,5 @@ def place(task: dict[str, Any]) -> str:
     return " ".join([f"{task['array_index']} of array {task['array_id']}", *params])
 
 
-def _params(task: dict[str, Any]) -> list[tuple[str, Any]]:
+def _params(task: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return list(task.get("params", {}).items())

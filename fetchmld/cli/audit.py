@@ -1,6 +1,7 @@
 """`audit verify`, `audit ls` and `audit root`: the record of what was done, and the proof that nobody changed it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,7 +69,7 @@ def _verify_files(given_dir: str, files: tuple[Path, ...]) -> int:
     return int(report.code)
 
 
-def _sentences(result: dict[str, Any]) -> list[str]:
+def _sentences(result: Mapping[str, Any]) -> list[str]:
     if result.get("valid"):
         return [f"valid: {result.get('total_events', 0)} events, root {result.get('chain_root_hash', '')}"]
     said = [f"first bad sequence number {result['first_tampered']}"] if "first_tampered" in result else []
@@ -107,7 +108,7 @@ def ls(
         layout.table(("SEQ", "TIME", "TYPE", "ACTION", "USER", "RESOURCE", "OK"), [_row(e) for e in page["events"]])
 
 
-def _row(event: dict[str, Any]) -> tuple[str, ...]:
+def _row(event: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         str(event.get("sequence_num", "")),
         layout.local(event.get("timestamp")),
@@ -131,7 +132,7 @@ def root(session: Session) -> None:
         click.echo(_anchored(found))
 
 
-def _anchored(found: dict[str, Any]) -> str:
+def _anchored(found: Mapping[str, Any]) -> str:
     """Who vouches for the record."""
     failing = [f"{sink['sink']}: {sink['problem']}" for sink in found.get("sinks", []) if "problem" in sink]
     if found.get("problem"):
@@ -176,7 +177,7 @@ def prove(
     size = None if file is None else _size_of(file)
     start = size if from_size is None else from_size
     if seq is not None and from_size is None:
-        found = session.client.audit_proof(seq, to_size if size is None else size)
+        found: Mapping[str, Any] = session.client.audit_proof(seq, to_size if size is None else size)
     elif seq is None and start is not None:
         found = session.client.audit_consistency(start, to_size)
     else:

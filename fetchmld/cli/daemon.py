@@ -5,6 +5,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -220,7 +221,7 @@ def _show_member(session: Session) -> None:
     layout.fields([*named.items(), ("data", session.data_dir)])
 
 
-def _workers(scheduler: dict[str, Any]) -> str:
+def _workers(scheduler: Mapping[str, Any]) -> str:
     text = f"{scheduler.get('workers_active', 0)} of {scheduler.get('workers_total', 0)} active"
     draining = scheduler.get("workers_draining", 0)
     return text + (f", {draining} draining" if draining else "")

@@ -5,6 +5,7 @@
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 import click
@@ -71,7 +72,7 @@ def failure(error: ClientError) -> Failure:
     return Failure(str(error), SERVER_ERROR)
 
 
-def task_exit(task: dict[str, Any]) -> int:
+def task_exit(task: Mapping[str, Any]) -> int:
     """The exit code that says how `task` stands."""
     if task.get("status") == "completed":
         return 0

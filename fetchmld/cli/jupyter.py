@@ -1,6 +1,7 @@
 """`jupyter start`, `jupyter ls` and `jupyter stop`."""
 
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 import click
@@ -34,7 +35,7 @@ def jupyter() -> None:
 def start(session: Session, timeout: int | None, detach: bool, **asked: Any) -> int | None:
     """Start a server, and wait until it answers. The first one on a worker installs JupyterLab there."""
     request = {name: value for name, value in asked.items() if value is not None}
-    found = session.client.start_service(request)
+    found: Mapping[str, Any] = session.client.start_service(request)
     try:
         if not detach:
             found = _until_it_answers(session, found, timeout)
@@ -50,7 +51,7 @@ def start(session: Session, timeout: int | None, detach: bool, **asked: Any) -> 
     return None
 
 
-def _until_it_answers(session: Session, found: dict[str, Any], timeout_s: int | None) -> dict[str, Any]:
+def _until_it_answers(session: Session, found: Mapping[str, Any], timeout_s: int | None) -> Mapping[str, Any]:
     """The service once it runs. Says on the way what it waits for, and what is installed."""
     until, told, offset = time.monotonic() + (timeout_s or float("inf")), "", 0
     while found["status"] == "starting":
@@ -67,18 +68,18 @@ def _until_it_answers(session: Session, found: dict[str, Any], timeout_s: int | 
     return found
 
 
-def _tell_progress(session: Session, found: dict[str, Any], offset: int) -> int:
+def _tell_progress(session: Session, found: Mapping[str, Any], offset: int) -> int:
     """What its worker does before it starts it, as its log says it."""
     if "started_at" not in found or session.quiet or session.json_output:
         return offset
-    said = session.client.logs(found["id"], offset)
+    said = b"".join(session.client.logs(found["id"], offset=offset))
     for line in said.decode("utf-8", "replace").splitlines():
         if line.startswith("[fetchmld] "):
             click.echo(line, err=True)
     return offset + len(said)
 
 
-def _said(found: dict[str, Any]) -> str:
+def _said(found: Mapping[str, Any]) -> str:
     if "url" not in found:
         return f"{found['id']} {found['status']}"
     page = f"/jupyter/{found['id']}/lab"
@@ -99,7 +100,7 @@ def ls(session: Session) -> None:
         layout.table(("ID", "NAME", "STATUS", "USER", "WORKSPACE", "AGE", "NOTE"), [_row(one) for one in found])
 
 
-def _row(one: dict[str, Any]) -> tuple[str, ...]:
+def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
     note = one.get("url") or one.get("reason", "")
     return (
         one["id"],
@@ -126,7 +127,7 @@ def stop(session: Session, service_ids: tuple[str, ...]) -> None:
         click.echo(found["id"] if session.quiet else f"{found['id']} {how}")
 
 
-def _find(session: Session, wanted: str) -> dict[str, Any]:
+def _find(session: Session, wanted: str) -> Mapping[str, Any]:
     """The service that a whole id, a unique prefix, or `last` names."""
     known = session.client.services()
     matches = known[:1] if wanted == "last" else [one for one in known if one["id"].startswith(wanted)]

@@ -1,5 +1,6 @@
 """`keys create`, `keys ls` and `keys revoke`."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
@@ -63,6 +64,6 @@ def revoke(session: Session, key_id: str) -> None:
         click.echo(key_id if session.quiet else f"{key_id} is revoked")
 
 
-def _row(one: dict[str, Any]) -> tuple[str, ...]:
+def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
     until = layout.local(one["expires_at"]) if "expires_at" in one else ""
     return (one["id"], one["user_id"], one["role"], one["status"], layout.local(one["created_at"]), until)

@@ -104,7 +104,7 @@ class Launch:
         return said if isinstance(said, dict) else {}
 
     def _poll_readyz(self, url: str, certificate: str) -> None:
-        with Client(url, timeout_s=5, certificate=certificate) as client:
+        with Client(url, timeout_s=5, retry_s=0, certificate=certificate) as client:
             while True:
                 try:
                     client.ready()

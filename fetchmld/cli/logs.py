@@ -24,7 +24,7 @@ def logs(session: Session, task_id: str, follow: bool, attempt: int | None) -> i
         if follow and attempt is None:
             follow_to_end(session, found, out)
         else:
-            for piece in session.client.follow(found, attempt=attempt, follow=follow):
+            for piece in session.client.logs(found, follow, attempt=attempt):
                 out.write(piece)
                 out.flush()
     except KeyboardInterrupt:

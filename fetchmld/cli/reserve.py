@@ -1,5 +1,6 @@
 """`reserve create`, `reserve ls` and `reserve release`: capacity kept for its owner's tasks."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -61,7 +62,7 @@ def ls(session: Session) -> None:
         layout.table(head, [_row(one) for one in found])
 
 
-def _row(one: dict[str, Any]) -> tuple[str, ...]:
+def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         one["id"],
         one["status"],

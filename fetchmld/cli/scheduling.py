@@ -1,5 +1,6 @@
 """`priority`, `drain`, `undrain` and `release-gpu`: what the scheduler is told about what is there already."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -44,7 +45,7 @@ def release_gpu(session: Session, worker_id: str, index: int) -> None:
     _show(session, session.client.release_gpu(worker_id, index), f"GPU {index} of {worker_id} is in use again")
 
 
-def _show(session: Session, thing: dict[str, Any], line: str) -> None:
+def _show(session: Session, thing: Mapping[str, Any], line: str) -> None:
     if session.json_output:
         session.show_json(thing)
     else:

@@ -6,7 +6,7 @@ The daemon is found by `FETCHML_ADDRESS` and `FETCHML_API_KEY`; else through the
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -41,7 +41,7 @@ class Session:
         if self._client is None:
             is_local = "FETCHML_ADDRESS" not in os.environ
             certificate = str(self.daemon.get("certificate") or "") if is_local else ""
-            self._client = Client(self.address, self.key, certificate=certificate)
+            self._client = Client(self.address, self.key, retry_s=0, certificate=certificate)
         return self._client
 
     @property
@@ -79,7 +79,7 @@ class Session:
     def show_json(self, value: Any) -> None:
         click.echo(json.dumps(value, indent=2 if os.isatty(1) else None))
 
-    def find(self, task_id: str) -> dict[str, Any]:
+    def find(self, task_id: str) -> Mapping[str, Any]:
         """The Task that `task_id` names: a whole id, a unique prefix, or `last`; of an element, with its index after it."""
         if task_id != "last":
             try:
@@ -92,7 +92,7 @@ class Session:
     def find_id(self, task_id: str) -> str:
         return str(self.find(task_id)["id"])
 
-    def _match(self, prefix: str) -> dict[str, Any]:
+    def _match(self, prefix: str) -> Mapping[str, Any]:
         newest = self.client.tasks(limit=1 if prefix == "last" else ID_LIST_MAX)["tasks"]
         if prefix == "last":
             if not newest:

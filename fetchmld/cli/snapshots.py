@@ -1,6 +1,7 @@
 """`snapshots push`, `ls` and `pull`, and the bar that shows an upload."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,7 +48,7 @@ def ls(session: Session) -> None:
         layout.table(("ID", "AGE", "FILES", "SIZE", "COMMIT", "REMOTE"), [_row(one) for one in found])
 
 
-def _row(one: dict[str, Any]) -> tuple[str, ...]:
+def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
     commit = one.get("commit", "")[:ID_SHOWN] + ("+" if one.get("dirty") else "")
     size = amount(one["total_bytes"])
     return (
@@ -79,7 +80,7 @@ def pull(session: Session, snapshot_id: str, directory: Path) -> None:
         click.echo(f"{found['file_count']} files in {directory}")
 
 
-def send(session: Session, directory: Path) -> dict[str, Any]:
+def send(session: Session, directory: Path) -> Mapping[str, Any]:
     """Push with a bar on stderr, where that is a terminal."""
     from fetchmld.client.errors import CannotSnapshot
     from fetchmld.client.push import push as send_all

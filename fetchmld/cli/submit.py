@@ -3,6 +3,7 @@
 import os.path
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,7 +108,12 @@ def _later(what: str) -> Any:
 @click.option(
     "--max-retries", type=click.IntRange(0, 100), metavar="N", help="Start again this often when it fails [0]."
 )
-@click.option("--experiment", "experiment_id", metavar="ID", help="The experiment that it belongs to.")
+@click.option(
+    "--experiment",
+    "experiment_id",
+    metavar="ID",
+    help="The experiment that it belongs to: its id, a prefix, or its name.",
+)
 @click.option("--reservation", "reservation_id", metavar="ID", help="The reservation to run under.")
 @click.option("--after", "depends_on", type=After(), multiple=True, metavar="ID[:COND]",
               help="Start when that task has ended: ok (the default), any or failed. Repeatable.")  # fmt: skip
@@ -144,6 +150,8 @@ def submit(
     request = build_request(command, options)
     if follow and "array" in request:
         raise click.UsageError("--follow: an array has no output of its own; follow one of its elements: ID-0")
+    if "experiment_id" in request and not dry_run:
+        request["experiment_id"] = _experiment_id(session, request["experiment_id"])
     if snapshot is not None:
         request["snapshot_id"] = _snapshot_id(session, snapshot, dry_run)
     if dry_run:
@@ -184,6 +192,12 @@ def snapshot_name(snapshot: str | None, image: str | None) -> str:
     return Path(snapshot).resolve().name if snapshot is not None else str(image).rpartition("/")[2]
 
 
+def _experiment_id(session: Session, given: str) -> str:
+    from fetchmld.cli import experiments
+
+    return str(experiments.find(session, given)["id"])
+
+
 def _snapshot_id(session: Session, given: str, dry_run: bool) -> str:
     """Of a directory, which is sent unless nothing is to be; or of a snapshot that is there."""
     from fetchmld.cli import snapshots
@@ -213,7 +227,7 @@ def _hint(command: tuple[str, ...]) -> None:
         )
 
 
-def _show_accepted(session: Session, task: dict[str, Any]) -> None:
+def _show_accepted(session: Session, task: Mapping[str, Any]) -> None:
     if session.json_output:
         session.show_json(task)
     elif session.quiet:
@@ -224,7 +238,7 @@ def _show_accepted(session: Session, task: dict[str, Any]) -> None:
         click.echo(f"{task['id']} {task['status']}{many}: follow it with `fetchmld logs -f {first}`")
 
 
-def _attend(session: Session, task: dict[str, Any], follow: bool) -> int:
+def _attend(session: Session, task: Mapping[str, Any], follow: bool) -> int:
     """Stay until the task has ended, and take its exit code."""
     if not session.json_output:
         click.echo(task["id"], err=follow or not session.quiet)

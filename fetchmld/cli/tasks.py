@@ -1,6 +1,7 @@
 """`ls`, `show`, `wait` and `cancel`: tasks that are there already."""
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -19,6 +20,9 @@ STATUSES = ["queued", "preparing", "running", "collecting", "completed", "failed
 @click.option("--status", type=click.Choice(STATUSES), help="Only those in this state.")
 @click.option("--user", metavar="USER", help="Only this user's.")
 @click.option("--array", "array_id", metavar="ID", help="The elements of this array.")
+@click.option(
+    "--experiment", "experiment_id", metavar="ID", help="Those of this experiment: its id, a prefix, or its name."
+)
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many.")
 @click.option("--offset", type=click.IntRange(0), default=0, help="Leave out this many of the newest.")
 @click.option("--at", metavar="TIME", help="As they were at this moment, RFC 3339: 2026-01-31T12:00:00Z.")
@@ -28,13 +32,16 @@ def ls(
     status: str | None,
     user: str | None,
     array_id: str | None,
+    experiment_id: str | None,
     limit: int,
     offset: int,
     at: str | None,
 ) -> None:
     """List tasks, newest first; an array is one line."""
     array_id = session.find_id(array_id) if array_id else None
-    page = session.client.tasks(status=status, user_id=user, limit=limit, offset=offset, at=at, array_id=array_id)
+    experiment_id = _experiment(session, experiment_id) if experiment_id else None
+    filters = {"status": status, "user_id": user, "at": at, "array_id": array_id, "experiment_id": experiment_id}
+    page = session.client.tasks(limit=limit, offset=offset, **filters)
     if session.json_output:
         session.show_json(page)
     elif session.quiet:
@@ -44,11 +51,22 @@ def ls(
         layout.table(("ID", "NAME", "STATUS", "PRIO", "AGE", "RAN", "NOTE"), [_row(task) for task in page["tasks"]])
         more = page.get("total", 0) - offset - len(page["tasks"])
         if more > 0:
-            which = f" --array {array_id}" if array_id else ""
-            click.echo(f"and {more} more: fetchmld ls{which} --offset {offset + limit}", err=True)
+            _say_more(more, filters, offset + limit)
 
 
-def _row(task: dict[str, Any]) -> tuple[str, ...]:
+def _experiment(session: Session, experiment_id: str) -> str:
+    from fetchmld.cli import experiments
+
+    return str(experiments.find(session, experiment_id)["id"])
+
+
+def _say_more(more: int, filters: dict[str, str | None], offset: int) -> None:
+    flags = {"user_id": "user", "array_id": "array", "experiment_id": "experiment"}
+    given = "".join(f" --{flags.get(name, name)} {value}" for name, value in filters.items() if value)
+    click.echo(f"and {more} more: fetchmld ls{given} --offset {offset}", err=True)
+
+
+def _row(task: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         task["id"],
         task.get("job_name", ""),
@@ -60,7 +78,7 @@ def _row(task: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def state(task: dict[str, Any]) -> str:
+def state(task: Mapping[str, Any]) -> str:
     """The task's status in the words of this page: a cancelled one is not shown as a failure."""
     return "cancelled" if task.get("reason") == "cancelled" else str(task.get("status", ""))
 
@@ -80,7 +98,7 @@ def show(session: Session, task_id: str, at: str | None) -> None:
         layout.fields(_fields(task))
 
 
-def _as_it_was(session: Session, task_id: str, at: str) -> dict[str, Any]:
+def _as_it_was(session: Session, task_id: str, at: str) -> Mapping[str, Any]:
     """A task that is not listed any more can be named by its whole id."""
     try:
         return session.client.task(task_id, at=at)
@@ -90,7 +108,7 @@ def _as_it_was(session: Session, task_id: str, at: str) -> dict[str, Any]:
     return session.client.task(session.find_id(task_id), at=at)
 
 
-def _fields(task: dict[str, Any]) -> list[tuple[str, Any]]:
+def _fields(task: Mapping[str, Any]) -> list[tuple[str, Any]]:
     known = {
         "id": task["id"],
         "name": task.get("job_name"),
@@ -114,12 +132,12 @@ def _fields(task: dict[str, Any]) -> list[tuple[str, Any]]:
     return list(known.items())
 
 
-def _priority(task: dict[str, Any]) -> str:
+def _priority(task: Mapping[str, Any]) -> str:
     aged = task.get("priority_aged")
     return f"{task.get('priority', '')}" + (f" (aged to {aged:.2f})" if aged is not None else "")
 
 
-def _resources(task: dict[str, Any]) -> str:
+def _resources(task: Mapping[str, Any]) -> str:
     parts = [f"{task.get('cpu', 1)} cpu"]
     if task.get("memory_gb"):
         parts.append(f"{task['memory_gb']} GB")
@@ -146,7 +164,7 @@ def wait(session: Session, task_ids: tuple[str, ...], timeout: float | None) -> 
     return next((code for code in (NOT_FINISHED, 100, 103) if code in codes), 0)
 
 
-def _show_ends(session: Session, tasks: list[dict[str, Any]]) -> None:
+def _show_ends(session: Session, tasks: list[Mapping[str, Any]]) -> None:
     if session.json_output:
         session.show_json(tasks[0] if len(tasks) == 1 else tasks)
         return
@@ -154,7 +172,7 @@ def _show_ends(session: Session, tasks: list[dict[str, Any]]) -> None:
         click.echo(task["id"] if session.quiet else ended_line(task))
 
 
-def ended_line(task: dict[str, Any]) -> str:
+def ended_line(task: Mapping[str, Any]) -> str:
     """One line that says how a task stands: its id, state, run time and error."""
     ran = layout.took(task.get("started_at"), task.get("ended_at"))
     line = f"{task['id']} {state(task)}" + (f" after {ran}" if ran else "")
@@ -175,5 +193,5 @@ def cancel(session: Session, task_ids: tuple[str, ...]) -> None:
         click.echo(found["id"] if session.quiet else _cancelled_line(found, ended), file=sys.stdout)
 
 
-def _cancelled_line(task: dict[str, Any], ended: bool) -> str:
+def _cancelled_line(task: Mapping[str, Any], ended: bool) -> str:
     return f"{task['id']} had ended; removed from the list" if ended else f"{task['id']} is being cancelled"

@@ -5,6 +5,7 @@ import shlex
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -53,30 +54,30 @@ class Watch:
         self._session = session
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
 
-    def until_ended(self, task_id: str) -> dict[str, Any]:
+    def until_ended(self, task_id: str) -> Mapping[str, Any]:
         """The Task once it has ended, or as it is when the time is up."""
         left_s = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         with Spinner(f"{task_id} waiting") as spinner:
 
-            def on_answer(task: dict[str, Any]) -> None:
+            def on_answer(task: Mapping[str, Any]) -> None:
                 spinner.text = waiting_line(task)
 
             return self._session.client.wait(task_id, left_s, on_answer, ANSWER_EVERY_S)
 
 
-def waiting_line(task: dict[str, Any]) -> str:
+def waiting_line(task: Mapping[str, Any]) -> str:
     """What a waiting user wants to know: the state, and why it is still queued."""
     reason = task.get("wait_reason") or _prepared_for(task)
     return f"{task['id']} {task.get('status')}" + (f": {reason}" if reason else "")
 
 
-def _prepared_for(task: dict[str, Any]) -> str:
+def _prepared_for(task: Mapping[str, Any]) -> str:
     """The last that was said of what a task needs, before it runs."""
     lines = str(task.get("output", "")).splitlines() if task.get("status") == "preparing" else []
     return lines[-1].removeprefix("[fetchmld] ") if lines else ""
 
 
-def command_line(task: dict[str, Any]) -> str:
+def command_line(task: Mapping[str, Any]) -> str:
     """The task's program and arguments as they would be typed."""
     parts = [str(task.get("entrypoint", "")), str(task.get("args", ""))]
     return " ".join(part for part in parts if part)

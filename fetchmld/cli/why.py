@@ -1,6 +1,6 @@
 """`why`: what a waiting task waits for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -23,7 +23,7 @@ def why(session: Session, task_id: str) -> None:
         layout.fields(_fields(found))
 
 
-def _fields(said: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _fields(said: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     planned = said.get("planned", {})
     yield "task", f"{said['task_id']} ({said['status']})"
     yield "because", said["reason"]

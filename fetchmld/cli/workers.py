@@ -1,5 +1,6 @@
 """`workers` and `queue`: what there is to run on, and how much waits for it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -28,7 +29,7 @@ def workers(session: Session) -> None:
             click.echo(f"\n{line}")
 
 
-def _row(worker: dict[str, Any]) -> tuple[str, ...]:
+def _row(worker: Mapping[str, Any]) -> tuple[str, ...]:
     has, slots = worker.get("capabilities", {}), worker.get("slots", {})
     return (
         worker["id"],
@@ -42,7 +43,7 @@ def _row(worker: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _lent(worker: dict[str, Any]) -> str:
+def _lent(worker: Mapping[str, Any]) -> str:
     """What Ray-native programs may use of it, and what else of it they still have."""
     detail = worker.get("detail", {})
     share, others = detail.get("ray_share", {}), detail.get("ray_has", {})
@@ -52,7 +53,7 @@ def _lent(worker: dict[str, Any]) -> str:
     return f"{worker['id']}: {'; '.join(parts)}" if parts else ""
 
 
-def _amounts(of: dict[str, Any]) -> str:
+def _amounts(of: Mapping[str, Any]) -> str:
     gpus = of.get("gpus", 0)
     said = [_number(of["cpu"], "core")] if "cpu" in of else []
     if gpus:
@@ -64,7 +65,7 @@ def _number(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _gpu_row(worker: dict[str, Any], gpu: dict[str, Any]) -> tuple[str, ...]:
+def _gpu_row(worker: Mapping[str, Any], gpu: Mapping[str, Any]) -> tuple[str, ...]:
     used = [f"{gpu[name] / 1024:.1f}" if name in gpu else "?" for name in ("used_mb", "memory_mb")]
     known = "used_mb" in gpu or "memory_mb" in gpu
     return (

@@ -1,18 +1,14 @@
-"""One request, described without sending it, and the descriptor that turns such a description into a client's method.
-
-The endpoint table (`endpoints`) is written once in these terms. Whoever can `send` a `Call` gets every method of the
-table: the blocking client now, an asynchronous one over the same table when it comes.
-"""
+"""One request, described without sending it. The endpoint table (`endpoints`) is written once in these terms."""
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote, urlencode
 
-from fetchmld.client.errors import ApiError
+from fetchmld.client.errors import BY_CODE, ApiError
+from fetchmld.client.shown import shown
 
-P = ParamSpec("P")
 T = TypeVar("T")
 Json = dict[str, Any]
 
@@ -27,7 +23,7 @@ class Answer:
 
 
 def read_json(answer: Answer) -> Any:
-    return json.loads(answer.body)
+    return shown(json.loads(answer.body))
 
 
 def read_nothing(_answer: Answer) -> None:
@@ -50,10 +46,15 @@ class Call(Generic[T]):
     path: str
     read: Callable[[Answer], T]
     query: Mapping[str, Any] = field(default_factory=dict)
-    body: Json | list[Any] | None = None
+    body: Mapping[str, Any] | list[Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     wait_s: float = 0.0
     makes: bool = False
+
+    @property
+    def content(self) -> bytes | None:
+        """The body as it is sent."""
+        return None if self.body is None else json.dumps(self.body).encode()
 
     @property
     def target(self) -> str:
@@ -87,25 +88,5 @@ def api_error(answer: Answer) -> ApiError:
         text = answer.body[:200].decode(errors="replace").strip()
         body = {"error": f"unexpected answer {answer.status}: {text or 'empty'}", "code": "", "trace_id": ""}
     after = answer.headers.get("retry-after", "")
-    return ApiError(answer.status, body, int(after) if after.isdigit() else None)
-
-
-class Sender(Protocol):
-    """A client that sends a call and waits for its result."""
-
-    def send(self, call: Call[T], /) -> T: ...
-
-
-class endpoint(Generic[P, T]):
-    """A function that describes a call, as a method that sends it."""
-
-    def __init__(self, build: Callable[P, Call[T]]) -> None:
-        self.build = build
-        self.__doc__ = build.__doc__
-
-    def __get__(self, client: Sender, owner: type) -> Callable[P, T]:
-        def method(*args: P.args, **kwargs: P.kwargs) -> T:
-            return client.send(self.build(*args, **kwargs))
-
-        method.__doc__ = self.__doc__
-        return method
+    kind = BY_CODE.get(str(body.get("code")), ApiError)
+    return kind(answer.status, body, int(after) if after.isdigit() else None)

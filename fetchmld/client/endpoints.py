@@ -1,31 +1,45 @@
 """The endpoint table: every route that the client knows, once.
 
-Each function says how to ask and how to read the answer; none sends anything. `Endpoints` makes them methods of
-whatever can send a `Call`. Bodies and results are the contract's JSON as plain dictionaries.
+Each function says how to ask and how to read the answer; none sends anything. `table` makes them methods of both
+clients. Bodies and results are the API's JSON as plain dictionaries, of the types in `shapes`.
 """
 
-from typing import Any, Final
+from __future__ import annotations
 
-from fetchmld.client.calls import Call, Json, endpoint, path, read_bytes, read_json, read_nothing
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from fetchmld.client.calls import Call, path, read_bytes, read_json, read_nothing
+
+if TYPE_CHECKING:
+    from fetchmld.client import shapes
+
+Request = Mapping[str, Any]
 
 QUERY_MAX_S: Final = 700.0  # a query of the history, and those before it
 WAIT_MAX_S: Final = 30.0  # the longest that the daemon holds back one answer
 
 
-def health() -> Call[Json]:
+def health() -> Call[shapes.HealthResponse]:
     """The daemon's HealthResponse; needs no key."""
     return Call("GET", "/health", read_json)
 
 
-def ready() -> Call[Json]:
+def ready() -> Call[shapes.Probe]:
     """`ApiError` 503 until every part of the daemon is up; needs no key."""
     return Call("GET", "/readyz", read_json)
 
 
-def create_task(request: Json, idempotency_key: str | None = None) -> Call[Json]:
+def create_task(request: Request, idempotency_key: str | None = None) -> Call[shapes.Task]:
     """Submit a CreateTaskRequest; the Task as accepted, durable by then."""
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
     return Call("POST", "/v1/tasks", read_json, body=request, headers=headers, makes=True)
+
+
+def create_tasks(requests: list[Request], idempotency_key: str | None = None) -> Call[list[shapes.BatchAnswer]]:
+    """Submit many at once: for each, in their order, the Task (`task`, durable by then), or why not (`error`)."""
+    headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+    return Call("POST", "/v1/tasks/batch", read_json, body=list(requests), headers=headers, wait_s=30.0, makes=True)
 
 
 def list_tasks(
@@ -35,14 +49,23 @@ def list_tasks(
     offset: int | None = None,
     at: str | None = None,
     array_id: str | None = None,
-) -> Call[Json]:
+    experiment_id: str | None = None,
+) -> Call[shapes.TaskList]:
     """A TaskList, newest first, without `output`; with `at` (RFC 3339) as they were then; with `array_id` the elements of
-    that array, in their order."""
-    query = {"status": status, "user_id": user_id, "limit": limit, "offset": offset, "at": at, "array_id": array_id}
+    that array, in their order; with `experiment_id` those of that experiment."""
+    query = {
+        "status": status,
+        "user_id": user_id,
+        "limit": limit,
+        "offset": offset,
+        "at": at,
+        "array_id": array_id,
+        "experiment_id": experiment_id,
+    }
     return Call("GET", "/v1/tasks", read_json, query=query, wait_s=QUERY_MAX_S if at else 0.0)
 
 
-def get_task(task_id: str, wait_s: float | None = None, at: str | None = None) -> Call[Json]:
+def get_task(task_id: str, wait_s: float | None = None, at: str | None = None) -> Call[shapes.Task]:
     """The Task; with `wait_s` (at most `WAIT_MAX_S`) as soon as it has ended, or as it is after that time.
 
     With `at` (RFC 3339) as it was then.
@@ -58,12 +81,7 @@ def cancel_task(task_id: str) -> Call[None]:
     return Call("DELETE", path("/v1/tasks/{}", task_id), read_nothing)
 
 
-def task_logs(task_id: str, offset: int = 0) -> Call[bytes]:
-    """The task's output so far, from byte `offset` on."""
-    return Call("GET", path("/v1/tasks/{}/logs", task_id), read_bytes, query={"offset": offset})
-
-
-def list_artifacts(task_id: str) -> Call[Any]:
+def list_artifacts(task_id: str) -> Call[list[shapes.Artifact]]:
     """What the task left in its output directory."""
     return Call("GET", path("/v1/tasks/{}/artifacts", task_id), read_json)
 
@@ -74,32 +92,32 @@ def get_artifact(task_id: str, name: str) -> Call[bytes]:
     return Call("GET", path("/v1/tasks/{}/artifacts/", task_id) + where, read_bytes)
 
 
-def queue_stats() -> Call[Json]:
+def queue_stats() -> Call[shapes.QueueStats]:
     """QueueStats: queued, running, and today's ends."""
     return Call("GET", "/v1/queue", read_json)
 
 
-def scheduler_status() -> Call[Json]:
+def scheduler_status() -> Call[shapes.SchedulerStatus]:
     """SchedulerStatus: workers, depths, running tasks."""
     return Call("GET", "/v1/scheduler/status", read_json)
 
 
-def list_workers() -> Call[list[Json]]:
+def list_workers() -> Call[list[shapes.Worker]]:
     """Every Worker with its capabilities and free slots."""
     return Call("GET", "/v1/scheduler/workers", read_json)
 
 
-def get_worker(worker_id: str) -> Call[Json]:
+def get_worker(worker_id: str) -> Call[shapes.Worker]:
     """One Worker."""
     return Call("GET", path("/v1/scheduler/workers/{}", worker_id), read_json)
 
 
-def explain_task(task_id: str) -> Call[Json]:
+def explain_task(task_id: str) -> Call[shapes.Explanation]:
     """An Explanation: why the task is not running, and when it will be."""
     return Call("GET", path("/v1/tasks/{}/explain", task_id), read_json)
 
 
-def set_priority(task_id: str, priority: int) -> Call[Json]:
+def set_priority(task_id: str, priority: int) -> Call[shapes.Task]:
     """The Task with its new priority."""
     return Call("PATCH", path("/v1/scheduler/jobs/{}/priority", task_id), read_json, body={"priority": priority})
 
@@ -109,22 +127,22 @@ def drain_worker(worker_id: str) -> Call[None]:
     return Call("DELETE", path("/v1/scheduler/workers/{}", worker_id), read_nothing)
 
 
-def undrain_worker(worker_id: str) -> Call[Json]:
+def undrain_worker(worker_id: str) -> Call[shapes.Worker]:
     """The Worker, which takes work again."""
     return Call("POST", path("/v1/scheduler/workers/{}/undrain", worker_id), read_json)
 
 
-def release_gpu(worker_id: str, index: int) -> Call[Json]:
+def release_gpu(worker_id: str, index: int) -> Call[shapes.Worker]:
     """The Worker; its GPU of that index is in quarantine no longer."""
     return Call("POST", path("/v1/scheduler/workers/{}/gpus/{}/release", worker_id, str(index)), read_json)
 
 
-def list_reservations() -> Call[list[Json]]:
+def list_reservations() -> Call[list[shapes.Reservation]]:
     """The caller's Reservations, newest first."""
     return Call("GET", "/v1/scheduler/reservations", read_json)
 
 
-def create_reservation(request: Json) -> Call[Json]:
+def create_reservation(request: Request) -> Call[shapes.Reservation]:
     """The Reservation of a CreateReservationRequest."""
     return Call("POST", "/v1/scheduler/reservations", read_json, body=request, makes=True)
 
@@ -141,7 +159,7 @@ def list_events(
     user_id: str | None = None,
     limit: int | None = None,
     offset: int | None = None,
-) -> Call[Json]:
+) -> Call[shapes.AuditEventList]:
     """An AuditEventList, newest first; times in RFC 3339."""
     query = {
         "from": from_time,
@@ -154,18 +172,18 @@ def list_events(
     return Call("GET", "/v1/audit/events", read_json, query=query)
 
 
-def query_history(sql: str, limit: int | None = None) -> Call[Json]:
+def query_history(sql: str, limit: int | None = None) -> Call[shapes.HistoryAnswer]:
     """A HistoryAnswer to one SELECT over the history's views."""
-    body: Json = {"sql": sql} if limit is None else {"sql": sql, "limit": limit}
+    body: dict[str, Any] = {"sql": sql} if limit is None else {"sql": sql, "limit": limit}
     return Call("POST", "/v1/history/query", read_json, body=body, wait_s=QUERY_MAX_S)
 
 
-def verify_audit() -> Call[Json]:
+def verify_audit() -> Call[shapes.VerificationResult]:
     """A VerificationResult over the whole chain; the daemon reads every segment for it."""
     return Call("POST", "/v1/audit/verify", read_json, wait_s=600.0)
 
 
-def audit_root() -> Call[Json]:
+def audit_root() -> Call[shapes.ChainRoot]:
     """The newest event's hash and number."""
     return Call("GET", "/v1/audit/chain-root", read_json)
 
@@ -175,28 +193,28 @@ def audit_checkpoint() -> Call[bytes]:
     return Call("GET", "/v1/audit/checkpoint", read_bytes, wait_s=10.0)
 
 
-def prove_event(seq: int, size: int | None = None) -> Call[Json]:
+def prove_event(seq: int, size: int | None = None) -> Call[shapes.InclusionProof]:
     """An InclusionProof, against the tree of `size` events or the newest checkpoint's."""
     return Call("GET", "/v1/audit/proof", read_json, query={"seq": seq, "size": size}, wait_s=10.0)
 
 
-def prove_consistency(from_size: int, to_size: int | None = None) -> Call[Json]:
+def prove_consistency(from_size: int, to_size: int | None = None) -> Call[shapes.ConsistencyProof]:
     """A ConsistencyProof."""
     query = {"from": from_size, "to": to_size}
     return Call("GET", "/v1/audit/consistency", read_json, query=query, wait_s=10.0)
 
 
-def rotate_audit_key() -> Call[Json]:
+def rotate_audit_key() -> Call[shapes.RotatedKey]:
     """A RotatedKey: the new one signs from here on."""
     return Call("POST", "/v1/audit/rotate-key", read_json, wait_s=30.0)
 
 
-def list_keys() -> Call[list[Json]]:
+def list_keys() -> Call[list[shapes.ApiKey]]:
     """Every ApiKey, newest first, without the keys themselves."""
     return Call("GET", "/v1/keys", read_json)
 
 
-def create_key(request: Json) -> Call[Json]:
+def create_key(request: Request) -> Call[shapes.ApiKey]:
     """The ApiKey of a CreateKeyRequest, with its `key`, this once."""
     return Call("POST", "/v1/keys", read_json, body=request)
 
@@ -206,33 +224,54 @@ def revoke_key(key_id: str) -> Call[None]:
     return Call("DELETE", path("/v1/keys/{}", key_id), read_nothing)
 
 
-def list_experiments() -> Call[list[Json]]:
-    """Every Experiment."""
-    return Call("GET", "/v1/experiments", read_json)
+def list_experiments(status: str | None = None) -> Call[list[shapes.Experiment]]:
+    """Every Experiment, newest first; with `status` (active, archived) those."""
+    return Call("GET", "/v1/experiments", read_json, query={"status": status})
 
 
-def create_experiment(name: str, description: str | None = None) -> Call[Json]:
-    """A new Experiment."""
-    body: Json = {"name": name} if description is None else {"name": name, "description": description}
+def create_experiment(
+    name: str, description: str | None = None, commit_id: str | None = None
+) -> Call[shapes.Experiment]:
+    """A new Experiment; `commit_id` in hex."""
+    given = {"name": name, "description": description, "commit_id": commit_id}
+    body = {field: text for field, text in given.items() if text is not None}
     return Call("POST", "/v1/experiments", read_json, body=body, makes=True)
 
 
-def diff_blobs(hashes: list[str]) -> Call[Json]:
+def get_experiment(experiment_id: str) -> Call[shapes.Experiment]:
+    """One Experiment."""
+    return Call("GET", path("/v1/experiments/{}", experiment_id), read_json)
+
+
+def update_experiment(experiment_id: str, change: Request) -> Call[shapes.Experiment]:
+    """The Experiment with its new `name`, `description` or `status` (active, archived)."""
+    return Call("PATCH", path("/v1/experiments/{}", experiment_id), read_json, body=change)
+
+
+def experiment_metrics(
+    experiment_id: str, limit: int | None = None, offset: int | None = None
+) -> Call[shapes.ExperimentMetrics]:
+    """ExperimentMetrics: what its tasks left as metrics.json, with their params, newest first."""
+    query = {"limit": limit, "offset": offset}
+    return Call("GET", path("/v1/experiments/{}/metrics", experiment_id), read_json, query=query, wait_s=30.0)
+
+
+def diff_blobs(hashes: list[str]) -> Call[dict[str, list[str]]]:
     """`missing`: those of the blobs that the caller has yet to send."""
     return Call("POST", "/v1/snapshots/diff", read_json, body=hashes)
 
 
-def list_services() -> Call[list[Json]]:
+def list_services() -> Call[list[shapes.JupyterService]]:
     """The caller's JupyterServices, newest first."""
     return Call("GET", "/v1/jupyter/services", read_json)
 
 
-def get_service(service_id: str) -> Call[Json]:
+def get_service(service_id: str) -> Call[shapes.JupyterService]:
     """One JupyterService."""
     return Call("GET", path("/v1/jupyter/services/{}", service_id), read_json)
 
 
-def start_service(request: Json) -> Call[Json]:
+def start_service(request: Request) -> Call[shapes.JupyterService]:
     """The JupyterService of a StartJupyterRequest; it starts when a slot is free."""
     return Call("POST", "/v1/jupyter/services", read_json, body=request, makes=True)
 
@@ -242,69 +281,21 @@ def stop_service(service_id: str) -> Call[None]:
     return Call("DELETE", path("/v1/jupyter/services/{}", service_id), read_nothing)
 
 
-def create_ticket() -> Call[Json]:
+def create_ticket() -> Call[shapes.Ticket]:
     """A Ticket: one login of a browser within a minute, at its `url`."""
     return Call("POST", "/v1/sessions/tickets", read_json)
 
 
-def create_snapshot(manifest: Json) -> Call[Json]:
+def create_snapshot(manifest: Request) -> Call[shapes.Snapshot]:
     """The Snapshot of a CreateSnapshotRequest whose blobs have been sent; `Client.push` does all of it."""
     return Call("POST", "/v1/snapshots", read_json, body=manifest, wait_s=60.0)
 
 
-def list_snapshots() -> Call[list[Json]]:
+def list_snapshots() -> Call[list[shapes.Snapshot]]:
     """The caller's Snapshots, newest first, without their files."""
     return Call("GET", "/v1/snapshots", read_json)
 
 
-def get_snapshot(snapshot_id: str) -> Call[Json]:
+def get_snapshot(snapshot_id: str) -> Call[shapes.Snapshot]:
     """One of the caller's Snapshots, with its files."""
     return Call("GET", path("/v1/snapshots/{}", snapshot_id), read_json)
-
-
-class Endpoints:
-    """The table as methods, for whatever can send a `Call`."""
-
-    health = endpoint(health)
-    ready = endpoint(ready)
-    submit = endpoint(create_task)
-    tasks = endpoint(list_tasks)
-    task = endpoint(get_task)
-    cancel = endpoint(cancel_task)
-    logs = endpoint(task_logs)
-    artifacts = endpoint(list_artifacts)
-    artifact = endpoint(get_artifact)
-    queue = endpoint(queue_stats)
-    scheduler = endpoint(scheduler_status)
-    workers = endpoint(list_workers)
-    worker = endpoint(get_worker)
-    explain = endpoint(explain_task)
-    set_priority = endpoint(set_priority)
-    drain = endpoint(drain_worker)
-    undrain = endpoint(undrain_worker)
-    release_gpu = endpoint(release_gpu)
-    reservations = endpoint(list_reservations)
-    reserve = endpoint(create_reservation)
-    release = endpoint(release_reservation)
-    audit_events = endpoint(list_events)
-    history = endpoint(query_history)
-    audit_verify = endpoint(verify_audit)
-    audit_root = endpoint(audit_root)
-    audit_checkpoint = endpoint(audit_checkpoint)
-    audit_proof = endpoint(prove_event)
-    audit_consistency = endpoint(prove_consistency)
-    rotate_audit_key = endpoint(rotate_audit_key)
-    keys = endpoint(list_keys)
-    create_key = endpoint(create_key)
-    revoke_key = endpoint(revoke_key)
-    services = endpoint(list_services)
-    service = endpoint(get_service)
-    start_service = endpoint(start_service)
-    stop_service = endpoint(stop_service)
-    create_ticket = endpoint(create_ticket)
-    experiments = endpoint(list_experiments)
-    create_experiment = endpoint(create_experiment)
-    diff_blobs = endpoint(diff_blobs)
-    create_snapshot = endpoint(create_snapshot)
-    snapshots = endpoint(list_snapshots)
-    snapshot = endpoint(get_snapshot)

@@ -1,4 +1,4 @@
-"""How long a waiting client puts up with a daemon that is away."""
+"""How long a client puts up with a daemon that is away, or that says to come back later."""
 
 import time
 from typing import Final
@@ -22,14 +22,19 @@ class Patience:
         self._since: float | None = None
         self._pause_s = PAUSE_FIRST_S
 
-    def again(self, error: ClientError) -> None:
-        """Pause before another try, or raise `error`: it will not pass, or it has lasted too long."""
+    def pause_s(self, error: ClientError) -> float:
+        """How long to pause before another try; raises `error` where it will not pass, or not soon enough."""
         if isinstance(error, ApiError) and error.status not in PASSING and error.retry_after_s is None:
             raise error
         now = time.monotonic()
         self._since = now if self._since is None else self._since
-        if now - self._since >= self._away_max_s:
-            raise error
         asked_s = error.retry_after_s if isinstance(error, ApiError) else None
-        time.sleep(min(asked_s, 30) if asked_s else self._pause_s)
+        pause_s = asked_s or self._pause_s
+        if now - self._since + (asked_s or 0) >= self._away_max_s:
+            raise error
         self._pause_s = min(2 * self._pause_s, PAUSE_MAX_S)
+        return pause_s
+
+    def again(self, error: ClientError) -> None:
+        """As `pause_s`, and pause."""
+        time.sleep(self.pause_s(error))

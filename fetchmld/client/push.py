@@ -3,12 +3,11 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol, cast
 
-from fetchmld.client.calls import Json
 from fetchmld.client.code import Code, Found
 from fetchmld.client.errors import ApiError, CannotSnapshot, ClientError
 from fetchmld.client.patience import Patience
@@ -17,16 +16,19 @@ from fetchmld.unpacking import Damaged, unpack
 
 DIFF_MAX: Final = 10_000  # hashes asked for at once
 UPLOADS_MAX: Final = 6  # at once
+if TYPE_CHECKING:
+    from fetchmld.client.shapes import Snapshot
+
 OnProgress = Callable[[int, int], object]
 
 
 class Daemon(Protocol):
     """What is asked of a client."""
 
-    def diff_blobs(self, hashes: list[str], /) -> Json: ...
+    def diff_blobs(self, hashes: list[str], /) -> dict[str, list[str]]: ...
     def put_blob(self, digest: str, content: BinaryIO, size: int, /) -> None: ...
-    def create_snapshot(self, manifest: Json, /) -> Json: ...
-    def snapshot(self, snapshot_id: str, /) -> Json: ...
+    def create_snapshot(self, manifest: Mapping[str, Any], /) -> Any: ...
+    def snapshot(self, snapshot_id: str, /) -> Any: ...
     def blob(self, digest: str, /) -> Iterator[bytes]: ...
 
 
@@ -44,7 +46,7 @@ def id_of(manifest: CodeManifest) -> str:
     return str(blake3(canonical(manifest)).hexdigest())
 
 
-def push(daemon: Daemon, directory: str | Path, on_progress: OnProgress = lambda _done, _all: None) -> Json:
+def push(daemon: Daemon, directory: str | Path, on_progress: OnProgress = lambda _done, _all: None) -> "Snapshot":
     """Make a snapshot of `directory`; the Snapshot. What was sent before, also by a push that broke off, is not sent again.
 
     `on_progress` is told how many bytes of how many have been sent. Raises `CannotSnapshot`, `ApiError`, `Unreachable`.
@@ -57,7 +59,7 @@ def push(daemon: Daemon, directory: str | Path, on_progress: OnProgress = lambda
         for digest in daemon.diff_blobs(hashes[at : at + DIFF_MAX])["missing"]
     ]
     _send(daemon, {digest: sources[digest] for digest in missing}, on_progress)
-    return daemon.create_snapshot({**manifest})
+    return cast("Snapshot", daemon.create_snapshot({**manifest}))
 
 
 def _send(daemon: Daemon, sources: dict[str, Found | bytes], on_progress: OnProgress) -> None:
@@ -110,7 +112,7 @@ def _size(source: Found | bytes) -> int:
     return len(source) if isinstance(source, bytes) else source.size
 
 
-def pull(daemon: Daemon, snapshot_id: str, directory: str | Path) -> Json:
+def pull(daemon: Daemon, snapshot_id: str, directory: str | Path) -> "Snapshot":
     """Write a snapshot's files below `directory`, which is made, or is empty. The Snapshot."""
     target = Path(directory).expanduser()
     try:
@@ -124,7 +126,7 @@ def pull(daemon: Daemon, snapshot_id: str, directory: str | Path) -> Json:
         raise CannotSnapshot(f"snapshot {snapshot_id}: {error}") from None
     except OSError as error:
         raise CannotSnapshot(f"cannot write to {target}: {error.strerror or error}") from None
-    return found
+    return cast("Snapshot", found)
 
 
 def _fetched(daemon: Daemon, digest: str) -> BinaryIO:

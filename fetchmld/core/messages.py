@@ -277,6 +277,20 @@ class ExperimentCreated:
     ticket: int = 0
     trace_id: str = ""
     intent: Intent | None = None
+    commit_id: str = ""
+
+
+@dataclass(slots=True)
+class ExperimentUpdated:
+    """`changes`: of name, description, status and commit_id those that are to be new."""
+
+    experiment_id: str
+    changes: dict[str, str]
+    user_id: UserId
+    at_us: int
+    ip_address: str = ""
+    ticket: int = 0
+    trace_id: str = ""
 
 
 @dataclass(slots=True)
@@ -354,6 +368,7 @@ Event = (
     | PluginSeen
     | PluginReverted
     | PluginUsed
+    | ExperimentUpdated
     | TimePassed
 )
 

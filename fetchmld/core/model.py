@@ -601,12 +601,13 @@ class Feed(TypedDict):
 
 
 class Experiment(TypedDict):
-    """A named group of tasks."""
+    """A named group of tasks. An archived one takes no more of them; a deleted one is not shown any more."""
 
     id: str
     name: str
     description: str
     status: Literal["active", "archived", "deleted"]
+    commit_id: str  # of the code that it is about; "" where none was given
     created_at: float
     user_id: str
 

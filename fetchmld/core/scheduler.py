@@ -10,7 +10,7 @@ reservations in `booking`.
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
-from fetchmld.core import arrays, intents, invariants, keys, plugins, views
+from fetchmld.core import arrays, experiments, intents, invariants, keys, plugins, views
 from fetchmld.core.booking import Bookings
 from fetchmld.core.caches import keys_of
 from fetchmld.core.desk import Desk, Policy
@@ -29,6 +29,7 @@ from fetchmld.core.messages import (
     Effect,
     Event,
     ExperimentCreated,
+    ExperimentUpdated,
     Fact,
     FactNoted,
     GpuReleaseAsked,
@@ -512,24 +513,6 @@ class Scheduler:
         self._desk.persist(event.fact)
         self._desk.reply(event.ticket, self.state.seq - 1)
 
-    def _on_experiment_created(self, event: ExperimentCreated) -> None:
-        if intents.was_met(self._desk, event):
-            return
-        if event.experiment_id in self.state.experiments:
-            self._desk.fail(event.ticket, Invalid(f"experiment {event.experiment_id} exists already"))
-            return
-        metadata = {"name": event.name, "description": event.description, **intents.metadata(event.intent)}
-        self._desk.record(
-            event,
-            "file_access",
-            "experiment.create",
-            event.experiment_id,
-            event.user_id,
-            metadata,
-            ip=event.ip_address,
-        )
-        self._desk.reply(event.ticket, self.state.experiments[event.experiment_id])
-
     def _on_time_passed(self, event: TimePassed) -> None:
         for worker in self.state.workers.values():
             self._watch(worker, event.at_us)
@@ -623,10 +606,11 @@ _HANDLERS: Final[dict[type[Any], Callable[[Scheduler, Any], None]]] = {
     FactNoted: Scheduler._on_fact,
     KeyCreated: lambda scheduler, event: keys.create(scheduler._desk, event),
     KeyRevoked: lambda scheduler, event: keys.revoke(scheduler._desk, event),
-    ExperimentCreated: Scheduler._on_experiment_created,
+    ExperimentCreated: lambda scheduler, event: experiments.create(scheduler._desk, event),
     PluginConfigured: lambda scheduler, event: plugins.configure(scheduler._desk, event),
     PluginSeen: lambda scheduler, event: plugins.see(scheduler._desk, event),
     PluginReverted: lambda scheduler, event: plugins.revert(scheduler._desk, event),
     PluginUsed: lambda scheduler, event: plugins.use(scheduler._desk, event),
+    ExperimentUpdated: lambda scheduler, event: experiments.update(scheduler._desk, event),
     TimePassed: Scheduler._on_time_passed,
 }

@@ -422,6 +422,7 @@ def _experiment_created(state: State, fact: Fact) -> None:
         name=fact.metadata["name"],
         description=fact.metadata["description"],
         status="active",
+        commit_id=fact.metadata.get("commit_id", ""),
         created_at=fact.at_us / 1e6,
         user_id=fact.user_id,
     )
@@ -452,6 +453,12 @@ def _plugin_used(state: State, fact: Fact) -> None:
     task = _named(state, fact)
     task.plugins = {**task.plugins, fact.metadata["plugin"]: fact.metadata["use"]}
     task.last_seq = state.seq
+
+
+def _experiment_updated(state: State, fact: Fact) -> None:
+    names = ("name", "description", "status", "commit_id")
+    changes = {name: fact.metadata[name] for name in names if name in fact.metadata}
+    state.experiments[fact.resource] = cast(Experiment, {**state.experiments[fact.resource], **changes})
 
 
 def _remember_intent(state: State, fact: Fact) -> None:
@@ -499,6 +506,7 @@ _CHANGES: Final[dict[str, Callable[[State, Fact], None]]] = {
     "plugin.disable": _plugin_updated,
     "plugin.state": _plugin_seen,
     "task.attach": _plugin_used,
+    "experiment.update": _experiment_updated,
 }
 
 

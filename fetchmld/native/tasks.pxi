@@ -20,7 +20,8 @@ cdef class Row:
     cdef bytes id, user, error, aged, request, assignments, report
     cdef bytes earlier  # items of a list, None where there is none
     # Within the request and the assignments: where the text or the object is, and its bytes.
-    cdef Py_ssize_t job_at, job_size, reservation_at, reservation_size, plugins_at, plugins_size, worker_at, worker_size
+    cdef Py_ssize_t job_at, job_size, reservation_at, reservation_size, experiment_at, experiment_size
+    cdef Py_ssize_t plugins_at, plugins_size, worker_at, worker_size
 
     @property
     def ended(self):
@@ -34,6 +35,7 @@ cdef class Row:
             self.user.decode(),
             self.node_count,
             self.request[self.reservation_at : self.reservation_at + self.reservation_size].decode(),
+            self.request[self.experiment_at : self.experiment_at + self.experiment_size].decode(),
             self._plugins(),
         )
 
@@ -62,6 +64,7 @@ cdef class Row:
         other.request, other.assignments, other.report = self.request, self.assignments, self.report
         other.job_at, other.job_size = self.job_at, self.job_size
         other.reservation_at, other.reservation_size = self.reservation_at, self.reservation_size
+        other.experiment_at, other.experiment_size = self.experiment_at, self.experiment_size
         other.plugins_at, other.plugins_size = self.plugins_at, self.plugins_size
         other.worker_at, other.worker_size = self.worker_at, self.worker_size
         return other
@@ -80,13 +83,15 @@ cdef class Row:
             if _is(&key, b"node_count", 10):
                 if not _small_integer(&value, &self.node_count):
                     return False
-            elif _is(&key, b"job_name", 8) or _is(&key, b"reservation_id", 14):
+            elif _is(&key, b"job_name", 8) or _is(&key, b"reservation_id", 14) or _is(&key, b"experiment_id", 13):
                 if not _plain_string(&value, &text):
                     return False
                 if key.size == 8:
                     self.job_at, self.job_size = text.at - base, text.size
-                else:
+                elif key.size == 14:
                     self.reservation_at, self.reservation_size = text.at - base, text.size
+                else:
+                    self.experiment_at, self.experiment_size = text.at - base, text.size
             elif _is(&key, b"plugin_configs", 14):
                 if not _inside(&value, &text) or not _plain_keys(text):
                     return False
@@ -172,7 +177,7 @@ cdef bint _is_empty_list(bytes text) noexcept:
     return PyBytes_GET_SIZE(text) == 2 and not memcmp(PyBytes_AS_STRING(text), b"[]", 2)
 
 
-cdef bytes TASK_KINDS = b"ssQqssiisLqqissssiii?Qs"
+cdef bytes TASK_KINDS = b"ssQqssiissLqqissssiii?Qs"
 
 
 def task_columns(list rows, Py_ssize_t first):
@@ -186,15 +191,15 @@ def task_columns(list rows, Py_ssize_t first):
         else:
             for column, value in zip(columns, row.columns()):
                 (<Column>column).value(value)
-        if (<Column>columns[22]).data.used > COLUMN_BYTES_MAX:
+        if (<Column>columns[23]).data.used > COLUMN_BYTES_MAX:
             break
     return _buffers(columns), place + 1
 
 
 cdef int _push_row(list columns, Row row) except -1:
     cdef const char* request = PyBytes_AS_STRING(row.request)
-    cdef Column plugins = <Column>columns[9]
-    cdef Column view = <Column>columns[22]
+    cdef Column plugins = <Column>columns[10]
+    cdef Column view = <Column>columns[23]
     cdef Span rest, key, value
     (<Column>columns[0]).raw(row.id)
     (<Column>columns[1]).raw(row.user)
@@ -205,22 +210,23 @@ cdef int _push_row(list columns, Row row) except -1:
     (<Column>columns[6]).number(row.priority)
     (<Column>columns[7]).number(row.node_count)
     (<Column>columns[8]).text(request + row.reservation_at, row.reservation_size)
+    (<Column>columns[9]).text(request + row.experiment_at, row.experiment_size)
     rest.at, rest.size = request + row.plugins_at, row.plugins_size
     while _next_member(&rest, &key, &value):
         plugins.text(key.at, key.size)
     plugins.close_list()
-    (<Column>columns[10]).number(row.started_us)
-    (<Column>columns[11]).number(row.ended_us)
-    (<Column>columns[12]).number(row.attempt)
-    (<Column>columns[13]).text(PyBytes_AS_STRING(row.assignments) + row.worker_at, row.worker_size)
-    (<Column>columns[14]).raw(row.error)
-    (<Column>columns[15]).text(b"cancelled", 9 if row.cancelled else 0)
-    (<Column>columns[16]).text(b"", 0)
-    (<Column>columns[17]).number(-1)
-    (<Column>columns[18]).number(0)
-    (<Column>columns[19]).number(1)
-    (<Column>columns[20]).number(0)
-    (<Column>columns[21]).number(row.last_seq)
+    (<Column>columns[11]).number(row.started_us)
+    (<Column>columns[12]).number(row.ended_us)
+    (<Column>columns[13]).number(row.attempt)
+    (<Column>columns[14]).text(PyBytes_AS_STRING(row.assignments) + row.worker_at, row.worker_size)
+    (<Column>columns[15]).raw(row.error)
+    (<Column>columns[16]).text(b"cancelled", 9 if row.cancelled else 0)
+    (<Column>columns[17]).text(b"", 0)
+    (<Column>columns[18]).number(-1)
+    (<Column>columns[19]).number(0)
+    (<Column>columns[20]).number(1)
+    (<Column>columns[21]).number(0)
+    (<Column>columns[22]).number(row.last_seq)
     row.push_view(view.data)
     return view.ends.number(view.data.used, 4)
 

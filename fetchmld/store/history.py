@@ -17,6 +17,7 @@ from fetchmld.core.chain import Event
 from fetchmld.core.model import TaskView
 from fetchmld.store import experiment_rows, history_asof, history_pages, history_sql, task_rows
 from fetchmld.store.blocks import Block, Row, next_block, task_table
+from fetchmld.store.experiment_rows import ExperimentRow
 from fetchmld.store.history_check import Check, check_rows
 from fetchmld.store.history_file import SCHEMA_VERSION, IndexDoubt, IndexFile, doubting, move_aside
 from fetchmld.store.history_lists import EventList, TaskList
@@ -87,12 +88,11 @@ class History:
         first, next_seq, last_hash = block.first_seq, block.first_seq + block.count, block.last_hash
         self._refuse_gap(first, block.prev_hash)
         tasks, _ = block.fold(self._read_back(block.missing(self._live)), self._live)
-        events, experiments = block.events(), experiment_rows.to_arrow(block)
+        events = block.events()
         with self.file.transaction():
             self.file.insert("events", pa.Table.from_batches([events]))
             self._replace_tasks(tasks, first)
-            if experiments.num_rows:
-                self.file.insert("experiments", experiments)
+            self._fold_experiments(block)
             self.file.db.execute("UPDATE meta SET next_seq = ?, last_hash = ?", [next_seq, last_hash])
             if first == 0:
                 self.file.db.execute("UPDATE meta SET installation = ?", [block.prev_hash])
@@ -105,6 +105,18 @@ class History:
         """The first of a batch must follow what is indexed; that the others follow it, the tail has seen to."""
         if seq != self.next_seq or (seq > 0 and prev_hash != self._last_hash):
             raise IndexDoubt(f"event {seq} does not follow event {self.next_seq - 1} as it was indexed")
+
+    def _fold_experiments(self, block: Block) -> None:
+        facts = experiment_rows.facts_of(block)
+        if not facts:
+            return
+        with self.file.arriving(pa.table({"id": experiment_rows.ids_of(facts)})):
+            named = "id IN (SELECT id FROM arriving)"
+            found = self.file.db.execute(f"SELECT {experiment_rows.COLUMNS} FROM experiments WHERE {named}").fetchall()
+            self.file.db.execute(f"DELETE FROM experiments WHERE {named}")
+        before = {row[0]: ExperimentRow(*row) for row in found}
+        rows = {**before, **experiment_rows.fold(before, facts)}
+        self.file.insert("experiments", experiment_rows.to_arrow(rows.values()))
 
     # -- task rows
 
@@ -182,6 +194,11 @@ class History:
         """Every experiment, newest first."""
         with doubting(self._path):
             return history_pages.all_experiments(self.file.db)
+
+    def experiment_tasks(self, experiment_id: str, limit: int, offset: int) -> dict[str, Any]:
+        """A page of the experiment's tasks and the total, newest first; of arrays the elements that facts have named."""
+        with doubting(self._path):
+            return history_pages.experiment_tasks(self.file.db, experiment_id, limit, offset)
 
     def ask(self, sql: str, **bounds: Any) -> Answer:
         """People's SQL: see `history_sql.ask`, also for `bounds`."""

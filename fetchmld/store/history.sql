@@ -35,6 +35,7 @@ CREATE TABLE tasks (                 -- one row per task, as its newest event le
     priority INTEGER,
     node_count INTEGER,
     reservation_id VARCHAR,          -- '' where it names none
+    experiment_id VARCHAR,           -- '' where it belongs to none
     plugins VARCHAR[],               -- names, sorted
     started_us BIGINT,               -- of the newest attempt; 0 = never
     ended_us BIGINT,                 -- 0 = not yet
@@ -55,8 +56,10 @@ CREATE TABLE experiments (
     id VARCHAR,
     name VARCHAR,
     description VARCHAR,
-    status VARCHAR,
+    status VARCHAR,                  -- active, archived or deleted
+    commit_id VARCHAR,               -- '' where none was given
     created_us BIGINT,
     user_id VARCHAR,
-    seq UBIGINT                      -- the event that created it
+    seq UBIGINT,                     -- the event that created it
+    last_seq UBIGINT                 -- the newest event about it
 );

@@ -25,6 +25,7 @@ _FILTERS: Final = {
     "user_id": "tasks.user_id = ?",
     "node_count": "tasks.node_count = ?",
     "reservation_id": "tasks.reservation_id = ?",
+    "experiment_id": "tasks.experiment_id = ?",
     "plugins": "list_has_all(tasks.plugins, ?)",
 }
 

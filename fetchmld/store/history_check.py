@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from fetchmld.store import event_rows, experiment_rows, task_rows
 from fetchmld.store.blocks import next_block
+from fetchmld.store.experiment_rows import ExperimentRow
 from fetchmld.store.history_folded import Columns, folded, rows_by_id, rows_of
 from fetchmld.store.history_quick import all_right
 from fetchmld.store.segment import LedgerDamaged
@@ -114,7 +115,8 @@ def _check_events(db: Connection, ledger_dir: Path, upto: int, found: _Findings)
 
     All `upto` events were acknowledged, so one that cannot be read is damage of the segments; what lies before it counts.
     """
-    at, end, why, experiments = 0, upto, "", []
+    at, end, why = 0, upto, ""
+    experiments: dict[str, ExperimentRow] = {}
     tail = Tail(ledger_dir)
     while at < end and found.seq < 0:
         try:
@@ -127,11 +129,11 @@ def _check_events(db: Connection, ledger_dir: Path, upto: int, found: _Findings)
             continue
         at += block.count
         _compare_events(db, pa.Table.from_batches([block.events()]), found)
-        experiments.append(experiment_rows.to_arrow(block))
+        experiments.update(experiment_rows.fold(experiments, experiment_rows.facts_of(block)))
     tail.close()
     if found.seq < 0:
         _refuse_extra_events(db, upto, found)
-    _compare_experiments(db, pa.concat_tables([experiment_rows.SCHEMA.empty_table(), *experiments]), at, found)
+    _compare_experiments(db, experiment_rows.to_arrow(experiments.values()), at, found)
     return end, why
 
 

@@ -21,7 +21,7 @@ EVENTS_DEFAULT: Final = 100
 LOAD_ROWS: Final = 100_000
 
 _LISTED: Final = "NOT deleted AND array_id = '' AS listed"
-TASK_FILTERS: Final = f"submit_seq, {_LISTED}, status, user_id, node_count, reservation_id, plugins"
+TASK_FILTERS: Final = f"submit_seq, {_LISTED}, status, user_id, node_count, reservation_id, experiment_id, plugins"
 EVENT_FILTERS: Final = "event_type, user_id, at_us"
 
 _TASK_KINDS: Final = {
@@ -31,6 +31,7 @@ _TASK_KINDS: Final = {
     "user_id": CODE,
     "node_count": CODE,
     "reservation_id": CODE,
+    "experiment_id": CODE,
     "plugins": CODE,
 }
 _EVENT_KINDS: Final = {"event_type": FEW, "user_id": CODE, "at_us": WIDE}
@@ -41,7 +42,8 @@ class TaskList:
 
     def __init__(self) -> None:
         self._table = FilterTable(_TASK_KINDS)
-        self._statuses, self._users, self._reservations, self._plugins = Codes(), Codes(), Codes(), Codes()
+        self._statuses, self._users, self._plugins = Codes(), Codes(), Codes()
+        self._reservations, self._experiments = Codes(), Codes()
 
     def load(self, db: duckdb.DuckDBPyConnection) -> None:
         """Take in all that the index holds."""
@@ -55,6 +57,7 @@ class TaskList:
                 "user_id": _coded(batch["user_id"], self._users, CODE),
                 "node_count": _numbers(batch["node_count"], CODE),
                 "reservation_id": _coded(batch["reservation_id"], self._reservations, CODE),
+                "experiment_id": _coded(batch["experiment_id"], self._experiments, CODE),
                 "plugins": _coded(batch["plugins"], self._plugins, CODE, lambda text: tuple(orjson.loads(text))),
             }
             self._table.extend(columns, batch.num_rows)
@@ -62,15 +65,16 @@ class TaskList:
     def put(self, rows: Iterable[TaskFilters]) -> None:
         """Take in tasks as they are now, in the order of their submission: changed ones, then new ones."""
         new: list[tuple[int, ...]] = []
-        for submit_seq, listed, status, user_id, node_count, reservation_id, plugins in rows:
+        for submit_seq, listed, status, user_id, node_count, reservation_id, experiment_id, plugins in rows:
             state = self._statuses.code(status)
             place = None if new else self._table.place_of("submit_seq", submit_seq)
             if place is not None:
                 self._table.set("status", place, state)
                 self._table.set("listed", place, listed)
                 continue
-            texts = (self._users.code(user_id), node_count, self._reservations.code(reservation_id))
-            new.append((submit_seq, int(listed), state, *texts, self._plugins.code(tuple(plugins))))
+            texts = (self._reservations.code(reservation_id), self._experiments.code(experiment_id))
+            named = self._plugins.code(tuple(plugins))
+            new.append((submit_seq, int(listed), state, self._users.code(user_id), node_count, *texts, named))
         if new:
             columns = dict(zip(_TASK_KINDS, zip(*new, strict=True), strict=True))
             self._table.extend(columns, len(new))
@@ -82,6 +86,7 @@ class TaskList:
             ("status", self._statuses),
             ("user_id", self._users),
             ("reservation_id", self._reservations),
+            ("experiment_id", self._experiments),
         ):
             if query.get(name) is not None:
                 among[name] = codes.known(query[name])

@@ -65,6 +65,7 @@ def _fits(parent: TaskView, query: Mapping[str, Any]) -> bool:
         "user_id": parent["user_id"],
         "node_count": request.get("node_count", 1),
         "reservation_id": request.get("reservation_id", ""),
+        "experiment_id": request.get("experiment_id", ""),
     }
     plugins = set(query.get("plugins") or ())
     same = all(query.get(name) in (None, value) for name, value in shared.items())
@@ -122,13 +123,23 @@ def task_changes(db: Connection, after: int, limit: int) -> list[tuple[int, str,
 def all_experiments(db: Connection) -> list[dict[str, Any]]:
     """Every experiment as the core's `Experiment`, newest first."""
     rows = db.execute(
-        "SELECT id, name, description, status, created_us / 1e6 AS created_at, user_id FROM experiments"
+        "SELECT id, name, description, status, commit_id, created_us / 1e6 AS created_at, user_id FROM experiments"
         " ORDER BY created_us DESC, id LIMIT ?",
         [EXPERIMENTS_MAX],
     ).fetchall()
-    return [
-        dict(zip(("id", "name", "description", "status", "created_at", "user_id"), row, strict=True)) for row in rows
-    ]
+    names = ("id", "name", "description", "status", "commit_id", "created_at", "user_id")
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def experiment_tasks(db: Connection, experiment_id: str, limit: int, offset: int) -> dict[str, Any]:
+    """The experiment's tasks, newest first; of arrays their elements, those that a fact has named."""
+    among = "FROM tasks WHERE experiment_id = ? AND array_size = 0 AND NOT deleted"
+    ((total,),) = db.execute(f"SELECT count(*) {among}", [experiment_id]).fetchall()
+    rows = db.execute(
+        f"SELECT view {among} ORDER BY submit_seq DESC, array_index DESC LIMIT ? OFFSET ?",
+        [experiment_id, limit, offset],
+    ).fetchall()
+    return {"tasks": [orjson.loads(view) for (view,) in rows], "total": total}
 
 
 def _all_there(what: str, wanted: Sequence[int], found: Mapping[int, Any]) -> Sequence[int]:

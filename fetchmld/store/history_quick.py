@@ -8,6 +8,7 @@ A task's row is compared when the task has ended. What happens to it afterwards 
 a newer event; such rows, and those beyond `LIVE_ROWS_MAX` unfinished ones, are left for the end, by their ids.
 """
 
+from collections.abc import Mapping
 from contextlib import closing
 from itertools import zip_longest
 from pathlib import Path
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 
 from fetchmld.store import event_rows, experiment_rows, task_rows
 from fetchmld.store.blocks import Block, Row, next_block, task_table
+from fetchmld.store.experiment_rows import ExperimentRow
 from fetchmld.store.history_folded import folded, rows_by_id
 from fetchmld.store.tail import Tail
 
@@ -34,13 +36,14 @@ _THESE: Final = "IN (SELECT id FROM arriving)"
 def all_right(db: Connection, other: Connection, ledger_dir: Path, upto: int) -> bool:
     """Whether every row is what the events below `upto` give, and there is no other. Raises `LedgerDamaged` where those
     cannot be read, OSError, and what DuckDB raises. Both connections see the same state of the index."""
-    tasks, at, experiments = _Tasks(db, other, upto), 0, []
+    tasks, at = _Tasks(db, other, upto), 0
+    experiments: dict[str, ExperimentRow] = {}
     with closing(Tail(ledger_dir)) as tail:
         while at < upto:
             block = next_block(tail, upto - 1, min(BATCH_EVENTS, upto - at))
             if not _same_events(db, block) or not tasks.follow(block):
                 return False
-            experiments.append(experiment_rows.to_arrow(block))
+            experiments.update(experiment_rows.fold(experiments, experiment_rows.facts_of(block)))
             at += block.count
     return tasks.finish() and _nothing_else(db, upto) and _same_experiments(db, experiments)
 
@@ -55,9 +58,9 @@ def _nothing_else(db: Connection, upto: int) -> bool:
     return db.execute("SELECT count(*) FROM events").fetchall() == [(upto,)]
 
 
-def _same_experiments(db: Connection, expected: list[pa.Table]) -> bool:
+def _same_experiments(db: Connection, expected: Mapping[str, ExperimentRow]) -> bool:
     found = db.sql("SELECT * FROM experiments ORDER BY seq").to_arrow_table()
-    return bool(found.equals(pa.concat_tables([experiment_rows.SCHEMA.empty_table(), *expected])))
+    return bool(found.equals(experiment_rows.to_arrow(expected.values())))
 
 
 class _Tasks:

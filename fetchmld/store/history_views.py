@@ -14,7 +14,7 @@ _TASKS: Final = """
            (view ->> '$.request.cpu')::INTEGER AS cpu,
            (view ->> '$.request.memory_gb')::INTEGER AS memory_gb,
            (view ->> '$.request.gpu')::INTEGER AS gpu,
-           view ->> '$.request.experiment_id' AS experiment_id,
+           nullif(experiment_id, '') AS experiment_id,
            make_timestamp(created_us) AS created_at,
            make_timestamp(nullif(started_us, 0)) AS started_at,
            make_timestamp(nullif(ended_us, 0)) AS ended_at,
@@ -43,7 +43,9 @@ _ATTEMPTS: Final = """
     HAVING bool_or(action = 'task.start')"""
 
 _EXPERIMENTS: Final = """
-    SELECT id, name, description, status, make_timestamp(created_us) AS created_at, user_id, seq FROM main.experiments"""
+    SELECT id, name, description, status, nullif(commit_id, '') AS commit_id, make_timestamp(created_us) AS created_at,
+           user_id, seq, last_seq
+    FROM main.experiments"""
 
 _EVENTS: Final = """
     SELECT seq, make_timestamp(at_us) AS recorded_at, event_type, action, user_id, resource, success, ip_address, error,

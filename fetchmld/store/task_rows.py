@@ -28,6 +28,7 @@ SCHEMA: Final = pa.schema(
         ("priority", pa.int32()),
         ("node_count", pa.int32()),
         ("reservation_id", pa.string()),
+        ("experiment_id", pa.string()),
         ("plugins", pa.list_(pa.string())),
         ("started_us", pa.int64()),
         ("ended_us", pa.int64()),
@@ -48,7 +49,7 @@ KEPT: Final = "submit_seq, created_us, started_us, ended_us, deleted, view"  # t
 
 
 # submit_seq, whether it is listed, status, user, nodes, reservation, plugins
-TaskFilters = tuple[int, bool, str, str, int, str, Sequence[str]]
+TaskFilters = tuple[int, bool, str, str, int, str, str, Sequence[str]]
 
 
 class TaskRow(NamedTuple):
@@ -90,6 +91,7 @@ class TaskRow(NamedTuple):
             view["user_id"],
             request.get("node_count", 1),
             request.get("reservation_id", ""),
+            request.get("experiment_id", ""),
             sorted(request.get("plugin_configs", ())),
         )
 
@@ -107,6 +109,7 @@ class TaskRow(NamedTuple):
             view["priority"],
             request.get("node_count", 1),
             request.get("reservation_id", ""),
+            request.get("experiment_id", ""),
             sorted(request.get("plugin_configs", ())),
             self.started_us,
             self.ended_us,

@@ -27,6 +27,7 @@ from fetchmld.api.head import (
     EventPage,
     EventQuery,
     EventRow,
+    ExperimentRequest,
     InclusionProof,
     LogChunk,
     ReservationRequest,
@@ -51,6 +52,7 @@ from fetchmld.core.messages import (
     Effect,
     Event,
     ExperimentCreated,
+    ExperimentUpdated,
     Fact,
     FactNoted,
     GpuReleaseAsked,
@@ -420,12 +422,28 @@ class LocalHead:
         self._trip()
         return list(self.core.state.experiments.values())
 
+    async def experiment_tasks(self, experiment_id: str, limit: int, offset: int) -> TaskPage:
+        self._trip()
+        views = [self.core.view(task_id) for task_id in self._order[::-1] if task_id not in self._gone]
+        elements = [self.core.view(element_id(view["id"], index)) for view in views if view is not None
+                    for index in range(view["array"]["size"] if "array" in view else 0)]  # fmt: skip
+        found = [view for view in [*elements, *views] if view is not None and "array" not in view
+                 and view["request"].get("experiment_id") == experiment_id]  # fmt: skip
+        return TaskPage(tasks=found[offset : offset + limit], total=len(found))
+
     async def create_experiment(
-        self, caller: Caller, name: str, description: str, intent: Intent | None = None
+        self, caller: Caller, wanted: ExperimentRequest, intent: Intent | None = None
     ) -> Experiment:
         self._trip()
-        event = ExperimentCreated(self._id("e"), name, description, caller.user_id, self._at_us(), ticket=1)
-        event.intent, event.trace_id = intent, caller.trace_id
+        event = ExperimentCreated(
+            self._id("e"), wanted.name, wanted.description, caller.user_id, self._at_us(), ticket=1
+        )
+        event.intent, event.trace_id, event.commit_id = intent, caller.trace_id, wanted.commit_id
+        return cast(Experiment, self._ask(event))
+
+    async def update_experiment(self, caller: Caller, experiment_id: str, changes: dict[str, str]) -> Experiment:
+        self._trip()
+        event = ExperimentUpdated(experiment_id, changes, caller.user_id, self._at_us(), ticket=1)
         return cast(Experiment, self._ask(event))
 
     async def newest(self) -> int:
@@ -617,6 +635,7 @@ def _matches(view: TaskView, query: TaskQuery) -> bool:
         and (query.user_id is None or view["user_id"] == query.user_id)
         and (query.node_count is None or request.get("node_count", 1) == query.node_count)
         and (query.reservation_id is None or request.get("reservation_id") == query.reservation_id)
+        and (query.experiment_id is None or request.get("experiment_id") == query.experiment_id)
         and (query.plugins is None or set(query.plugins) <= request.get("plugin_configs", {}).keys())
     )
 

@@ -63,6 +63,60 @@ def test_experiments(client: Run, stub: Stub) -> None:
     made = {"id": "e1", "name": "n", "status": "active", "created_at": "2026-01-31T12:00:00Z"}
     stub.handlers["GET /v1/experiments"] = answer(200, [made])
     assert "e1" in client("experiments", "ls").out
+    assert client("experiments", "ls", "-q").out == "e1\n"
+    assert client("experiments", "ls", "--status", "archived").code == 0
+    assert stub.asked[-1].target.endswith("?status=archived")
+
+
+METRICS = {
+    "experiment_id": "e1",
+    "params": ["lr"],
+    "metrics": ["loss"],
+    "tasks": [
+        {"task_id": "t2", "job_name": "n", "status": "running", "params": {"lr": 0.1}, "metrics": {}},
+        {"task_id": "t1", "job_name": "n", "status": "completed", "params": {}, "metrics": {"loss": 0.25}},
+    ],
+    "total": 5,
+    "limit": 2,
+    "offset": 0,
+}
+
+
+def test_an_experiment_is_shown_with_its_metrics(client: Run, stub: Stub) -> None:
+    every = [{"id": "e1", "name": "digits", "status": "active"}, {"id": "e2", "name": "other", "status": "active"}]
+    stub.handlers["GET /v1/experiments"] = answer(200, every)
+    stub.handlers["GET /v1/experiments/e1/metrics"] = answer(200, METRICS)
+    shown = client("experiments", "show", "digits", "--limit", "2")
+    assert [line.split() for line in shown.out.splitlines()[-3:]] == [
+        ["TASK", "NAME", "STATUS", "lr", "loss"],
+        ["t2", "n", "running", "0.1"],
+        ["t1", "n", "completed", "0.25"],
+    ]
+    assert "and 3 more: fetchmld experiments show e1 --offset 2" in shown.err
+    assert json.loads(client("experiments", "show", "e1", "--json").out) == METRICS
+    assert client("experiments", "show", "-q", "last").out == "e1\n"
+    assert client("experiments", "show", "e").code == 5
+    assert client("experiments", "show", "none").code == 3
+
+
+def test_experiments_are_archived_and_brought_back(client: Run, stub: Stub) -> None:
+    stub.handlers["GET /v1/experiments"] = answer(200, [{"id": "e1", "name": "digits", "status": "active"}])
+    stub.handlers["PATCH /v1/experiments/e1"] = answer(200, {"id": "e1", "name": "digits", "status": "archived"})
+    assert client("experiments", "archive", "digits").out == "e1 is archived\n"
+    assert stub.asked[-1].json == {"status": "archived"}
+    assert client("experiments", "archive", "e1", "--undo").code == 0
+    assert stub.asked[-1].json == {"status": "active"}
+
+
+def test_tasks_of_an_experiment_by_its_name(client: Run, stub: Stub) -> None:
+    stub.handlers["GET /v1/experiments"] = answer(200, [{"id": "e1", "name": "digits", "status": "active"}])
+    stub.handlers["GET /v1/tasks"] = answer(200, {"tasks": [], "total": 60})
+    listed = client("ls", "--experiment", "digits")
+    assert "experiment_id=e1" in stub.asked[-1].target
+    assert "fetchmld ls --experiment e1 --offset 50" in listed.err
+    stub.handlers["POST /v1/tasks"] = answer(201, {"id": "t1", "status": "queued"})
+    client("submit", "--experiment", "digits", "--", "true")
+    assert stub.asked[-1].json["experiment_id"] == "e1"
 
 
 def test_what_a_task_waits_for_is_one_line() -> None:

@@ -1,15 +1,21 @@
+import inspect
+import json
+import pickle
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from fetchmld.client import ApiError, Client, Lost, TimedOut, Unreachable
-from fetchmld.client import client as client_module
+from fetchmld.client import ApiError, Client, Lost, RateLimited, TimedOut, Unavailable, Unreachable
+from fetchmld.client import line as line_module
 from fetchmld.client import patience as patience_module
+from fetchmld.client.blocking import BlockingTransport
+from fetchmld.client.errors import BY_CODE
 from tests.client.stub import CLOSE, Asked, Stub, answer, chunked, refused
 
 
@@ -62,7 +68,7 @@ def test_a_connection_that_was_closed_meanwhile_is_not_used_for_a_post(stub: Stu
 
 def _until_readable(client: Client) -> None:
     """Wait until the server's end of the kept connection has arrived here."""
-    for kept in client._transport._idle:
+    for kept in cast(BlockingTransport, client.line.transport)._idle:
         kept.sock.settimeout(5)
         kept.sock.recv(1, socket.MSG_PEEK)
 
@@ -145,7 +151,7 @@ def test_a_followed_log_is_taken_up_where_it_broke(stub: Stub) -> None:
 
     stub.handlers["GET /v1/tasks/t/logs"] = serve
     with Client(stub.address) as client:
-        assert b"".join(client.follow("t")) == text
+        assert b"".join(client.logs("t", follow=True)) == text
     assert "follow=true" in stub.asked[0].target
     assert len(stub.asked) > 1
 
@@ -153,8 +159,8 @@ def test_a_followed_log_is_taken_up_where_it_broke(stub: Stub) -> None:
 def test_a_whole_log_with_a_length_is_read_too(stub: Stub) -> None:
     stub.handlers["GET /v1/tasks/t/logs"] = answer(200, b"abc")
     with Client(stub.address) as client:
-        assert b"".join(client.follow("t", follow=False)) == b"abc"
-        assert client.logs("t", offset=2) == b"abc"
+        assert b"".join(client.logs("t")) == b"abc"
+        assert b"".join(client.logs("t", offset=2)) == b"abc"
 
 
 def test_a_short_body_is_not_taken_for_the_end(stub: Stub) -> None:
@@ -162,20 +168,20 @@ def test_a_short_body_is_not_taken_for_the_end(stub: Stub) -> None:
     stub.close_after = True
     stub.handlers["GET /v1/tasks/t/logs"] = [cut, answer(200, b"def")]
     with Client(stub.address) as client:
-        assert b"".join(client.follow("t")) == b"abcdef"
+        assert b"".join(client.logs("t", follow=True)) == b"abcdef"
     assert "offset=3" in stub.asked[1].target
 
 
 def test_following_an_unknown_task_says_so(stub: Stub) -> None:
     with Client(stub.address) as client, pytest.raises(ApiError) as caught:
-        list(client.follow("gone"))
+        list(client.logs("gone", follow=True))
     assert caught.value.status == 404
 
 
 def test_a_follower_can_leave(stub: Stub) -> None:
     stub.handlers["GET /v1/tasks/t/logs"] = chunked(b"a", b"b")
     with Client(stub.address) as client:
-        pieces = client.follow("t")
+        pieces = client.logs("t", follow=True)
         assert next(pieces) in (b"a", b"ab")
         pieces.close()  # type: ignore[attr-defined]
 
@@ -250,7 +256,7 @@ def test_nobody_there_is_said_at_once() -> None:
 
 
 def test_a_lost_answer_is_waited_for_only_so_long(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "LOST_MAX_S", 0.05)
+    monkeypatch.setattr(line_module, "LOST_MAX_S", 0.05)
     stub.handlers["POST /v1/experiments"] = CLOSE
     with Client(stub.address) as client, pytest.raises(Lost):
         client.create_experiment("digits")
@@ -262,3 +268,66 @@ def test_a_change_that_makes_nothing_is_sent_once(stub: Stub) -> None:
     with Client(stub.address) as client, pytest.raises(Lost):
         client.set_priority("t1", 9)
     assert len(stub.asked) == 1
+
+
+# -- what is refused for now
+
+
+def test_what_is_refused_for_a_moment_is_asked_again_when_it_says(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    limited = refused(429, "RATE_LIMITED", headers={"Retry-After": "2"})
+    stub.handlers["PATCH /v1/scheduler/jobs/t1/priority"] = [limited, answer(200, {"id": "t1"})]
+    with Client(stub.address) as client:
+        assert client.set_priority("t1", 9) == {"id": "t1"}
+    assert pauses == [2]
+
+
+def test_what_is_refused_for_longer_than_one_waits_is_an_error_at_once(stub: Stub) -> None:
+    stub.handlers["GET /v1/queue"] = refused(429, "RATE_LIMITED", headers={"Retry-After": "31"})
+    with Client(stub.address) as client, pytest.raises(RateLimited) as caught:
+        client.queue()
+    assert caught.value.retry_after_s == 31
+    assert len(stub.asked) == 1
+
+
+def test_whoever_does_not_want_to_wait_need_not(stub: Stub) -> None:
+    stub.handlers["GET /v1/queue"] = refused(503, "SERVICE_UNAVAILABLE", headers={"Retry-After": "1"})
+    with Client(stub.address, retry_s=0) as client, pytest.raises(Unavailable):
+        client.queue()
+
+
+@pytest.mark.parametrize(("code", "kind"), BY_CODE.items())
+def test_each_code_has_its_error(stub: Stub, code: str, kind: type[ApiError]) -> None:
+    stub.handlers["GET /v1/queue"] = refused(418, code)
+    with Client(stub.address) as client, pytest.raises(ApiError) as caught:
+        client.queue()
+    assert type(caught.value) is kind
+    assert caught.value.code == code
+    assert type(pickle.loads(pickle.dumps(caught.value))) is kind
+
+
+def test_lines_are_whole_and_text(stub: Stub) -> None:
+    stub.handlers["GET /v1/tasks/t/logs"] = chunked(b"on", b"e\ntw\xc3", b"\xa4\n\xff")
+    with Client(stub.address) as client:
+        assert list(client.lines("t", follow=True)) == ["one\n", "twä\n", "�"]
+
+
+def test_a_notebook_shows_a_table(stub: Stub) -> None:
+    stub.handlers["GET /v1/tasks"] = answer(200, {"tasks": [{"id": "t1", "error": "<b>"}], "total": 1})
+    stub.handlers["GET /v1/tasks/t1"] = answer(200, {"id": "t1", "output": "a\nb<script>"})
+    stub.handlers["GET /v1/scheduler/workers"] = answer(200, [{"id": "w1"}])
+    with Client(stub.address) as client:
+        page, task, workers = client.tasks(), client.task("t1"), client.workers()
+        assert "Client" in repr(client)
+    assert json.loads(json.dumps(page)) == {"tasks": [{"id": "t1", "error": "<b>"}], "total": 1}
+    for one in (page, task, workers):
+        html = one._repr_html_()  # type: ignore[union-attr]
+        assert "<table>" in html
+        assert "<script>" not in html
+        assert "<b>" not in html
+
+
+def test_a_method_tells_what_it_takes() -> None:
+    assert list(inspect.signature(Client.tasks).parameters)[:2] == ["status", "user_id"]
+    assert "newest first" in (Client.tasks.__doc__ or "")

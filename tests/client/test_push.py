@@ -1,7 +1,7 @@
 """Sending and fetching snapshots, against a daemon that a test can break."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -43,8 +43,8 @@ class Daemon:
             self.sent.append(digest)
             self.blobs[digest] = data
 
-    def create_snapshot(self, manifest: dict[str, Any], /) -> dict[str, Any]:
-        self.manifests.append(manifest)
+    def create_snapshot(self, manifest: Mapping[str, Any], /) -> dict[str, Any]:
+        self.manifests.append(dict(manifest))
         return {"id": id_of(manifest)}  # type: ignore[arg-type]
 
     def snapshot(self, snapshot_id: str, /) -> dict[str, Any]:

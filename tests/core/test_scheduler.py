@@ -13,6 +13,7 @@ from fetchmld.core.messages import (
     AcknowledgeEnd,
     DatasetAccessed,
     ExperimentCreated,
+    ExperimentUpdated,
     Fact,
     FactNoted,
     KeyCreated,
@@ -335,6 +336,23 @@ def test_keys_and_experiments_are_kept_once(driver: Driver) -> None:
     experiment = ExperimentCreated("e1", "name", "text", UserId("ada"), driver.at_us, ticket=2)
     assert of(Reply, driver.do(experiment))[0].value["name"] == "name"
     assert of(Reply, driver.do(experiment))[0].error is not None
+
+
+def test_an_experiment_changes_only_where_it_is_new(driver: Driver) -> None:
+    def update(experiment_id: str, **changes: str) -> Reply:
+        event = ExperimentUpdated(experiment_id, changes, UserId("ada"), driver.at_us, ticket=3)
+        return of(Reply, driver.do(event))[0]
+
+    driver.do(ExperimentCreated("e1", "name", "text", UserId("ada"), driver.at_us, ticket=2, commit_id="abcdef1"))
+    assert update("e1", name="name", status="archived").value["status"] == "archived"
+    fact = driver.record[-1]
+    assert (fact.action, fact.resource, fact.metadata) == ("experiment.update", "e1", {"status": "archived"})
+    recorded = len(driver.record)
+    assert update("e1", name="name").value["commit_id"] == "abcdef1"
+    assert len(driver.record) == recorded
+    assert isinstance(update("e2", name="x").error, NotFound)
+    update("e1", status="deleted")
+    assert isinstance(update("e1", status="active").error, NotFound)
 
 
 def test_noted_facts_are_recorded(driver: Driver) -> None:

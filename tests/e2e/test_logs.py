@@ -49,7 +49,7 @@ class Follower(threading.Thread):
         self.client = Client(f"http://127.0.0.1:{shell.port}", (shell.data_dir / "admin.key").read_text().strip())
 
     def run(self) -> None:
-        for piece in self.client.follow(self.task_id):
+        for piece in self.client.logs(self.task_id, follow=True):
             self.digest.update(piece)
             self.size += len(piece)
 
@@ -89,6 +89,6 @@ def test_a_log_is_whole_after_kills_of_all_but_its_runner(shell: Shell, open_dir
     until("it has said what it wrote", said.exists)
     assert not follower.is_alive()
     assert follower.digest.hexdigest() == said.read_text()
-    whole = b"".join(follower.client.follow(task_id, follow=False))
+    whole = b"".join(follower.client.logs(task_id))
     assert hashlib.sha256(whole).hexdigest() == said.read_text()
     assert shell.show(task_id)["retry_count"] == 0

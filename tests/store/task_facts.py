@@ -51,6 +51,10 @@ def experiment(experiment_id: str, name: str, at_us: int = START_US) -> Fact:
     return Fact("file_access", "experiment.create", experiment_id, "ann", metadata=metadata, at_us=at_us)
 
 
+def experiment_update(experiment_id: str, at_us: int = START_US, **changes: str) -> Fact:
+    return Fact("file_access", "experiment.update", experiment_id, "ann", metadata={**changes}, at_us=at_us)
+
+
 def login(user: str, success: bool = True, at_us: int = START_US) -> Fact:
     action = "auth.success" if success else "auth.failure"
     return Fact("auth_attempt", action, "/v1/tasks", user, success, "127.0.0.1", at_us=at_us)

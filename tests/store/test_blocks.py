@@ -72,7 +72,7 @@ def lives() -> list[Fact]:
         facts.whole_life("done", plugin_configs={"mlflow": {"a": [1, {"b": "]}"}]}, "b": {}}, node_count=3),
         [facts.submit("waits", user='bé\n"x\\', job_name='a "b" \\ c'), facts.cancel_requested("waits")],
         [
-            facts.submit("gone", reservation_id="r1"),
+            facts.submit("gone", reservation_id="r1", experiment_id="e1"),
             facts.end("gone", "cancelled", attempt=0, error="CANCELLED: by ä\x01\x1f\t"),
         ],
         [
@@ -165,6 +165,7 @@ REQUEST = st.fixed_dictionaries(
         "job_name": either(TEXTS),
         "node_count": either(st.integers(1, 9)),
         "reservation_id": either(TEXTS),
+        "experiment_id": either(TEXTS),
         "plugin_configs": either(st.dictionaries(TEXTS, ODD, max_size=3)),
         "array": st.just({"size": 2}) | ODD,
         "env": ODD,

@@ -235,6 +235,27 @@ def test_ended_counts_by_the_utc_day_and_by_the_last_24_hours(place: Place) -> N
     assert counts == {"completed_today": 1, "failed_today": 1, "completed_24h": 2}
 
 
+def test_an_experiment_is_as_its_newest_fact_left_it(place: Place) -> None:
+    more = [facts.experiment_update("e1", status="archived"), facts.experiment_update("unknown", name="x")]
+    history = place.with_facts(facts.experiment("e1", "one"), facts.experiment("e2", "two"), *more)
+    assert {one["id"]: one["status"] for one in history.experiments()} == {"e1": "archived", "e2": "active"}
+    place.ledger.append([facts.experiment_update("e1", name="uno", commit_id="abcdef1")])
+    history.catch_up(place.ledger.next_seq - 1)
+    (changed,) = [one for one in history.experiments() if one["id"] == "e1"]
+    assert (changed["name"], changed["status"], changed["commit_id"]) == ("uno", "archived", "abcdef1")
+    assert history.check()["valid"]
+
+
+def test_tasks_of_an_experiment(place: Place) -> None:
+    lives = [fact for n in range(3) for fact in facts.whole_life(f"t{n}", experiment_id="e1")]
+    history = place.with_facts(*lives, *facts.whole_life("other"), facts.deleted("t1"))
+    page = history.tasks({"experiment_id": "e1"})
+    assert ([view["id"] for view in page["tasks"]], page["total"]) == (["t2", "t0"], 2)
+    page = history.experiment_tasks("e1", 1, 1)
+    assert ([view["id"] for view in page["tasks"]], page["total"]) == (["t0"], 2)
+    assert history.tasks({"experiment_id": "none"})["total"] == 0
+
+
 def test_experiments_newest_first(place: Place) -> None:
     history = place.with_facts(facts.experiment("e1", "one"), facts.experiment("e2", "two", START_US + 1))
     newest, oldest = history.experiments()
@@ -244,6 +265,7 @@ def test_experiments_newest_first(place: Place) -> None:
         "name": "one",
         "description": "about one",
         "status": "active",
+        "commit_id": "",
         "created_at": START_US / 1e6,
         "user_id": "ann",
     }

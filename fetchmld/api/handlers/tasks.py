@@ -206,6 +206,7 @@ def _query_of(request: web.Request) -> TaskQuery:
         user_id=query.text(given, "user_id") or own,
         node_count=nodes or None,
         reservation_id=query.text(given, "reservation_id"),
+        experiment_id=query.text(given, "experiment_id"),
         plugins=query.plugins(given),
         at_us=query.instant_us(given, "at"),
         array_id=cast("TaskId | None", query.text(given, "array_id")),
@@ -217,7 +218,9 @@ def _query_of(request: web.Request) -> TaskQuery:
 async def _check_experiment(request: web.Request, experiment_id: str) -> None:
     caller = request[CALLER]
     for found in await request.app[HEAD].experiments():
-        if found["id"] == experiment_id and (access.sees_all(caller) or found["user_id"] == caller.user_id):
+        if found["id"] == experiment_id and access.sees(caller, found):
+            if found["status"] == "archived":
+                raise Conflict(f"experiment_id: experiment {experiment_id} is archived; it takes no more tasks")
             return
     raise Invalid(f"experiment_id: there is no experiment {experiment_id!r}")
 

@@ -1,0 +1,63 @@
+"""Every method that a client has, once for both: the endpoint table, and what takes several requests."""
+
+from fetchmld.client import blobs, endpoints
+from fetchmld.client import tasks as ways
+from fetchmld.client.methods import endpoint, flowing, working
+
+
+class Methods:
+    """The table as methods."""
+
+    health = endpoint(endpoints.health)
+    ready = endpoint(endpoints.ready)
+    submit = endpoint(endpoints.create_task)
+    submit_many = endpoint(endpoints.create_tasks)
+    tasks = endpoint(endpoints.list_tasks)
+    task = endpoint(endpoints.get_task)
+    cancel = endpoint(endpoints.cancel_task)
+    artifacts = endpoint(endpoints.list_artifacts)
+    artifact = endpoint(endpoints.get_artifact)
+    queue = endpoint(endpoints.queue_stats)
+    scheduler = endpoint(endpoints.scheduler_status)
+    workers = endpoint(endpoints.list_workers)
+    worker = endpoint(endpoints.get_worker)
+    explain = endpoint(endpoints.explain_task)
+    set_priority = endpoint(endpoints.set_priority)
+    drain = endpoint(endpoints.drain_worker)
+    undrain = endpoint(endpoints.undrain_worker)
+    release_gpu = endpoint(endpoints.release_gpu)
+    reservations = endpoint(endpoints.list_reservations)
+    reserve = endpoint(endpoints.create_reservation)
+    release = endpoint(endpoints.release_reservation)
+    audit_events = endpoint(endpoints.list_events)
+    history = endpoint(endpoints.query_history)
+    audit_verify = endpoint(endpoints.verify_audit)
+    audit_root = endpoint(endpoints.audit_root)
+    audit_checkpoint = endpoint(endpoints.audit_checkpoint)
+    audit_proof = endpoint(endpoints.prove_event)
+    audit_consistency = endpoint(endpoints.prove_consistency)
+    rotate_audit_key = endpoint(endpoints.rotate_audit_key)
+    keys = endpoint(endpoints.list_keys)
+    create_key = endpoint(endpoints.create_key)
+    revoke_key = endpoint(endpoints.revoke_key)
+    experiments = endpoint(endpoints.list_experiments)
+    create_experiment = endpoint(endpoints.create_experiment)
+    experiment = endpoint(endpoints.get_experiment)
+    update_experiment = endpoint(endpoints.update_experiment)
+    experiment_metrics = endpoint(endpoints.experiment_metrics)
+    create_ticket = endpoint(endpoints.create_ticket)
+    services = endpoint(endpoints.list_services)
+    service = endpoint(endpoints.get_service)
+    start_service = endpoint(endpoints.start_service)
+    stop_service = endpoint(endpoints.stop_service)
+    diff_blobs = endpoint(endpoints.diff_blobs)
+    create_snapshot = endpoint(endpoints.create_snapshot)
+    snapshots = endpoint(endpoints.list_snapshots)
+    snapshot = endpoint(endpoints.get_snapshot)
+
+    wait = working(ways.wait)
+    logs = flowing(ways.logs)
+    lines = flowing(ways.lines)
+    artifact_pieces = flowing(ways.artifact_pieces)
+    put_blob = working(blobs.put_blob)
+    blob = flowing(blobs.blob)
