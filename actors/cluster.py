@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from actors import ray_channel
+from actors import native, ray_channel
 from actors.hosting import hosted
 from actors.members import attend_members
 from actors.plugin_actors import attend_plugins
@@ -33,6 +33,7 @@ PATIENCE: Final = {
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_MAX_S: Final = 10.0
 CALLS_AT_ONCE: Final = 1000
+SCHEDULER_METHODS: Final = (*ray_channel.METHODS, *native.METHODS, "plugins_wanted")
 
 
 @dataclass(slots=True, frozen=True)
@@ -54,11 +55,11 @@ class ActorSpec:
 def head_specs(worker_id: str) -> tuple[ActorSpec, ...]:
     """The actors of a head node, in the order of their start; they stop in `STOP_ORDER`."""
     return (
-        ActorSpec("scheduler", "actors.scheduler:SchedulerActor", (*ray_channel.METHODS, "plugins_wanted")),
+        ActorSpec("scheduler", "actors.scheduler:SchedulerActor", SCHEDULER_METHODS),
         ActorSpec("history", "actors.history:HistoryActor"),
         ActorSpec("audit", "actors.audit:AuditActor"),
         ActorSpec(f"agent:{worker_id}", "actors.agent:Agent"),
-        ActorSpec("head", "actors.head:HeadActor"),
+        ActorSpec("head", "actors.head:HeadActor", (native.DOOR,)),
     )
 
 

@@ -28,6 +28,7 @@ from actors.ray_compat import NAMESPACE
 from actors.session_desk import SessionDesk
 from actors.ways import Ways
 from fetchmld.api.app import build_app
+from fetchmld.api.context import ADMISSION
 from fetchmld.api.head import (
     Anchoring,
     ArtifactEntry,
@@ -48,6 +49,7 @@ from fetchmld.api.head import (
     TaskQuery,
     Verification,
 )
+from fetchmld.api.native import Native
 from fetchmld.api.protocol import ApiSite, make_runner
 from fetchmld.channel import REQUEST_TIMEOUT_S, Client, Dial
 from fetchmld.config import Config
@@ -129,6 +131,7 @@ class HeadActor:
         self._history = self._client("history")
         self._audit = self._client("audit")
         self._notes: Notes
+        self._native: Native
         self._agents: dict[str, Client] = {}
         self._ways = Ways(self._worker_id, self._agent)
         self._keys: dict[str, tuple[float, Key | None]] = {}
@@ -153,7 +156,9 @@ class HeadActor:
         await self.sessions.open()
         await self.plugins.open()
         self._keeping = asyncio.create_task(self._keeper.run())
-        self._runner = make_runner(build_app(self, self._config))
+        app = build_app(self, self._config)
+        self._native = Native(self, app[ADMISSION])
+        self._runner = make_runner(app)
         await self._runner.setup()
         tls = self._tls()
         for port in filter(None, (self._config.port, self._config.services_port)):
@@ -181,6 +186,12 @@ class HeadActor:
             await self._plugin_actors.close()
         for client in (self._scheduler, self._history, self._audit, *self._agents.values()):
             await client.close()
+
+    # -- what programs on Ray ask
+
+    async def native(self, what: str, about: Any, who: dict[str, str]) -> Any:
+        """See `api.native`."""
+        return await self._native.answer(what, about, who)
 
     # -- tasks
 

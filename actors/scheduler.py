@@ -18,8 +18,9 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from actors import native
 from actors.background import in_background
 from actors.feed import Watchers
 from actors.mailbox import EVENTS
@@ -220,6 +221,21 @@ class SchedulerActor:
 
     def _wanted_plugins(self) -> list[str]:
         return sorted(plugin.id for plugin in self._core.state.plugins.values() if plugin.wanted)
+
+    # What programs on Ray ask; without a key they are `ray:<user>`.
+
+    async def submit(self, requests: list[dict[str, Any]], api_key: str = "", user: str = "") -> list[dict[str, Any]]:
+        """For each request, in their order, the Task or what is wrong with it."""
+        return cast(list[dict[str, Any]], await native.hand_on("submit", list(requests), api_key, user))
+
+    async def status(self, task_id: str, api_key: str = "", user: str = "") -> dict[str, Any]:
+        return cast(dict[str, Any], await native.hand_on("status", task_id, api_key, user))
+
+    async def wait(self, task_id: str, api_key: str = "", user: str = "") -> dict[str, Any]:
+        return cast(dict[str, Any], await native.hand_on("wait", task_id, api_key, user))
+
+    async def cancel(self, task_id: str, api_key: str = "", user: str = "") -> None:
+        await native.hand_on("cancel", task_id, api_key, user)
 
     async def shutdown(self) -> None:
         """Take no more, finish the batch at hand, close the ledger."""

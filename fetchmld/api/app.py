@@ -8,8 +8,10 @@ from typing import Final
 import orjson
 from aiohttp import web
 
+from fetchmld.api.admission import Admission
 from fetchmld.api.connections import Connections, Limits
 from fetchmld.api.context import (
+    ADMISSION,
     CONFIG,
     CONNECTIONS,
     DOCUMENT,
@@ -153,6 +155,7 @@ def build_app(head: Head, config: Config) -> web.Application:
     app[HEAD] = head
     app[CONFIG] = config
     app[INTAKE] = Intake(config)
+    app[ADMISSION] = Admission(head, config, app[INTAKE])
     app[UNDER_WAY] = set()
     app[DOCUMENT] = orjson.dumps(build_document(OPERATIONS))
     app[METER] = meter

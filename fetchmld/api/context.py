@@ -13,6 +13,7 @@ from fetchmld.api.rates import Standing
 from fetchmld.config import Config
 
 if TYPE_CHECKING:
+    from fetchmld.api.admission import Admission
     from fetchmld.api.experiment_metrics import MetricsReader
     from fetchmld.api.feed import Hub
     from fetchmld.api.intake import Intake
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 HEAD: Final[web.AppKey[Head]] = web.AppKey("head")
 CONFIG: Final = web.AppKey("config", Config)
+ADMISSION: Final[web.AppKey["Admission"]] = web.AppKey("admission")
 INTAKE: Final[web.AppKey["Intake"]] = web.AppKey("intake")
 HUB: Final[web.AppKey["Hub"]] = web.AppKey("hub")
 STREAMS: Final[web.AppKey["Streams"]] = web.AppKey("streams")

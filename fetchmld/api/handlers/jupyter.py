@@ -11,8 +11,7 @@ from typing_extensions import TypedDict
 from fetchmld.api import access, browser, wire
 from fetchmld.api.answers import reply
 from fetchmld.api.body import read_object
-from fetchmld.api.context import CALLER, HEAD, PAGES
-from fetchmld.api.handlers.tasks import check_containers
+from fetchmld.api.context import ADMISSION, CALLER, HEAD, PAGES
 from fetchmld.api.idempotency import REPLAYED, intent_of, under_way
 from fetchmld.api.intake import GpuType, Image, recordable
 from fetchmld.api.pages import no_such_service
@@ -109,7 +108,7 @@ async def _task_request(request: web.Request, given: StartJupyter) -> TaskReques
         if name in given:
             asked[name] = given[name]
     if given.get("image", IMAGE_DEFAULT) != IMAGE_DEFAULT:
-        await check_containers(request)
+        await request.app[ADMISSION].check_containers()
         asked["image"] = given["image"]
     asked["jupyter"] = JupyterRequest(name=given["name"], workspace=await _workspace(request, given.get("workspace")))
     return asked

@@ -10,14 +10,14 @@ from typing_extensions import TypedDict
 
 from fetchmld.api import access, query, wire
 from fetchmld.api.answers import error_body, reply
-from fetchmld.api.attempts import of_attempt
-from fetchmld.api.body import as_object, read_list, read_object
-from fetchmld.api.context import CALLER, CONFIG, HEAD, INTAKE, STREAMS, TRACE
-from fetchmld.api.head import Head, TaskQuery
+from fetchmld.api.body import read_list, read_object
+from fetchmld.api.context import ADMISSION, CALLER, CONFIG, HEAD, STREAMS, TRACE
+from fetchmld.api.head import TaskQuery
 from fetchmld.api.idempotency import REPLAYED, intent_of, under_way
+from fetchmld.api.outputs import add_output
 from fetchmld.api.validation import validate
-from fetchmld.core.errors import BadRequest, Conflict, FetchmlError, Invalid, NotFound, Repeated
-from fetchmld.core.model import OUTPUT_TAIL_BYTES, PRIORITY_DEFAULT, Intent, TaskId, TaskRequest, TaskStatus, TaskView
+from fetchmld.core.errors import BadRequest, Conflict, FetchmlError, Repeated
+from fetchmld.core.model import Intent, TaskId, TaskRequest, TaskStatus, TaskView
 
 LIST_DEFAULT: Final = 50
 BATCH_BYTES_MAX: Final = 16 * 2**20
@@ -42,7 +42,7 @@ async def create(request: web.Request) -> web.Response:
     """POST /v1/tasks: 201 once the task is on disk."""
     body = await read_object(request)
     with under_way(request, "tasks") as scope:
-        asked = await accept(request, body, set())
+        asked = await request.app[ADMISSION].accept(request[CALLER], body, set())
         (found,) = await request.app[HEAD].submit(request[CALLER], [asked], [intent_of(scope, body)])
     task = await _made_before(request, found) if isinstance(found, Repeated) else found
     if isinstance(task, FetchmlError):
@@ -75,48 +75,17 @@ async def _accept_many(request: web.Request, items: list[Any], scope: str) -> li
     asked: list[_Accepted | FetchmlError] = []
     known: set[str] = set()
     for place, item in enumerate(items):
-        asked.append(await _accept_one(request, item, known, intent_of(scope, item, place)))
+        found = await request.app[ADMISSION].try_accept(request[CALLER], item, known)
+        asked.append(found if isinstance(found, FetchmlError) else (found, intent_of(scope, item, place)))
         if len(asked) % BATCH_SLICE == 0:
             await asyncio.sleep(0)  # others have their turn
     return asked
-
-
-async def _accept_one(
-    request: web.Request, item: Any, known: set[str], intent: Intent | None
-) -> _Accepted | FetchmlError:
-    try:
-        return await accept(request, as_object(item), known), intent
-    except FetchmlError as error:
-        if error.status >= 500:
-            raise
-        return error
 
 
 def _outcome(request: web.Request, one: TaskView | FetchmlError) -> dict[str, Any]:
     if isinstance(one, FetchmlError):
         return {"status": one.status, "error": error_body(one, request[TRACE])}
     return {"status": 201, "task": wire.task(one)}
-
-
-async def accept(request: web.Request, body: dict[str, Any], known: set[str]) -> TaskRequest:
-    """What `body` asks for, if the caller may. `known`: experiments, snapshots and tasks that were looked up already."""
-    caller = request[CALLER]
-    asked = request.app[INTAKE].task_request(body)
-    access.check_priority(caller, asked.get("priority", PRIORITY_DEFAULT), request.app[CONFIG].user_priority_max)
-    if (experiment_id := asked.get("experiment_id")) and experiment_id not in known:
-        await _check_experiment(request, experiment_id)
-        known.add(experiment_id)
-    if (snapshot_id := asked.get("snapshot_id")) and snapshot_id not in known:
-        if not await request.app[HEAD].code.has(caller, snapshot_id):
-            raise Invalid(f"snapshot_id: there is no snapshot {snapshot_id!r}; `fetchmld snapshots push DIR` makes one")
-        known.add(snapshot_id)
-    if "image" in asked and "image" not in known:
-        await check_containers(request)
-        known.add("image")
-    for task_id in {needed["task_id"] for needed in asked.get("depends_on", ())} - known:
-        await _check_dependency(request, task_id)
-        known.add(task_id)
-    return asked
 
 
 async def list_(request: web.Request) -> web.Response:
@@ -149,8 +118,8 @@ async def read(request: web.Request) -> web.Response:
             view = access.seen(request[CALLER], view["id"], await request.app[HEAD].wait(TaskId(view["id"]), wait_s))
     redacted = access.is_redacted(request[CALLER])
     out = wire.task(view, redacted=redacted, base=str(request.url.origin()))
-    if with_output and not redacted and view["attempt"] > 0:
-        await _add_output(out, request.app[HEAD], of_attempt(view))
+    if with_output and not redacted:
+        await add_output(out, request.app[HEAD], view)
     return reply(out)
 
 
@@ -213,40 +182,3 @@ def _query_of(request: web.Request) -> TaskQuery:
         limit=limit,
         offset=offset,
     )
-
-
-async def _check_experiment(request: web.Request, experiment_id: str) -> None:
-    caller = request[CALLER]
-    for found in await request.app[HEAD].experiments():
-        if found["id"] == experiment_id and access.sees(caller, found):
-            if found["status"] == "archived":
-                raise Conflict(f"experiment_id: experiment {experiment_id} is archived; it takes no more tasks")
-            return
-    raise Invalid(f"experiment_id: there is no experiment {experiment_id!r}")
-
-
-async def check_containers(request: web.Request) -> None:
-    """An image needs a worker that can run one."""
-    workers = await request.app[HEAD].workers()
-    if not any(one["detail"].get("containers") for one in workers if one["status"] != "offline"):
-        raise Invalid("image: no worker here can run one; that takes podman, docker or apptainer on the worker")
-
-
-async def _check_dependency(request: web.Request, task_id: str) -> None:
-    """A task may depend on those that its submitter may know of."""
-    caller, found = request[CALLER], await request.app[HEAD].task(TaskId(task_id))
-    if found is None or not (access.sees_all(caller) or found["user_id"] == caller.user_id):
-        raise Invalid(f"depends_on: there is no task {task_id!r}")
-
-
-async def _add_output(out: dict[str, Any], head: Head, view: TaskView) -> None:
-    """The last 64 KiB of the log as text. A log that cannot be reached now does not hide the task."""
-    try:
-        chunk = await head.logs(view, 0, OUTPUT_TAIL_BYTES, 0.0)
-        if chunk.size > chunk.offset + len(chunk.data):
-            chunk = await head.logs(view, chunk.size - OUTPUT_TAIL_BYTES, OUTPUT_TAIL_BYTES, 0.0)
-    except FetchmlError as error:
-        if isinstance(error, NotFound) or error.status >= 500:
-            return
-        raise
-    out["output"] = chunk.data.decode("utf-8", "replace")
