@@ -40,6 +40,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "history": ("history", "Ask the history in SQL."),
     "simulate": ("simulate", "Play a recorded workload through the scheduler."),
     "doctor": ("doctor", "Check this machine and the data directory."),
+    "completion": ("completion", "Make the shell complete commands, options and ids."),
     "config": ("settings", "Every setting, its value and where it came from."),
 }
 

@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from fetchmld.cli import show as layout
+from fetchmld.cli.ids import Id
 from fetchmld.cli.session import Session, client_command
 from fetchmld.client.errors import CannotSnapshot
 
 
 @click.command()
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", type=Id("task"))
 @click.argument("path", required=False)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write it there; go on with FILE.part."

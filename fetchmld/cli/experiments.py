@@ -6,7 +6,7 @@ from typing import Any, Final
 import click
 
 from fetchmld.cli import show as layout
-from fetchmld.cli.exits import INVALID, NOT_FOUND, Failure
+from fetchmld.cli.ids import Id, pick
 from fetchmld.cli.session import Session, client_command
 
 ROWS_DEFAULT: Final = 100
@@ -45,7 +45,7 @@ def ls(session: Session, status: str | None) -> None:
 
 
 @experiments.command()
-@click.argument("experiment_id", metavar="ID")
+@click.argument("experiment_id", metavar="ID", type=Id("experiment"))
 @click.option("--limit", type=click.IntRange(1, 1000), default=ROWS_DEFAULT, show_default=True, help="Tasks shown.")
 @click.option("--offset", type=click.IntRange(0), default=0, help="Leave out this many of the newest.")
 @client_command
@@ -84,7 +84,7 @@ def _value(value: Any) -> str:
 
 
 @experiments.command()
-@click.argument("experiment_ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("experiment_ids", metavar="ID...", nargs=-1, required=True, type=Id("experiment"))
 @click.option("--undo", is_flag=True, help="Bring them back.")
 @client_command
 def archive(session: Session, experiment_ids: tuple[str, ...], undo: bool) -> None:
@@ -97,16 +97,7 @@ def archive(session: Session, experiment_ids: tuple[str, ...], undo: bool) -> No
 
 def find(session: Session, experiment_id: str) -> Mapping[str, Any]:
     """The experiment that `experiment_id` names: its id, a unique prefix of it, its name, or `last`."""
-    every = session.client.experiments()
-    whole = [one for one in every if experiment_id in (one["id"], one["name"])]
-    prefixed = every[:1] if experiment_id == "last" else [one for one in every if one["id"].startswith(experiment_id)]
-    found = whole or prefixed
-    if not found:
-        raise Failure(f"there is no experiment {experiment_id!r}; see `fetchmld experiments ls`", NOT_FOUND)
-    if len(found) > 1:
-        shown = ", ".join(one["id"] for one in found[:5])
-        raise Failure(f"{experiment_id!r} could be any of {shown}; give the whole id", INVALID)
-    return found[0]
+    return pick("experiment", experiment_id, session.client.experiments(), ("id", "name"))
 
 
 def _show_one(session: Session, experiment: Mapping[str, Any], line: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any, get_args
 import click
 
 from fetchmld.cli import show as layout
+from fetchmld.cli.ids import Id, pick
 from fetchmld.cli.session import Session, client_command
 from fetchmld.cli.submit import Span
 from fetchmld.core.model import UserRole
@@ -55,10 +56,11 @@ def ls(session: Session) -> None:
 
 
 @keys.command()
-@click.argument("key_id", metavar="ID")
+@click.argument("key_id", metavar="ID", type=Id("key"))
 @client_command
 def revoke(session: Session, key_id: str) -> None:
     """Refuse a key from now on."""
+    key_id = str(pick("key", key_id, session.client.keys())["id"])
     session.client.revoke_key(key_id)
     if not session.json_output:
         click.echo(key_id if session.quiet else f"{key_id} is revoked")

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from fetchmld.cli import show as layout
+from fetchmld.cli.ids import Id, pick
 from fetchmld.cli.session import Session, client_command
 from fetchmld.cli.submit import Span
 
@@ -38,10 +39,11 @@ def create(session: Session, gpu_count: int, span_s: int | None, **more: Any) ->
 
 
 @reserve.command()
-@click.argument("reservation_id", metavar="ID")
+@click.argument("reservation_id", metavar="ID", type=Id("reservation"))
 @client_command
 def release(session: Session, reservation_id: str) -> None:
     """Give a reservation back; what runs on it runs on."""
+    reservation_id = str(pick("reservation", reservation_id, session.client.reservations())["id"])
     session.client.release(reservation_id)
     if not session.json_output:
         click.echo(reservation_id if session.quiet else f"{reservation_id} is given back")

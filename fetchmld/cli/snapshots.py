@@ -8,7 +8,8 @@ from typing import Any, Final
 import click
 
 from fetchmld.cli import show as layout
-from fetchmld.cli.exits import INVALID, NOT_FOUND, Failure
+from fetchmld.cli.exits import INVALID, Failure
+from fetchmld.cli.ids import Id, pick
 from fetchmld.cli.session import Session, client_command
 
 BAR_WIDTH: Final = 30
@@ -62,7 +63,7 @@ def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 @snapshots.command()
-@click.argument("snapshot_id", metavar="ID")
+@click.argument("snapshot_id", metavar="ID", type=Id("snapshot"))
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @client_command
 def pull(session: Session, snapshot_id: str, directory: Path) -> None:
@@ -107,13 +108,7 @@ def find(session: Session, snapshot_id: str) -> str:
     """The whole id of the snapshot that `snapshot_id` names: itself, a unique prefix, or `last`."""
     if len(snapshot_id) == 64:
         return snapshot_id
-    found = [one["id"] for one in session.client.snapshots()]
-    matches = found[:1] if snapshot_id == "last" else [one for one in found if one.startswith(snapshot_id)]
-    if not matches:
-        raise Failure(f"you have no snapshot {snapshot_id!r}; see `fetchmld snapshots ls`", NOT_FOUND)
-    if len(matches) > 1:
-        raise Failure(f"{snapshot_id!r} could be any of {len(matches)} snapshots; give more of it", INVALID)
-    return str(matches[0])
+    return str(pick("snapshot", snapshot_id, session.client.snapshots())["id"])
 
 
 class Bar:

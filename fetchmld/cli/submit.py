@@ -12,6 +12,7 @@ import click
 from fetchmld.cli.arrays import ArraySpec, Param, array_field
 from fetchmld.cli.exits import INTERRUPTED, task_exit
 from fetchmld.cli.follow import follow_to_end
+from fetchmld.cli.ids import Id, pick
 from fetchmld.cli.session import Session, client_command
 from fetchmld.cli.tasks import ended_line
 from fetchmld.cli.watch import Watch, typed
@@ -112,9 +113,12 @@ def _later(what: str) -> Any:
     "--experiment",
     "experiment_id",
     metavar="ID",
+    type=Id("experiment"),
     help="The experiment that it belongs to: its id, a prefix, or its name.",
 )
-@click.option("--reservation", "reservation_id", metavar="ID", help="The reservation to run under.")
+@click.option(
+    "--reservation", "reservation_id", metavar="ID", type=Id("reservation"), help="The reservation to run under."
+)
 @click.option("--after", "depends_on", type=After(), multiple=True, metavar="ID[:COND]",
               help="Start when that task has ended: ok (the default), any or failed. Repeatable.")  # fmt: skip
 @click.option("--image", metavar="IMAGE", help="Run in this container image, on a worker that can.")
@@ -150,8 +154,8 @@ def submit(
     request = build_request(command, options)
     if follow and "array" in request:
         raise click.UsageError("--follow: an array has no output of its own; follow one of its elements: ID-0")
-    if "experiment_id" in request and not dry_run:
-        request["experiment_id"] = _experiment_id(session, request["experiment_id"])
+    if not dry_run:
+        _name_wholly(session, request)
     if snapshot is not None:
         request["snapshot_id"] = _snapshot_id(session, snapshot, dry_run)
     if dry_run:
@@ -192,10 +196,17 @@ def snapshot_name(snapshot: str | None, image: str | None) -> str:
     return Path(snapshot).resolve().name if snapshot is not None else str(image).rpartition("/")[2]
 
 
-def _experiment_id(session: Session, given: str) -> str:
-    from fetchmld.cli import experiments
-
-    return str(experiments.find(session, given)["id"])
+def _name_wholly(session: Session, request: dict[str, Any]) -> None:
+    """Prefixes of ids, names of experiments and `last` are for people: the API takes whole ids."""
+    client = session.client
+    if "experiment_id" in request:
+        request["experiment_id"] = pick("experiment", request["experiment_id"], client.experiments(), ("id", "name"))[
+            "id"
+        ]
+    if "reservation_id" in request:
+        request["reservation_id"] = pick("reservation", request["reservation_id"], client.reservations())["id"]
+    for needed in request.get("depends_on", ()):
+        needed["task_id"] = session.find_id(needed["task_id"])
 
 
 def _snapshot_id(session: Session, given: str, dry_run: bool) -> str:

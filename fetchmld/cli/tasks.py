@@ -9,6 +9,7 @@ import click
 from fetchmld.cli import show as layout
 from fetchmld.cli.arrays import place, progress
 from fetchmld.cli.exits import INTERRUPTED, NOT_FINISHED, task_exit
+from fetchmld.cli.ids import Id
 from fetchmld.cli.session import Session, client_command
 from fetchmld.cli.watch import Watch, command_line
 from fetchmld.client.errors import ApiError
@@ -19,9 +20,13 @@ STATUSES = ["queued", "preparing", "running", "collecting", "completed", "failed
 @click.command()
 @click.option("--status", type=click.Choice(STATUSES), help="Only those in this state.")
 @click.option("--user", metavar="USER", help="Only this user's.")
-@click.option("--array", "array_id", metavar="ID", help="The elements of this array.")
+@click.option("--array", "array_id", metavar="ID", type=Id("task"), help="The elements of this array.")
 @click.option(
-    "--experiment", "experiment_id", metavar="ID", help="Those of this experiment: its id, a prefix, or its name."
+    "--experiment",
+    "experiment_id",
+    metavar="ID",
+    type=Id("experiment"),
+    help="Those of this experiment: its id, a prefix, or its name.",
 )
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many.")
 @click.option("--offset", type=click.IntRange(0), default=0, help="Leave out this many of the newest.")
@@ -84,7 +89,7 @@ def state(task: Mapping[str, Any]) -> str:
 
 
 @click.command()
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", type=Id("task"))
 @click.option("--at", metavar="TIME", help="As it was at this moment, RFC 3339.")
 @client_command
 def show(session: Session, task_id: str, at: str | None) -> None:
@@ -147,7 +152,7 @@ def _resources(task: Mapping[str, Any]) -> str:
 
 
 @click.command()
-@click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("task_ids", metavar="ID...", nargs=-1, required=True, type=Id("task"))
 @click.option("--timeout", type=click.FloatRange(0), metavar="SECONDS", help="Give up after this long (exit 101).")
 @client_command
 def wait(session: Session, task_ids: tuple[str, ...], timeout: float | None) -> int:
@@ -180,7 +185,7 @@ def ended_line(task: Mapping[str, Any]) -> str:
 
 
 @click.command()
-@click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("task_ids", metavar="ID...", nargs=-1, required=True, type=Id("task"))
 @client_command
 def cancel(session: Session, task_ids: tuple[str, ...]) -> None:
     """Cancel tasks; running ones get SIGTERM, then SIGKILL after the grace period. An ended one leaves the list."""

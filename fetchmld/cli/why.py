@@ -6,11 +6,12 @@ from typing import Any
 import click
 
 from fetchmld.cli import show as layout
+from fetchmld.cli.ids import Id
 from fetchmld.cli.session import Session, client_command
 
 
 @click.command()
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", type=Id("task"))
 @client_command
 def why(session: Session, task_id: str) -> None:
     """Why a task is not running, who holds what it lacks, and when it starts."""

@@ -34,13 +34,16 @@ def test_priority(client: Run, stub: Stub) -> None:
 
 
 def test_drain_and_undrain(client: Run, stub: Stub) -> None:
+    stub.handlers["GET /v1/scheduler/workers"] = answer(200, [{"id": "w1", "hostname": "box"}])
     stub.handlers["DELETE /v1/scheduler/workers/w1"] = answer(204, None)
     stub.handlers["POST /v1/scheduler/workers/w1/undrain"] = answer(200, {"id": "w1", "status": "active"})
     assert client("drain", "w1").out == "w1 is draining\n"
-    assert client("undrain", "w1").out == "w1 takes work again\n"
+    assert client("undrain", "box").out == "w1 takes work again\n"
+    assert client("drain", "w2").code == 3
 
 
 def test_release_gpu_and_the_gpus_of_workers(client: Run, stub: Stub) -> None:
+    stub.handlers["GET /v1/scheduler/workers"] = answer(200, [{"id": "w1"}])
     stub.handlers["POST /v1/scheduler/workers/w1/gpus/1/release"] = answer(200, {"id": "w1", "status": "active"})
     assert client("release-gpu", "w1", "1").out == "GPU 1 of w1 is in use again\n"
     assert client("release-gpu", "w1", "-1").code == 2
