@@ -85,7 +85,7 @@ _TASK_ADDED: Final[dict[str, Schema]] = {
         "What the last attempt used, from the kernel's account.",
     ),
     "artifacts": record({"file_count": INTEGER, "total_bytes": INTEGER}),
-    "array": ref("Array"),
+    "array": ref("TaskArray"),
     "array_id": said(STRING, "The array that this is an element of."),
     "array_index": said(INTEGER, "Its place in the array, from 0."),
     "params": {
@@ -586,7 +586,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
         additionalProperties=False,
         description="Many tasks as one: submitted, listed and cancelled together. Element i has the id `<id>-<i>`.",
     ),
-    "Array": record(
+    "TaskArray": record(
         {
             "size": INTEGER,
             "max_parallel": said(INTEGER, "The size where there is no limit."),

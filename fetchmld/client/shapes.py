@@ -76,7 +76,7 @@ class Task(TypedDict, total=False):
     signal: int
     usage: TaskUsage
     artifacts: TaskArtifacts
-    array: Array
+    array: TaskArray
     array_id: str
     array_index: int
     params: dict[str, str | float | bool]
@@ -434,7 +434,7 @@ class CreateArray(TypedDict, total=False):
     params: dict[str, list[str | float | bool]]
 
 
-class Array(TypedDict, total=False):
+class TaskArray(TypedDict, total=False):
     size: int
     max_parallel: int
     queued: int
