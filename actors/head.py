@@ -72,6 +72,7 @@ from fetchmld.core.model import (
     UserId,
     WorkerView,
 )
+from fetchmld.measures import SchedulerMeasures
 from fetchmld.plugins.secrets import Secrets
 from fetchmld.plugins.tokens import Tokens
 from fetchmld.store.code import CodeStore
@@ -324,6 +325,9 @@ class HeadActor:
 
     async def counts(self) -> Counts:
         return cast(Counts, (await self._scheduler.request("counts")).body)
+
+    async def measures(self) -> SchedulerMeasures:
+        return cast(SchedulerMeasures, (await self._scheduler.request("measures")).body)
 
     async def ended(self) -> Ended:
         return cast(Ended, await self._ask_history("ended", {}))

@@ -22,6 +22,7 @@ from typing import Any, Final, cast
 
 from actors import native
 from actors.background import in_background
+from actors.counting import Counting
 from actors.feed import Watchers
 from actors.mailbox import EVENTS
 from actors.ray_channel import Gate
@@ -49,6 +50,7 @@ from fetchmld.core.messages import (
 from fetchmld.core.model import TaskId, UserId, WorkerId
 from fetchmld.core.scheduler import Policy, Scheduler
 from fetchmld.core.state import ended
+from fetchmld.measures import watch_loop
 from fetchmld.store import snapshots
 from fetchmld.store.clock import LogicalClock
 from fetchmld.store.disk_probe import sync_latency
@@ -96,6 +98,8 @@ class SchedulerActor:
         )
         self._writer = ThreadPoolExecutor(1, "ledger")
         self._mailbox: list[Message | Event] = []
+        self._arrived = 0.0  # when the oldest message in it did, monotonic
+        self._counting = Counting()
         self._tickets: dict[int, Message] = {}
         self._last_ticket = 0
         self._waiters: dict[TaskId, list[tuple[float, Message]]] = {}  # with the time when they stop waiting
@@ -130,7 +134,7 @@ class SchedulerActor:
 
     def _loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
         retention = RetentionKeeper(self._config.paths.ledger_dir, self._config.seal_after_segments)
-        return self._work(), self._tick(), self._snapshots.run(), retention.run()
+        return self._work(), self._tick(), self._snapshots.run(), retention.run(), watch_loop(self._counting.lag_s)
 
     async def _probe_disk(self) -> None:
         """Say once how long a sync takes here: every accepted request waits for one."""
@@ -258,6 +262,8 @@ class SchedulerActor:
             for message in messages:
                 self._refuse(message, "too many requests are waiting")
             return
+        if not self._mailbox:
+            self._arrived = time.monotonic()
         self._mailbox += messages
         self._wake.set()
 
@@ -287,8 +293,9 @@ class SchedulerActor:
             await self._wake.wait()
             self._wake.clear()
             batch, self._mailbox = self._mailbox, []
+            arrived = self._arrived
             try:
-                await self._work_through(batch)
+                await self._work_through(batch, arrived)
             except Halted:
                 await self._fall_back(batch, "the record cannot be written, and the daemon stops")
                 raise
@@ -296,7 +303,7 @@ class SchedulerActor:
                 log.exception("scheduler.batch_failed size=%d", len(batch))
                 await self._fall_back(batch, "something went wrong on our side")
 
-    async def _work_through(self, batch: list[Message | Event]) -> None:
+    async def _work_through(self, batch: list[Message | Event], arrived: float = 0.0) -> None:
         if self._broken_since and not await self._mended():
             self._refuse_changes(batch)
             return
@@ -307,7 +314,9 @@ class SchedulerActor:
         first_seq = self._ledger.next_seq
         if facts:
             try:
+                begun = time.monotonic()
                 await self._in_thread(self._ledger.append, facts)
+                self._counting.appended(time.monotonic() - begun)
             except LedgerUnavailable as error:
                 log.error("ledger.unavailable error=%s", error)
                 if self._config.audit_on_failure == "halt":
@@ -316,6 +325,9 @@ class SchedulerActor:
                 await self._fall_back(batch, f"the record cannot be written: {error}")
                 return
         self._perform(effects)
+        self._counting.count(facts, self._core.state)
+        if facts and arrived and isinstance(batch[0], Message):
+            self._counting.acknowledged(arrived)
         if any(fact.event_type == "plugin_configured" for fact in facts):
             self._plugins_changed.set()
             self._plugins_changed = asyncio.Event()
@@ -395,6 +407,8 @@ class SchedulerActor:
                 value = core.service_views()
             case "counts":
                 value = core.counts()
+            case "measures":
+                value = self._counting.data(core)
             case "workers":
                 value = core.worker_views()
             case "key":

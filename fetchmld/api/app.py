@@ -168,7 +168,7 @@ def build_app(head: Head, config: Config) -> web.Application:
     for operation in OPERATIONS:
         mounted[app.router.add_route(operation.method, operation.path, operation.handler)] = operation
     app.on_response_prepare.append(guard.add_headers)
-    app.cleanup_ctx.extend((long_answers.watching_keys, connections.watching))
+    app.cleanup_ctx.extend((long_answers.watching_keys, connections.watching, meter.watching_loop))
     app.on_shutdown.extend((long_answers.end_all, guard.close))
     app.on_cleanup.append(pages.close)
     return app

@@ -27,6 +27,7 @@ from fetchmld.core.model import (
     WorkerView,
 )
 from fetchmld.manifest import CodeManifest, CodeSnapshot
+from fetchmld.measures import SchedulerMeasures
 from fetchmld.upstream import Serving, Upstream
 
 
@@ -394,6 +395,9 @@ class Head(Protocol):
         """Its bytes from `offset` on. NotFound where they are gone."""
 
     async def counts(self) -> Counts: ...
+
+    async def measures(self) -> SchedulerMeasures:
+        """What the scheduler has counted since it began."""
 
     async def ended(self) -> Ended: ...
 

@@ -4,17 +4,23 @@ Owns the metrics' names: each begins with `fetchml_`, ends with its unit, and ne
 label, so the number of series is bounded by the number of operations.
 """
 
+import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from fetchmld import __version__
 from fetchmld.api.guard import Handler, Operation
 from fetchmld.core.model import Counts
+from fetchmld.measures import MOMENTS_S, Distribution, SchedulerMeasures, Spread, watch_loop
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -44,6 +50,9 @@ class Meter:
             buckets=_SECONDS,
             registry=self._registry,
         )
+        self._loop_lag_s = Spread(MOMENTS_S)
+        self._schedulers = _Schedulers()
+        self._registry.register(self._schedulers)
         self._gauges = {name: Gauge(f"fetchml_{name}", text, registry=self._registry) for name, text in _GAUGES.items()}
         self._queued = Gauge("fetchml_tasks_queued", "Tasks that wait, by kind.", ["kind"], registry=self._registry)
         self._workers = Gauge("fetchml_workers", "Workers by state.", ["state"], registry=self._registry)
@@ -58,8 +67,17 @@ class Meter:
             self._seconds.labels(name).observe(time.perf_counter() - began)
         return answer
 
-    def text(self, counts: Counts, newest_seq: int, long_answers: int) -> bytes:
+    async def watching_loop(self, _app: web.Application) -> AsyncIterator[None]:
+        """Takes how late the loop is while the server runs (a `cleanup_ctx`)."""
+        watching = asyncio.create_task(watch_loop(self._loop_lag_s))
+        yield
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+    def text(self, counts: Counts, measures: SchedulerMeasures, newest_seq: int, long_answers: int) -> bytes:
         """All numbers as they are now."""
+        self._schedulers.measures, self._schedulers.head_lag_s = measures, self._loop_lag_s.data()
         self._queued.labels("batch").set(counts["batch_queued"])
         self._queued.labels("service").set(counts["service_queued"])
         for state in ("total", "active", "draining"):
@@ -75,6 +93,65 @@ class Meter:
         return generate_latest(self._registry)
 
 
+class _Schedulers(Collector):
+    """The scheduler's numbers, as it last said them."""
+
+    def __init__(self) -> None:
+        self.measures: SchedulerMeasures | None = None
+        self.head_lag_s: Distribution | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        said, lag = self.measures, self.head_lag_s
+        if said is None or lag is None:
+            return
+        yield CounterMetricFamily("fetchml_tasks_started", "Starts of attempts.", said["started"])
+        ended = CounterMetricFamily("fetchml_tasks_ended", "Ends of tasks, by what they ended with.", labels=["reason"])
+        for reason, count in sorted(said["ended"].items()):
+            ended.add_metric([reason], count)
+        yield ended
+        requeued = CounterMetricFamily(
+            "fetchml_tasks_requeued", "Attempts that are repeated, by why.", labels=["reason"]
+        )
+        for reason, count in sorted(said["requeued"].items()):
+            requeued.add_metric([reason], count)
+        yield requeued
+        gpus = GaugeMetricFamily("fetchml_gpus", "GPUs of all workers, by state.", labels=["state"])
+        for state in ("free", "held", "occupied", "quarantined"):
+            gpus.add_metric([state], said["gpus"].get(state, 0))
+        yield gpus
+        for name, text in _SPREADS.items():
+            yield _histogram(f"fetchml_{name}_seconds", text, {(): said[_FIELDS[name]]})  # type: ignore[literal-required]
+        loops: dict[tuple[str, ...], Distribution] = {("head",): lag, ("scheduler",): said["loop_lag_s"]}
+        yield _histogram(
+            "fetchml_event_loop_lag_seconds", "How late the event loop comes to what is due.", loops, ["actor"]
+        )
+
+
+def _histogram(
+    name: str, text: str, found: Mapping[tuple[str, ...], Distribution], labels: Sequence[str] = ()
+) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for values, spread in found.items():
+        reached, buckets = 0, []
+        for bound, count in zip([*map(floatToGoString, spread["bounds"]), "+Inf"], spread["counts"], strict=True):
+            reached += count
+            buckets.append((bound, float(reached)))
+        family.add_metric(values, buckets, spread["total"])
+    return family
+
+
+_SPREADS: Final = {
+    "task_wait": "From a task's submission to each of its starts.",
+    "task_run": "From a task's newest start to its end.",
+    "ledger_acknowledge": "From the oldest message of a batch of changes to its answer, durable by then.",
+    "ledger_append": "Writing and syncing one batch.",
+}
+_FIELDS: Final = {
+    "task_wait": "wait_s",
+    "task_run": "run_s",
+    "ledger_acknowledge": "acknowledge_s",
+    "ledger_append": "append_s",
+}
 _GAUGES: Final = {
     "tasks_running": "Tasks that have started and not ended.",
     "reservations_active": "Reservations that hold capacity, or will.",

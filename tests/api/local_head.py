@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from actors.code_desk import CodeDesk
+from actors.counting import Counting
 from actors.log_desk import LogDesk
 from actors.mailbox import EVENTS
 from actors.object_desk import ObjectDesk
@@ -94,6 +95,7 @@ from fetchmld.core.model import (
     WorkerView,
 )
 from fetchmld.core.scheduler import Policy, Scheduler
+from fetchmld.measures import SchedulerMeasures
 from fetchmld.plugins.secrets import Secrets
 from fetchmld.plugins.tokens import Tokens
 from fetchmld.store.code import CodeStore
@@ -299,6 +301,13 @@ class LocalHead:
     async def counts(self) -> Counts:
         self._trip()
         return self.core.counts()
+
+    async def measures(self) -> SchedulerMeasures:
+        self._trip()
+        counting = Counting()
+        counting.count(self.facts, self.core.state)
+        counting.appended(0.002)
+        return counting.data(self.core)
 
     async def ended(self) -> Ended:
         statuses = [task.status for task in self.core.state.recent.values()]

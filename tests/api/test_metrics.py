@@ -4,11 +4,13 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from fetchmld.core.errors import TASK_ERROR_WORDS
 from tests.api.served import KEYS, Api, with_api
 
 UNITS = ("_total", "_seconds", "_bytes", "_info", "_created")
 COUNTS = {"fetchml_tasks_queued", "fetchml_tasks_running", "fetchml_workers", "fetchml_reservations_active"} | {
     "fetchml_ledger_events",
+    "fetchml_gpus",
     "fetchml_long_answers",
     "fetchml_head_process_open_fds",
     "fetchml_head_process_max_fds",
@@ -36,6 +38,30 @@ def test_the_numbers_are_the_clusters(tmp_path: Path) -> None:
         assert found["fetchml_http_requests_total", "createTask", "201"] == 2
         assert found["fetchml_http_requests_total", "createTask", "422"] == 1
         assert found["fetchml_http_request_duration_seconds_count", "createTask"] == 3
+
+    with_api(tmp_path, test)
+
+
+def test_what_the_scheduler_counts(tmp_path: Path) -> None:
+    async def test(api: Api) -> None:
+        done, failed = await api.submit(), await api.submit()
+        await api.head.end(done["id"])
+        await api.head.end(failed["id"], 1)
+        await api.call("DELETE", f"/v1/tasks/{(await api.submit(cpu=64))['id']}")
+        found = await numbers(api)
+        assert found["fetchml_tasks_started_total",] == 2
+        assert found["fetchml_tasks_ended_total", "COMPLETED"] == 1
+        assert found["fetchml_tasks_ended_total", "EXIT_NONZERO"] == 1
+        assert found["fetchml_tasks_ended_total", "CANCELLED"] == 1
+        assert found["fetchml_task_wait_seconds_bucket", "+Inf"] == found["fetchml_task_wait_seconds_count",] == 2
+        assert found["fetchml_task_run_seconds_count",] == 2
+        assert found["fetchml_ledger_append_seconds_bucket", "0.0025"] == 1
+        assert found["fetchml_ledger_append_seconds_bucket", "0.001"] == 0
+        assert found["fetchml_ledger_append_seconds_sum",] == 0.002
+        assert found["fetchml_gpus", "free"] == 0
+        assert {name[1] for name in found if name[0] == "fetchml_event_loop_lag_seconds_count"} == {"head", "scheduler"}
+        reasons = {name[1] for name in found if name[0] == "fetchml_tasks_ended_total"}
+        assert reasons <= TASK_ERROR_WORDS | {"COMPLETED"}
 
     with_api(tmp_path, test)
 

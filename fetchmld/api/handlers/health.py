@@ -44,7 +44,8 @@ async def openapi(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     """GET /metrics, for Prometheus."""
     head = request.app[HEAD]
-    text = request.app[METER].text(await head.counts(), await head.newest(), request.app[STREAMS].count)
+    counts, measures, newest = await head.counts(), await head.measures(), await head.newest()
+    text = request.app[METER].text(counts, measures, newest, request.app[STREAMS].count)
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
 
