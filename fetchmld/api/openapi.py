@@ -69,6 +69,7 @@ class Doc:
     more_types: dict[str, Schema] = field(default_factory=dict)
     empty: str = ""  # when it answers 204 instead
     is_once: bool = False  # takes an Idempotency-Key
+    has_etag: bool = False  # answers 304 to an If-None-Match
 
 
 def parameter(name: str, schema: Schema, description: str = "", **keywords: Any) -> Schema:
@@ -138,6 +139,7 @@ _FOLLOW: Final = (
     parameter(
         "after", {"type": "integer", "minimum": 0}, "Resume after this event's number; where absent, from now on."
     ),
+    parameter("workers", {**BOOLEAN, "default": False}, "Changes of workers and of the queue's numbers too."),
 )
 _IDEMPOTENCY_KEY: Final[Schema] = {
     "name": "Idempotency-Key",
@@ -155,6 +157,16 @@ _EVENTS_TYPE: Final = "text/event-stream"
 
 DOCS: Final[dict[str, Doc]] = {
     "getHealth": Doc("Is everything there?", ref("HealthResponse"), tags=_SERVER),
+    "getConsole": Doc("The web console.", STRING, media_type="text/html", tags=_SERVER, has_etag=True),
+    "getConsoleFile": Doc(
+        "What the console is made of.",
+        STRING,
+        media_type="text/javascript",
+        more_types={"text/css": STRING, "image/svg+xml": STRING, "text/plain": STRING},
+        tags=_SERVER,
+        errors=(404,),
+        has_etag=True,
+    ),
     "getLiveness": Doc("Does the process answer?", ref("Probe"), tags=_SERVER),
     "getReadiness": Doc("Is everything there that a task needs?", ref("Probe"), tags=_SERVER, errors=(503,)),
     "getOpenapi": Doc("This document.", {"type": "object"}, tags=_SERVER),
@@ -301,7 +313,9 @@ DOCS: Final[dict[str, Doc]] = {
         body=ref("LogIn"),
         errors=(401, 403, 503),
     ),
-    "readSession": Doc("Who asks, by key or session.", ref("Session"), tags=_KEYS),
+    "readSession": Doc(
+        "Who asks, by key or session.", ref("Session"), tags=_KEYS, errors=(401, 503), empty="Nobody is logged in."
+    ),
     "endSession": Doc("Log out; asked with a key, end all its sessions.", None, 204, tags=_KEYS),
     "createTicket": Doc("Get a ticket for one login within a minute.", ref("Ticket"), 201, tags=_KEYS),
     "enterByTicket": Doc(
@@ -461,6 +475,8 @@ def _operation(operation: Operation, path: str) -> dict[str, Any]:
     responses: dict[str, Any] = {str(doc.status): _success(doc)}
     if doc.empty:
         responses["204"] = {"description": doc.empty}
+    if doc.has_etag:
+        responses["304"] = {"description": "It is what If-None-Match names."}
     for status in sorted(statuses):
         responses[str(status)] = {"$ref": f"#/components/responses/{_ERRORS[status][0]}"}
     out: dict[str, Any] = {"operationId": operation.id, "summary": doc.summary, "tags": list(doc.tags)}

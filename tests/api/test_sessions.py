@@ -138,3 +138,14 @@ def test_a_key_ends_all_its_sessions(tmp_path: Path) -> None:
         assert await browse(api, "GET", "/v1/tasks") == 401
 
     with_api(tmp_path, test)
+
+
+def test_a_browser_that_has_no_session_is_nobody_and_no_failure(tmp_path: Path) -> None:
+    async def test(api: Api) -> None:
+        before = len(api.head.facts)
+        assert await browse(api, "GET", "/v1/sessions") == 204
+        assert await browse(api, "GET", "/v1/sessions", {"Cookie": "fetchml_session=stale"}) == 204
+        assert len(api.head.facts) == before
+        assert await browse(api, "GET", "/v1/sessions", {"X-API-Key": "fml_wrong"}) == 401
+
+    with_api(tmp_path, test)

@@ -268,6 +268,21 @@ async def socket(api: Api, path: str = "/ws", **more: Any) -> AsyncIterator[Clie
         yield opened
 
 
+def test_a_socket_tells_of_workers_where_it_is_asked_to(tmp_path: Path) -> None:
+    async def test(api: Api) -> None:
+        headers = {"X-API-Key": KEYS["user"]}
+        async with socket(api, "/ws?workers=true", headers=headers) as ws, socket(api, headers=headers) as plain:
+            assert (await ws.receive_json())["type"] == "resync"
+            assert (await plain.receive_json())["type"] == "resync"
+            await api.submit()
+            while (seen := await ws.receive_json())["type"] != "queue_update":
+                assert seen["type"] == "task_update"
+            assert seen["queue"]["workers_total"] == 1
+            assert (await plain.receive_json())["type"] == "task_update"
+
+    with_api(tmp_path, test)
+
+
 def test_a_socket_tells_of_tasks(tmp_path: Path) -> None:
     async def test(api: Api) -> None:
         async with socket(api, headers={"X-API-Key": KEYS["user"]}) as ws:

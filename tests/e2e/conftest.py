@@ -55,6 +55,15 @@ class Shell:
         found: dict[str, Any] = json.loads((self.data_dir / "daemon.json").read_text())
         return found
 
+    def end(self) -> None:
+        """Stop the daemon, and end whatever is left of it."""
+        self.fetchmld("stop", code=None)
+        for pid in self.processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
     def processes(self) -> dict[int, str]:
         """Every process that names our directories in its arguments or its environment: pid and command line."""
         marks = [os.fsencode(self.data_dir)]
@@ -103,9 +112,4 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     """A shell whose daemon, and whatever of it is left, ends with the test."""
     mine = Shell(tmp_path / "data", free_port())
     yield mine
-    mine.fetchmld("stop", code=None)
-    for pid in mine.processes():
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    mine.end()

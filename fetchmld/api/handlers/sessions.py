@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from fetchmld.api import browser, wire
 from fetchmld.api.answers import reply
 from fetchmld.api.body import read_object
-from fetchmld.api.context import CALLER, CONFIG, HEAD, KEY_HASH, LOGINS
+from fetchmld.api.context import CONFIG, HEAD, KEY_HASH, LOGINS
 from fetchmld.api.head import Caller, Reach
 from fetchmld.api.validation import validate
 from fetchmld.core.errors import Forbidden, Invalid
@@ -65,10 +65,12 @@ def _leading_to(target: str, reach: Reach) -> web.Response:
 
 
 async def read(request: web.Request) -> web.Response:
-    """GET /v1/sessions: who asks, by session or key."""
-    caller = request[CALLER]
+    """GET /v1/sessions: who asks, by session or key; 204 where a browser that opens our page has neither."""
     value = browser.session_value(request)
     found = request.app[HEAD].sessions.find(value, browser.reach_of(request)) if value else None
+    if found is None and "X-API-Key" not in request.headers:
+        return web.Response(status=204)
+    caller = await request.app[LOGINS].caller(request)
     until = {"expires_at": wire.instant(found.expires_at)} if found is not None else {}
     return reply({"user_id": caller.user_id, "role": caller.role, "key_id": caller.key_id, **until})
 

@@ -67,7 +67,7 @@ def _task(request: web.Request, view: TaskView) -> dict[str, Any]:
 async def websocket(request: web.Request) -> web.StreamResponse:
     """GET /ws: every change of the caller's tasks. Begins with `resync`: list them now, the rest will come.
 
-    `?after=<seq>` resumes after that event instead.
+    `?after=<seq>` resumes after that event instead; `?workers=true` tells of workers and the queue's numbers as well.
     """
     if request.headers.get("Upgrade", "").lower() != "websocket":
         raise web.HTTPUpgradeRequired(headers={"Upgrade": "websocket"})
@@ -76,7 +76,8 @@ async def websocket(request: web.Request) -> web.StreamResponse:
         protocols=(SUBPROTOCOL,), heartbeat=_HEARTBEAT_S, max_msg_size=_MESSAGE_BYTES_MAX, compress=False
     )
     with request.app[STREAMS].one_more(request):
-        async with request.app[HUB].follow(_scope(request), "ws") as follower:
+        scope = _scope(request, with_workers=query.flag(request.query, "workers", False))
+        async with request.app[HUB].follow(scope, "ws") as follower:
             first = [frame("ws", "resync", {}, follower.after)]
             if after >= 0:
                 first = await _missed(request, follower, after)
