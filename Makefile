@@ -16,7 +16,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-dev env-examples start stop test check format-check types fast sim sim-release chaos tamper bench example lock clean
+.PHONY: help env env-dev env-examples start stop test check format-check types fast sim sim-release chaos tamper fuzz bench example lock clean
 
 help:  ## Show this
 	@echo "FetchML: make TARGET"
@@ -81,6 +81,9 @@ sim-release: env  ## Simulate 100,000 clusters under faults (hours)
 
 chaos: env-dev  ## Kill, fail and damage the ledger thousands of times (an hour)
 	@FETCHML_CHAOS=1 $(BIN)/python -m pytest tests/fault tests/e2e/test_nodes.py $(ARGS)
+
+fuzz: env-dev  ## Hold a daemon against the served document, 50,000 cases (half an hour)
+	@FETCHML_FUZZ=50000 $(BIN)/python -m pytest tests/e2e/test_fuzz.py $(ARGS)
 
 tamper: env-dev  ## Tamper with a ledger 1,000 times, and find each (minutes)
 	@FETCHML_TAMPERINGS=1000 $(BIN)/python -m pytest tests/test_tampering.py --basetemp=/dev/shm/fetchml-tamper

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 from actors.sinks import kept_note, make_sink
 from fetchmld.core.chain import event_hash
-from fetchmld.core.errors import BadRequest, FetchmlError, NotFound, Unavailable
+from fetchmld.core.errors import FetchmlError, Invalid, NotFound, Unavailable
 from fetchmld.core.messages import Fact
 from fetchmld.store.log_tree import ROTATE, Consistency, Inclusion, LogTree
 from fetchmld.store.segment import LedgerDamaged
@@ -190,11 +190,11 @@ class Transparency:
 
     async def prove(self, seq: int, size: int | None) -> dict[str, Any]:
         """That event `seq` is in the tree of `size` events; of the newest checkpoint where None."""
-        await self._check_recorded(seq)
+        if size is not None and size <= seq:
+            raise NotFound(f"size {size}: a tree of so many events does not hold event {seq}")
+        await self._check_recorded(seq if size is None else size - 1)
         tree = await self._cover(max(seq + 1, size or 0))
         wanted = tree.signed_size if size is None else size
-        if wanted <= seq:
-            raise BadRequest(f"size {wanted}: a tree of so many events does not hold event {seq}")
         found: Inclusion = await self._proved(tree.prove, seq, wanted)
         root, _ = await self._roots(tree, wanted, wanted)
         if not included(found.leaf, seq, wanted, found.proof, root):
@@ -218,7 +218,7 @@ class Transparency:
         tree = await self._cover(max(old, new or 0))
         wanted = tree.signed_size if new is None else new
         if wanted < old:
-            raise BadRequest(f"from={old} is more than to={wanted}")
+            raise Invalid(f"from={old} is more than to={wanted}")
         found: Consistency = await self._proved(tree.prove_consistency, old, wanted)
         if not consistent(old, wanted, found.old_root, found.new_root, found.proof):
             await self._make_anew()

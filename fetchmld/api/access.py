@@ -1,94 +1,16 @@
-"""Who may do what: the roles' operations as data, and whose objects a caller may see or change.
+"""Whose objects a caller may see or change, and whether their role has an operation at all (the table: `roles`).
 
-Owns no state and reads no request. An operation that no role lists is for the administrator alone.
+Owns no state and reads no request. An operation that the table does not have is for the administrator alone.
 """
 
 from typing import Final
 
 from fetchmld.api.head import Caller
+from fetchmld.api.roles import MACHINES, ROLES, may
 from fetchmld.core.errors import Forbidden, NotFound
 from fetchmld.core.model import Experiment, TaskView
 
-_READ: Final = frozenset(
-    {
-        "listTasks",
-        "getTask",
-        "explainTask",
-        "getQueueStats",
-        "getSchedulerStatus",
-        "getMetrics",
-        "streamSchedulerStatus",
-        "listWorkers",
-        "getWorker",
-        "listReservations",
-        "streamJob",
-        "listExperiments",
-        "getExperiment",
-        "listPlugins",
-        "getPlugin",
-        "getPluginConfig",
-        "getPluginHealth",
-        "openWebSocket",
-        "endSession",
-        "createTicket",
-    }
-)
-_READ_OUTPUT: Final = frozenset(
-    {
-        "getTaskLogs",
-        "listTaskArtifacts",
-        "getTaskArtifact",
-        "getExperimentMetrics",
-        "listJupyterServices",
-        "readJupyterService",
-    }
-)
-_WORK: Final = frozenset(
-    {
-        "createTask",
-        "createTasks",
-        "deleteTask",
-        "updateJobPriority",
-        "createReservation",
-        "releaseReservation",
-        "createExperiment",
-        "updateExperiment",
-        "startJupyterService",
-        "stopJupyterService",
-        "seeJupyter",
-        "diffBlobs",
-        "createSnapshot",
-        "listSnapshots",
-        "getSnapshot",
-        "putBlob",
-        "getBlob",
-    }
-)
-_RUN_WORKERS: Final = frozenset({"drainWorker", "undrainWorker", "releaseGpu"})
-_QUERY: Final = frozenset({"queryHistory"})
-_AUDIT: Final = frozenset(
-    {
-        "listAuditEvents",
-        "verifyAuditChain",
-        "getAuditChainRoot",
-        "getAuditCheckpoint",
-        "proveAuditEvent",
-        "proveAuditConsistency",
-    }
-)
-
-WORKER: Final = "worker"
-_OF_MACHINES: Final = frozenset(  # that joined; no person's
-    {"getObject", "putObject", "getShippedLogs", "shipLogs", "answerCall"}
-)
-
-MAY: Final[dict[str, frozenset[str]]] = {
-    "viewer": _READ | _READ_OUTPUT,
-    "user": _READ | _READ_OUTPUT | _WORK,
-    "operator": _READ | _READ_OUTPUT | _WORK | _RUN_WORKERS | _QUERY,
-    "auditor": _READ | _AUDIT | _QUERY,
-    WORKER: _OF_MACHINES,
-}
+MAY: Final[dict[str, frozenset[str]]] = {role: may(role) for role in (*ROLES, *MACHINES)}
 ADMIN: Final = "admin"
 _SEES_ALL: Final = frozenset({"operator", "auditor", ADMIN})
 _CHANGES_ALL: Final = frozenset({"operator", ADMIN})

@@ -3,6 +3,7 @@
 Owns the table of routes, in the contract's order and then ours. Whoever runs it calls `build_app` and `make_runner`.
 """
 
+import re
 from typing import Final
 
 import orjson
@@ -33,6 +34,7 @@ from fetchmld.api.handlers import (
     audit,
     blobs,
     console,
+    docs,
     experiments,
     health,
     history,
@@ -61,6 +63,7 @@ from fetchmld.config import Config
 
 __all__ = ["OPERATIONS", "build_app", "make_runner"]
 
+_WHOLE_NAME: Final = re.compile(r"\{\w+\}")
 _TASK: Final = "/v1/tasks/{taskId}"
 _PLUGIN: Final = "/v1/plugins/{pluginName}"
 _WORKER: Final = "/v1/scheduler/workers/{workerId}"
@@ -112,6 +115,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("getLiveness", "GET", "/livez", health.livez, is_open=True),
     Operation("getReadiness", "GET", "/readyz", health.readyz, is_open=True),
     Operation("getOpenapi", "GET", "/openapi.json", health.openapi, is_open=True),
+    Operation("getDocs", "GET", "/docs", docs.page, is_open=True),
+    Operation("getDocsFile", "GET", "/docs/{file}", docs.file, is_open=True),
     Operation("getAuditCheckpoint", "GET", "/v1/audit/checkpoint", audit.checkpoint),
     Operation("proveAuditEvent", "GET", "/v1/audit/proof", audit.prove),
     Operation("proveAuditConsistency", "GET", "/v1/audit/consistency", audit.consistency),
@@ -169,12 +174,24 @@ def build_app(head: Head, config: Config) -> web.Application:
     app[HUB] = Hub(head)
     long_answers = app[STREAMS] = Streams(head)
     for operation in OPERATIONS:
-        mounted[app.router.add_route(operation.method, operation.path, operation.handler)] = operation
+        for method in ("GET", "HEAD") if operation.method == "GET" and operation.is_open else (operation.method,):
+            route = app.router.add_route(method, _without_namesakes(operation.path), operation.handler)
+            mounted[route] = operation
     app.on_response_prepare.append(guard.add_headers)
     app.cleanup_ctx.extend((long_answers.watching_keys, connections.watching, meter.watching_loop))
     app.on_shutdown.extend((long_answers.end_all, guard.close))
     app.on_cleanup.append(pages.close)
     return app
+
+
+def _without_namesakes(path: str) -> str:
+    """The path as it is mounted: `/v1/tasks/{taskId}` is not also `/v1/tasks/batch`, which has methods of its own."""
+    start, _, name = path.rpartition("/")
+    if not _WHOLE_NAME.fullmatch(name):
+        return path
+    beside = (operation.path.rpartition("/") for operation in OPERATIONS)
+    others = sorted({other for begin, _, other in beside if begin == start and "{" not in other})
+    return f"{start}/{{{name[1:-1]}:(?!(?:{'|'.join(others)})$)[^/]+}}" if others else path
 
 
 def _limits(config: Config) -> Limits:

@@ -22,6 +22,7 @@ from fetchmld.api.head import Head
 from fetchmld.api.logins import Logins, recorded_path
 from fetchmld.api.protocol import ApiProtocol
 from fetchmld.api.rates import Rates
+from fetchmld.api.roles import WORKER
 from fetchmld.config import Config
 from fetchmld.core.errors import FetchmlError, RateLimited
 
@@ -81,7 +82,7 @@ class Guard:
             self._take(request, owner_of(request.remote or ""))
             return
         caller = request[CALLER] = await self.logins.caller(request)
-        if caller.role != access.WORKER:  # all machines that joined share one key, and are trusted with more than this
+        if caller.role != WORKER:  # all machines that joined share one key, and are trusted with more than this
             cast(ApiProtocol, request.protocol).bring(caller.key_id)
             self._take(request, f"key:{caller.key_id}")
         if operation is not None:

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from fetchmld.api.guard import Operation
+from fetchmld.api.query import OFFSET_MAX
 from fetchmld.api.schemas import (
     BLOB_HASH,
     BOOLEAN,
@@ -35,21 +36,23 @@ _PATH_NAME: Final = re.compile(r"\{(\w+)\}")
 _ERRORS: Final[dict[int, tuple[str, str]]] = {
     400: ("BadRequest", "The request cannot be read, or a query parameter is wrong."),
     401: ("Unauthorized", "No API key, or one that is not known."),
-    403: ("Forbidden", "The key's role may not do this."),
+    403: ("Forbidden", "The key's role may not do this, or another site's page asks."),
+    408: ("Stalled", "The body stopped coming."),
     404: ("NotFound", "There is no such object, or not for this caller."),
     409: ("Conflict", "The object's state forbids this."),
     413: ("TooLarge", "The body is over the limit."),
     417: ("ExpectationFailed", "The Expect header asks for something other than 100-continue."),
+    421: ("Misdirected", "The Host header names another server."),
     422: ("ValidationError", "The body can be read, but its content is wrong."),
     426: ("UpgradeRequired", "This is a WebSocket."),
-    429: ("RateLimited", "Too many requests with this key."),
+    429: ("RateLimited", "Too many requests with this key, or from this address."),
     500: ("InternalError", "Our fault; quote the trace_id."),
     501: ("NotBuilt", "In the contract, but not served by this version yet."),
     503: ("Unavailable", "Cannot be done now; try again after Retry-After seconds."),
 }
-_ALWAYS: Final = (400, 417, 500)
-_CLOSED: Final = (401, 403, 429, 503)
-_BODY: Final = (413, 422)
+_ALWAYS: Final = (400, 403, 417, 421, 429, 500)
+_CLOSED: Final = (401, 503)
+_BODY: Final = (408, 413, 422)
 _RETRY_AFTER: Final = {"Retry-After": {"schema": INTEGER, "description": "Seconds to wait."}}
 
 
@@ -76,6 +79,10 @@ def parameter(name: str, schema: Schema, description: str = "", **keywords: Any)
     """A query parameter."""
     said = {"description": description} if description else {}
     return {"name": name, "in": "query", **said, **keywords, "schema": schema}
+
+
+def _number(least: int) -> Schema:
+    return {"type": "integer", "minimum": least, "maximum": OFFSET_MAX}
 
 
 _BYTES: Final[Schema] = {"type": "string", "format": "binary"}
@@ -123,22 +130,20 @@ _READ_TASK: Final = (
     parameter("output", {"type": "boolean", "default": True}, "Include the last 64 KiB of the log."),
 )
 _READ_LOGS: Final = (
-    parameter("offset", {"type": "integer", "minimum": 0, "default": 0}, "First byte."),
+    parameter("offset", {"type": "integer", "minimum": 0, "maximum": OFFSET_MAX, "default": 0}, "First byte."),
     parameter("follow", {**BOOLEAN, "default": False}, "Go on until the attempt ends."),
-    parameter("attempt", {"type": "integer", "minimum": 1}, "The newest where absent."),
+    parameter("attempt", {"type": "integer", "minimum": 1, "maximum": 10**6}, "The newest where absent."),
 )
 _PROVE: Final = (
-    parameter("seq", {"type": "integer", "minimum": 0}, "The event's number.", required=True),
-    parameter("size", {"type": "integer", "minimum": 1}, "Against the tree of so many events; else the newest one."),
+    parameter("seq", _number(0), "The event's number.", required=True),
+    parameter("size", _number(1), "Against the tree of so many events; else the newest one."),
 )
 _CONSISTENCY: Final = (
-    parameter("from", {"type": "integer", "minimum": 0}, "The earlier tree's size.", required=True),
-    parameter("to", {"type": "integer", "minimum": 1}, "The later tree's size; else the newest checkpoint's."),
+    parameter("from", _number(0), "The earlier tree's size.", required=True),
+    parameter("to", _number(1), "The later tree's size; else the newest checkpoint's."),
 )
 _FOLLOW: Final = (
-    parameter(
-        "after", {"type": "integer", "minimum": 0}, "Resume after this event's number; where absent, from now on."
-    ),
+    parameter("after", _number(0), "Resume after this event's number; where absent, from now on."),
     parameter("workers", {**BOOLEAN, "default": False}, "Changes of workers and of the queue's numbers too."),
 )
 _IDEMPOTENCY_KEY: Final[Schema] = {
@@ -170,8 +175,17 @@ DOCS: Final[dict[str, Doc]] = {
     "getLiveness": Doc("Does the process answer?", ref("Probe"), tags=_SERVER),
     "getReadiness": Doc("Is everything there that a task needs?", ref("Probe"), tags=_SERVER, errors=(503,)),
     "getOpenapi": Doc("This document.", {"type": "object"}, tags=_SERVER),
+    "getDocs": Doc("This document as a page.", STRING, media_type="text/html", tags=_SERVER),
+    "getDocsFile": Doc(
+        "A file of that page.",
+        STRING,
+        media_type="text/javascript",
+        more_types={"text/css": STRING},
+        tags=_SERVER,
+        errors=(404,),
+    ),
     "getMetrics": Doc("Numbers for Prometheus.", STRING, media_type="text/plain", tags=_SERVER),
-    "listTasks": Doc("List tasks, newest first.", ref("TaskList"), tags=_TASKS, query=_LIST_TASKS),
+    "listTasks": Doc("List tasks, newest first.", ref("TaskList"), tags=_TASKS, query=_LIST_TASKS, errors=(422,)),
     "createTask": Doc(
         "Submit a task; answered once it is on disk.",
         ref("Task"),
@@ -292,7 +306,7 @@ DOCS: Final[dict[str, Doc]] = {
         ref("ConsistencyProof"),
         tags=_AUDIT,
         query=_CONSISTENCY,
-        errors=(404,),
+        errors=(404, 422),
     ),
     "rotateAuditKey": Doc("Sign checkpoints with a new key from here on.", ref("RotatedKey"), tags=_AUDIT),
     "listKeys": Doc("List API keys, newest first.", array(ref("ApiKey")), tags=_KEYS),

@@ -14,6 +14,7 @@ from fetchmld.core.errors import BadRequest
 
 PAGE_MAX: Final = 1000
 OFFSET_MAX: Final = 10**15
+NOBODY: Final = " "  # the name of nothing and nobody
 TEXT_CHARACTERS_MAX: Final = 256
 WAIT_S_MAX: Final = 60.0
 
@@ -49,9 +50,17 @@ def needed_whole(query: Query, name: str, least: int, most: int) -> int:
     return whole(query, name, least, least, most)
 
 
+def clamped(query: Query, name: str, default: int, least: int, most: int) -> int:
+    """As `whole`, where more than `most` means as much as `most`."""
+    given = _single(query, name)
+    if given is not None and len(given) > 15 and given.isascii() and given.isdecimal():
+        return most
+    return min(most, whole(query, name, default, least, OFFSET_MAX))
+
+
 def page(query: Query, default: int) -> tuple[int, int]:
-    """`limit` and `offset`."""
-    return whole(query, "limit", default, 1, PAGE_MAX), whole(query, "offset", 0, 0, OFFSET_MAX)
+    """`limit` and `offset`. There is nothing beyond any offset that could be too large."""
+    return whole(query, "limit", default, 1, PAGE_MAX), clamped(query, "offset", 0, 0, OFFSET_MAX)
 
 
 def choice(query: Query, name: str, allowed: tuple[Choice, ...]) -> Choice | None:
@@ -66,13 +75,11 @@ def choice(query: Query, name: str, allowed: tuple[Choice, ...]) -> Choice | Non
 
 
 def text(query: Query, name: str) -> str | None:
-    """A short non-empty text, or None where the parameter is absent."""
+    """A text to filter by, or None where the parameter is absent or empty. What no name can be, nothing has."""
     given = _single(query, name)
-    if given is None:
+    if not given:
         return None
-    if not 0 < len(given) <= TEXT_CHARACTERS_MAX or not given.isprintable():
-        raise BadRequest(f"{name}={_cut(given)}: must have 1 to {TEXT_CHARACTERS_MAX} printable characters")
-    return given
+    return given if len(given) <= TEXT_CHARACTERS_MAX and given.isprintable() else NOBODY
 
 
 def flag(query: Query, name: str, default: bool) -> bool:

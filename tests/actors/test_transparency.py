@@ -20,7 +20,7 @@ from actors.sinks import Sink, make_sink, syslog_line
 from fetchmld.api import wire
 from fetchmld.channel import Client
 from fetchmld.core.chain import Genesis
-from fetchmld.core.errors import BadRequest, NotFound, Unavailable
+from fetchmld.core.errors import NotFound, Unavailable
 from fetchmld.store.notes import read_checkpoint
 from fetchmld.verify import VALID
 from fetchmld.verify_checkpoints import verify_ledger
@@ -120,7 +120,7 @@ def test_proofs_are_accepted_offline(tmp_path: Path) -> None:
         assert check_proof(json.dumps(wire.consistency(grown)), [early]).code == VALID
         with pytest.raises(NotFound):
             await room.ask("prove", seq=309, size=None)
-        with pytest.raises(BadRequest):
+        with pytest.raises(NotFound):
             await room.ask("prove", seq=4, size=4)
         with pytest.raises(NotFound):
             await room.ask("consistency", old=0, new=1000)

@@ -184,7 +184,7 @@ def test_a_new_key_is_for_the_administrator(tmp_path: Path) -> None:
         ("proof?seq=0&size=0", 400),
         ("proof?seq=999999", 404),
         ("consistency?to=3", 400),
-        ("consistency?from=3&to=2", 400),
+        ("consistency?from=3&to=2", 422),
     ],
 )
 def test_proofs_that_nobody_can_give(tmp_path: Path, path: str, status: int) -> None:

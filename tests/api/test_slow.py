@@ -204,3 +204,22 @@ def test_connections_are_counted_by_whom_they_belong_to() -> None:
 )
 def test_whom_an_address_belongs_to(address: str, owner: str) -> None:
     assert owner_of(address) == owner
+
+
+def test_the_watch_goes_on_while_streams_and_waits_are_open(tmp_path: Path) -> None:
+    async def test(api: Api) -> None:
+        task = await api.submit()
+        stream = b"GET /v1/scheduler/status/stream HTTP/1.1\r\n" + KEYED + b"\r\n"
+        wait = f"GET /v1/tasks/{task['id']}?wait_s=9 HTTP/1.1\r\n".encode() + KEYED + b"\r\n"
+        async with (
+            wire(api, stream) as (streaming, _),
+            wire(api, wait),
+            api.client.ws_connect("/ws", headers={"X-API-Key": KEYS["user"]}) as socket_,
+        ):
+            assert b" 200 " in await streaming.readline()
+            await socket_.receive_json()
+            for _ in range(2):
+                async with wire(api, b"G") as (reader, _):
+                    assert await refused(reader) == 408
+
+    with_api(tmp_path, test, header_s=5, stalled_s=5)

@@ -8,7 +8,7 @@ from fetchmld.api import query, wire
 from fetchmld.api.answers import reply
 from fetchmld.api.context import CALLER, HEAD
 from fetchmld.api.head import EventQuery
-from fetchmld.core.errors import BadRequest
+from fetchmld.core.errors import Invalid
 from fetchmld.core.messages import EventType
 
 LIST_DEFAULT: Final = 100
@@ -60,7 +60,7 @@ async def consistency(request: web.Request) -> web.Response:
     old = query.needed_whole(request.query, "from", 0, SEQ_MAX)
     new = query.whole(request.query, "to", 0, 1, SEQ_MAX) or None
     if new is not None and new < old:
-        raise BadRequest(f"from={old}: must be at most to={new}")
+        raise Invalid(f"from={old}: must be at most to={new}")
     return reply(wire.consistency(await request.app[HEAD].prove_consistency(old, new)))
 
 

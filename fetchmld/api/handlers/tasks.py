@@ -16,10 +16,11 @@ from fetchmld.api.head import TaskQuery
 from fetchmld.api.idempotency import REPLAYED, intent_of, under_way
 from fetchmld.api.outputs import add_output
 from fetchmld.api.validation import validate
-from fetchmld.core.errors import BadRequest, Conflict, FetchmlError, Repeated
+from fetchmld.core.errors import Conflict, FetchmlError, Invalid, Repeated
 from fetchmld.core.model import Intent, TaskId, TaskRequest, TaskStatus, TaskView
 
 LIST_DEFAULT: Final = 50
+NODES_MAX: Final = 4096  # that a task can have
 BATCH_BYTES_MAX: Final = 16 * 2**20
 BATCH_ITEMS_MAX: Final = 10_000
 BATCH_SLICE: Final = 50  # items that are looked at in one go
@@ -166,9 +167,9 @@ async def visible(request: web.Request, name: str = "taskId") -> TaskView:
 def _query_of(request: web.Request) -> TaskQuery:
     given, caller = request.query, request[CALLER]
     limit, offset = query.page(given, LIST_DEFAULT)
-    nodes = query.whole(given, "node_count", 0, 1, 4096)
-    if "at" in given and "array_id" in given:
-        raise BadRequest("at: the elements of an array are not listed as they were; ask for each by its id")
+    nodes = query.clamped(given, "node_count", 0, 1, NODES_MAX + 1)
+    if given.get("at") and given.get("array_id"):
+        raise Invalid("at: the elements of an array are not listed as they were; ask for each by its id")
     own = None if access.sees_all(caller) else caller.user_id
     return TaskQuery(
         status=query.choice(given, "status", _STATUSES),

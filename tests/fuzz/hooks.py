@@ -1,0 +1,26 @@
+"""What schemathesis must not do to the daemon that it is held against: wait for a task, or take its own key away."""
+
+import os
+from typing import Any
+
+import schemathesis
+
+WAIT_S = "0.05"
+OWN_KEY = "FETCHML_FUZZ_KEY_ID"  # the id of the key that all requests are made with
+
+
+@schemathesis.hook
+def map_query(_context: Any, query: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A wait that is allowed is a short one."""
+    wait_s = None if query is None else query.get("wait_s")
+    if query is not None and isinstance(wait_s, int | float) and 0 < wait_s <= 60:
+        query["wait_s"] = WAIT_S
+    return query
+
+
+@schemathesis.hook
+def before_call(_context: Any, case: Any, _kwargs: dict[str, Any]) -> None:
+    """Whoever revokes keys spares this one."""
+    given = case.path_parameters or {}
+    if given.get("keyId") == os.environ.get(OWN_KEY):
+        given["keyId"] = "none"
