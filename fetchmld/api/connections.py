@@ -64,12 +64,12 @@ class Connections:
         self._counts[connection.owner] += 1
         return True
 
-    def give(self, connection: Watched, key_id: str) -> bool:
+    def give(self, connection: Watched, key_id: str, is_limited: bool = True) -> bool:
         """It belongs to a key from now on; False where that has too many already."""
         owner = f"key:{key_id}"
         if connection.owner == owner or connection not in self._all:
             return True
-        if self._counts[owner] >= self.limits.per_key_max:
+        if is_limited and self._counts[owner] >= self.limits.per_key_max:
             return False
         self._leave(connection.owner)
         connection.owner = owner

@@ -82,8 +82,11 @@ class Guard:
             self._take(request, owner_of(request.remote or ""))
             return
         caller = request[CALLER] = await self.logins.caller(request)
-        if caller.role != WORKER:  # all machines that joined share one key, and are trusted with more than this
-            cast(ApiProtocol, request.protocol).bring(caller.key_id)
+        is_limited = (
+            caller.role != WORKER
+        )  # all machines that joined share one key, and are trusted with more than this
+        cast(ApiProtocol, request.protocol).bring(caller.key_id, is_limited)
+        if is_limited:
             self._take(request, f"key:{caller.key_id}")
         if operation is not None:
             access.check_operation(caller, operation.id)

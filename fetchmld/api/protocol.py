@@ -109,9 +109,9 @@ class ApiProtocol(web.RequestHandler):
         """Is this the connection's last answer?"""
         return self._close
 
-    def bring(self, key_id: str) -> None:
+    def bring(self, key_id: str, is_limited: bool) -> None:
         """A request has come with a key, whose connection this is from now on. Raises RateLimited beyond its limit."""
-        if not self._connections.give(self, key_id):
+        if not self._connections.give(self, key_id, is_limited):
             self._close = True
             raise RateLimited("too many connections are open with this key").passing(1)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientPayloadError
+from aiohttp import ClientPayloadError, WSMsgType, WSServerHandshakeError
 
 from tests.api.local_head import digest
 from tests.api.served import KEYS, Api, with_api
@@ -55,6 +55,26 @@ def test_a_revoked_key_ends_its_streams(tmp_path: Path) -> None:
         with suppress(ClientPayloadError):  # it broke off; with_api bounds how long this may take
             while await response.content.readline():
                 pass
+
+    with_api(tmp_path, test)
+
+
+def test_a_revoked_key_ends_its_socket_and_what_it_waits_for(tmp_path: Path) -> None:
+    async def test(api: Api) -> None:
+        _, made = await create(api)
+        task = await api.submit(ADMIN)
+        path = f"/v1/scheduler/jobs/{task['id']}/stream"
+        async with api.client.ws_connect("/ws", headers={"X-API-Key": made["key"]}) as socket:
+            assert (await socket.receive_json())["type"] == "resync"
+            another = await api.raw("GET", path, key=ADMIN)
+            await api.call("DELETE", f"/v1/keys/{made['id']}", key=ADMIN)
+            while (await socket.receive()).type not in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.ERROR):
+                pass
+            with pytest.raises(WSServerHandshakeError) as refused:
+                await api.client.ws_connect("/ws", headers={"X-API-Key": made["key"]})
+            assert refused.value.status == 401
+            assert not another.content.at_eof()  # of another key: it goes on
+            another.close()
 
     with_api(tmp_path, test)
 

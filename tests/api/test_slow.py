@@ -168,6 +168,17 @@ def test_a_key_has_so_many_connections(tmp_path: Path) -> None:
     with_api(tmp_path, test, connections_per_key_max=2)
 
 
+def test_machines_that_joined_have_as_many_as_they_need(tmp_path: Path) -> None:
+    asked = f"GET /v1/objects/{'0' * 64} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {KEYS['worker']}\r\n\r\n".encode()
+
+    async def test(api: Api) -> None:
+        async with wire(api, asked) as (one, _), wire(api, asked) as (two, _), wire(api, asked) as (three, _):
+            for reader in (one, two, three):
+                assert b" 404 " in await reader.readline()
+
+    with_api(tmp_path, test, connections_unauthenticated_max=3, connections_per_key_max=1)
+
+
 class Held:
     def __init__(self, owner: str) -> None:
         self.owner = owner
