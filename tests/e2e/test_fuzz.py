@@ -75,6 +75,9 @@ class Canaries:
         self.sent += 1
         return said
 
+    def close(self) -> None:
+        self._wire.close()
+
     def make_real_ones(self) -> None:
         """A key, a session and a ticket that are good, and a plugin's secret."""
         made = self.ask("POST", "/v1/keys", {"user_id": "canary", "role": "operator"}, X_API_Key=self.key)
@@ -131,17 +134,16 @@ class Canaries:
 
 
 def test_no_secret_is_written_down_or_told(shell: Shell, key: str) -> None:
-    canaries = Canaries(shell.port, key)
-    canaries.make_real_ones()
-    for number in range(ROUNDS):
-        canaries.send_all()
-        if number % 20 == 0:
-            canaries.send_raw()
+    with contextlib.closing(Canaries(shell.port, key)) as canaries:
+        canaries.make_real_ones()
+        for number in range(ROUNDS):
+            canaries.send_all()
+            if number % 20 == 0:
+                canaries.send_raw()
+        pages = [f"/v1/audit/events?limit=1000&offset={at}" for at in range(0, 9000, 1000)]
+        events = [canaries.ask("GET", page, X_API_Key=key) for page in pages]
     assert canaries.sent >= 5_000
     assert len(canaries.secret) >= 10
-    events = [
-        canaries.ask("GET", f"/v1/audit/events?limit=1000&offset={at}", X_API_Key=key) for at in range(0, 9000, 1000)
-    ]
     assert any(b"auth.failure" in page for page in events)
     places = {f"answer {at}": said for at, said in enumerate(canaries.answers)}
     places |= {f"events {at}": page for at, page in enumerate(events)}

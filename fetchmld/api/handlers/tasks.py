@@ -109,10 +109,10 @@ async def list_(request: web.Request) -> web.Response:
 
 async def read(request: web.Request) -> web.Response:
     """GET /v1/tasks/{taskId}: now, with `wait_s` once it has ended, with `at` as it was."""
-    if (at_us := query.instant_us(request.query, "at")) is not None:
-        return await _read_at(request, at_us)
     wait_s = query.seconds(request.query, "wait_s")
     with_output = query.flag(request.query, "output", True)
+    if (at_us := query.instant_us(request.query, "at")) is not None:
+        return await _read_at(request, at_us)
     view = await visible(request)
     if wait_s > 0 and not view["ended_at"]:
         with request.app[STREAMS].one_more(request):
