@@ -16,7 +16,8 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-dev env-examples start stop test check format-check types fast sim sim-release chaos tamper fuzz bench example lock clean
+# `load` is a folder too.
+.PHONY: load bench-api help env env-dev env-examples start stop test check format-check types fast sim sim-release chaos tamper fuzz bench example lock clean
 
 help:  ## Show this
 	@echo "FetchML: make TARGET"
@@ -57,6 +58,11 @@ $(VENV)/.examples: requirements-examples.lock $(VENV)/.built
 	@$(UV) install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements-examples.lock
 	@touch $@
 
+$(VENV)/.load: requirements-load.lock $(VENV)/.built
+	@echo "Installing what the load needs"
+	@$(UV) install --quiet --python $(BIN)/python --require-hashes -r requirements-load.lock
+	@touch $@
+
 env: $(VENV)/.built  ## Make or update the environment in .venv
 env-dev: $(VENV)/.dev
 env-examples: $(VENV)/.examples
@@ -91,6 +97,13 @@ tamper: env-dev  ## Tamper with a ledger 1,000 times, and find each (minutes)
 bench: env  ## Measure latency, throughput, idle load, memory; each beside its limit
 	@$(BIN)/python load/bench.py $(ARGS)
 
+load: $(VENV)/.load  ## Locust's users at work for half a minute; ARGS="--users 50 --minutes 10"
+	@$(BIN)/python load/users.py $(ARGS)
+
+bench-api: env  ## What requests, lists and streams take, beside a bare echo
+	@$(BIN)/python load/api/throughput.py $(ARGS)
+	@$(BIN)/python load/api/streams.py
+
 # -- working on it
 
 test: env-dev env-examples  ## Run every test (bounded: 25 minutes)
@@ -115,6 +128,7 @@ lock: $(VENV)/.made  ## Resolve the dependencies of pyproject.toml anew, with ha
 	@$(LOCK) $(ARGS) pyproject.toml build.in --output-file requirements.lock
 	@$(LOCK) $(ARGS) pyproject.toml build.in --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 	@$(LOCK) $(ARGS) pyproject.toml --extra examples --constraint requirements.lock --output-file requirements-examples.lock
+	@$(LOCK) $(ARGS) pyproject.toml --extra load --constraint requirements.lock --output-file requirements-load.lock
 	@rm build.in
 	@for each in $(basename $(wildcard fetchmld/environments/*.in)); do \
 		$(LOCK) $(ARGS) $$each.in --output-file $$each.lock; done

@@ -17,7 +17,7 @@ class Answered(Exception):
     """The daemon answered with something else than success."""
 
 
-def prepare(method: str, target: str, key: str, body: dict[str, Any] | None = None) -> bytes:
+def prepare(method: str, target: str, key: str, body: Any = None) -> bytes:
     """The bytes of one request."""
     content = b"" if body is None else json.dumps(body).encode()
     lines = [f"{method} {target} HTTP/1.1", "Host: 127.0.0.1", f"X-API-Key: {key}"]

@@ -50,6 +50,7 @@ class Meter:
             buckets=_SECONDS,
             registry=self._registry,
         )
+        self._series: dict[tuple[str, int], tuple[Counter, Histogram | None]] = {}
         self._loop_lag_s = Spread(MOMENTS_S)
         self._schedulers = _Schedulers()
         self._registry.register(self._schedulers)
@@ -62,10 +63,17 @@ class Meter:
         name = _NO_OPERATION if operation is None else operation.id
         began = time.perf_counter()
         answer = await handler(request)
-        self._answers.labels(name, str(answer.status)).inc()
-        if name not in _LONG:
-            self._seconds.labels(name).observe(time.perf_counter() - began)
+        self._count(name, answer.status, time.perf_counter() - began)
         return answer
+
+    def _count(self, name: str, status: int, took_s: float) -> None:
+        series = self._series.get((name, status))
+        if series is None:  # looked up once: it costs as much as all the rest of this
+            spread = None if name in _LONG else self._seconds.labels(name)
+            series = self._series[name, status] = (self._answers.labels(name, str(status)), spread)
+        series[0].inc()
+        if series[1] is not None:
+            series[1].observe(took_s)
 
     async def watching_loop(self, _app: web.Application) -> AsyncIterator[None]:
         """Takes how late the loop is while the server runs (a `cleanup_ctx`)."""

@@ -39,22 +39,24 @@ print(task.status, refused.code, task.output.strip())
 """
 
 NODE_PROGRAM: Final = """
-import { client } from "./js/client.gen.js";
-import { createTask, getTask, listTasks } from "./js/index.js";
+const { client } = require("./js/client.gen.js");
+const { createTask, getTask, listTasks } = require("./js/index.js");
 client.setConfig({ baseUrl: process.argv[2], headers: { "X-API-Key": process.argv[3] } });
-const made = await createTask({ body: { job_name: "made", entrypoint: "/bin/echo", args: "typescript" } });
-let task = made.data;
-do {
-  task = (await getTask({ path: { taskId: task.id }, query: { wait_s: 30 } })).data;
-} while (!["completed", "failed"].includes(task.status));
-const refused = await createTask({ body: { job_name: "not valid" } });
-const listed = (await listTasks({ query: { limit: 5 } })).data.tasks.some((one) => one.id === task.id);
-console.log(task.status, refused.error.code, task.output.trim(), listed);
+(async () => {
+  const made = await createTask({ body: { job_name: "made", entrypoint: "/bin/echo", args: "typescript" } });
+  let task = made.data;
+  do {
+    task = (await getTask({ path: { taskId: task.id }, query: { wait_s: 30 } })).data;
+  } while (!["completed", "failed"].includes(task.status));
+  const refused = await createTask({ body: { job_name: "not valid" } });
+  const listed = (await listTasks({ query: { limit: 5 } })).data.tasks.some((one) => one.id === task.id);
+  console.log(task.status, refused.error.code, task.output.trim(), listed);
+})();
 """
 
 TYPESCRIPT: Final = {
     "compilerOptions": {
-        "target": "es2022", "module": "nodenext", "moduleResolution": "nodenext", "strict": True, "outDir": "js",
+        "target": "es2022", "module": "commonjs", "moduleResolution": "node", "strict": True, "outDir": "js",
         "skipLibCheck": True, "lib": ["es2022", "dom", "dom.iterable"],
     },
     "include": ["gen"],
@@ -149,9 +151,8 @@ def test_a_client_by_hey_api(daemon: Shell, document: Path, tmp_path: Path) -> N
         pytest.skip("there is no Node.js here")
     installed(folder, ("npm", "install", "--no-audit", "--no-fund", "--silent", *NODE_GENERATORS))
     tools = folder / "node_modules" / ".bin"
-    run(tools / "openapi-ts", "-i", document, "-o", tmp_path / "gen", "-c", "@hey-api/client-fetch", cwd=folder)
     (tmp_path / "tsconfig.json").write_text(json.dumps(TYPESCRIPT))
-    (tmp_path / "package.json").write_text('{"type": "module"}')
+    run(tools / "openapi-ts", "-i", document, "-o", tmp_path / "gen", "-c", "@hey-api/client-fetch", cwd=tmp_path)
     run(tools / "tsc", "-p", tmp_path)
     (tmp_path / "program.js").write_text(NODE_PROGRAM)
     said = run("node", tmp_path / "program.js", address(daemon), key(daemon))

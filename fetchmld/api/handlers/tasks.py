@@ -118,7 +118,8 @@ async def read(request: web.Request) -> web.Response:
         with request.app[STREAMS].one_more(request):
             view = access.seen(request[CALLER], view["id"], await request.app[HEAD].wait(TaskId(view["id"]), wait_s))
     redacted = access.is_redacted(request[CALLER])
-    out = wire.task(view, redacted=redacted, base=str(request.url.origin()))
+    base = str(request.url.origin()) if "plugin_configs" in view["request"] else ""  # only links to plugins need it
+    out = wire.task(view, redacted=redacted, base=base)
     if with_output and not redacted:
         await add_output(out, request.app[HEAD], view)
     return reply(out)
