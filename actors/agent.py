@@ -31,6 +31,7 @@ from actors.runner_link import RunnerLink
 from actors.runner_words import name_of, report_of, split_name, start_failure
 from actors.services import Services
 from actors.sidecars import Sidecars
+from actors.staging import Stager
 from actors.task_code import CodeSource
 from actors.tunnels import Tunnels
 from actors.workspace import empty
@@ -117,6 +118,7 @@ class Agent:
             self._config.private_hosts,
             {dataset.source: dataset.options for dataset in self._config.datasets.values()},
         )
+        self._stager = Stager(self._datasets, self._tell_staging)
         logs_dir = str(paths.node_dir / "logs")
         remote_logs = None if self._head is None else RemoteLogs(self._head, self._worker_id)
         self._logs = LogReader(logs_dir, self._config.log_bytes_max)
@@ -241,6 +243,7 @@ class Agent:
         await self._services.close()
         await self._runner.close()
         await asyncio.to_thread(self._gpus.close)
+        await self._stager.close()
         await asyncio.to_thread(self._datasets.close)
         await asyncio.to_thread(self._environments.close)
         self._collector.close()
@@ -313,6 +316,10 @@ class Agent:
                     events.append(Acknowledged(_key(body)))
                 case "beat":
                     self._renew(body["sent_t"])
+                case "stage":
+                    self._stager.stage(body["task_id"], body["specs"])
+                case "unstage":
+                    self._stager.drop(body["task_id"])
                 case _:
                     message.fail(BadRequest(f"an agent knows no message {message.kind!r}"))
         self._apply(events)
@@ -354,6 +361,12 @@ class Agent:
     def _plugin_used(self, kind: str, body: dict[str, Any]) -> None:
         """Lost where the scheduler is away: the task is shown without it."""
         self._scheduler.post(kind, body)
+
+    def _tell_staging(self, task_id: str, said: str, is_over: bool) -> None:
+        if is_over:
+            self._say_beat()  # which has what the cache holds now
+        body = {"worker_id": self._worker_id, "task_id": task_id, "said": said, "is_over": is_over}
+        self._scheduler.post("staging", body)  # what is lost is asked for again after the next greeting
 
     def _record(self, fact: Fact) -> None:
         """Have a fact put on record, once the scheduler is there."""
@@ -473,6 +486,7 @@ class Agent:
         try:
             event = await self._preparer.fetch_and_prepare(order)
         finally:
+            self._stager.drop(key.task_id)  # the attempt has them itself now
             self._preparing.pop(key, None)
             if not self._closing:
                 self._apply([event])

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-import orjson
 from aiohttp import web
 
 from actors import feed
@@ -75,6 +74,7 @@ from fetchmld.core.model import (
 from fetchmld.measures import SchedulerMeasures
 from fetchmld.plugins.secrets import Secrets
 from fetchmld.plugins.tokens import Tokens
+from fetchmld.store.artifacts import entries_of
 from fetchmld.store.code import CodeStore
 from fetchmld.store.content import ContentStore
 from fetchmld.store.shipped_logs import ShippedLogs
@@ -305,14 +305,12 @@ class HeadActor:
 
     async def artifacts(self, task: TaskView) -> list[ArtifactEntry]:
         report = task["report"] or {}
-        found = report.get("artifacts")
-        if found is None:
+        if not report.keys() & {"artifacts", "artifacts_of_others"}:
             return []
         if self._keeper.has_expired(report.get("ended_at", task["ended_at"] or 0.0)):
             days = self._config.artifact_retention_days
             raise NotFound(f"the artifacts of task {task['id']} were kept for {days:g} days (artifact_retention_days)")
-        manifest = await asyncio.to_thread(self._objects.read, found["manifest"])
-        return cast(list[ArtifactEntry], orjson.loads(manifest))
+        return cast(list[ArtifactEntry], await asyncio.to_thread(entries_of, report, self._objects.read))
 
     async def artifact(self, entry: ArtifactEntry, offset: int = 0) -> AsyncIterator[bytes]:
         file = await asyncio.to_thread(self._objects.open, entry["hash"])

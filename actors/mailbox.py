@@ -31,6 +31,7 @@ from fetchmld.core.messages import (
     PriorityChanged,
     ReservationAsked,
     ReservationReleased,
+    StagingHeard,
     TaskSubmitted,
     WorkerJoined,
 )
@@ -197,6 +198,10 @@ def _dataset(body: Body, at_us: int, ticket: int) -> list[Event]:
     return [DatasetAccessed(**{**body, "at_us": at_us})]
 
 
+def _staging(body: Body, at_us: int, ticket: int) -> list[Event]:
+    return [StagingHeard(**{**body, "at_us": at_us})]
+
+
 def _ended(body: Body, at_us: int, ticket: int) -> list[Event]:
     seed = secrets.randbits(32)
     return [
@@ -228,5 +233,6 @@ EVENTS: Final[dict[str, Callable[[Body, int, int], list[Event]]]] = {
     "beat": _beat,
     "phase": _phase,
     "dataset": _dataset,
+    "staging": _staging,
     "ended": _ended,
 }

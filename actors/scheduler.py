@@ -35,6 +35,7 @@ from fetchmld.core.errors import BadRequest, Unavailable
 from fetchmld.core.line import Line, without_orders
 from fetchmld.core.messages import (
     AcknowledgeEnd,
+    DropStaging,
     Effect,
     Event,
     Fact,
@@ -43,6 +44,7 @@ from fetchmld.core.messages import (
     Launch,
     Persist,
     Reply,
+    StageDatasets,
     StopAttempt,
     TaskChanged,
     TimePassed,
@@ -94,6 +96,7 @@ class SchedulerActor:
             self._config.user_gpus_max,
             self._config.unsatisfiable,
             self._config.plans_max,
+            self._config.stage_datasets,
             self._config.backfill,
         )
         self._writer = ThreadPoolExecutor(1, "ledger")
@@ -468,6 +471,10 @@ class SchedulerActor:
                             "detail": effect.detail,
                         },
                     )
+                case StageDatasets():
+                    self._tell(effect.worker_id, "stage", {"task_id": effect.task_id, "specs": effect.specs})
+                case DropStaging():
+                    self._tell(effect.worker_id, "unstage", {"task_id": effect.task_id})
                 case AcknowledgeEnd():
                     self._tell(effect.worker_id, "ack", {"task_id": effect.task_id, "attempt": effect.attempt})
                 case Reply():

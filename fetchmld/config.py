@@ -155,6 +155,9 @@ class Config(BaseSettings):
         le=16,
         description="Blocked tasks that are given a planned start at a time; others may not delay it.",
     )
+    stage_datasets: bool = Field(
+        default=True, description="Are datasets fetched and verified before a task is given GPUs? Off: with them."
+    )
     backfill: bool = Field(
         default=True, description="May tasks start before a blocked one where that delays no plan? Off: strict order."
     )

@@ -85,6 +85,7 @@ _TASK_ADDED: Final[dict[str, Schema]] = {
         "What the last attempt used, from the kernel's account.",
     ),
     "artifacts": record({"file_count": INTEGER, "total_bytes": INTEGER}),
+    "detail": said(STRING, "What else is to be said of its end: files of its output that were left out, and why."),
     "array": ref("TaskArray"),
     "array_id": said(STRING, "The array that this is an element of."),
     "array_index": said(INTEGER, "Its place in the array, from 0."),

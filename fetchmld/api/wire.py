@@ -210,8 +210,13 @@ def _add_end(out: dict[str, Any], report: EndReport) -> None:
     for name in ("exit_code", "signal", "usage"):
         if name in report:
             out[name] = report[name]
-    if artifacts := report.get("artifacts"):
-        out["artifacts"] = {"file_count": artifacts["file_count"], "total_bytes": artifacts["total_bytes"]}
+    kept = [report["artifacts"]] if "artifacts" in report else []
+    kept += [other["artifacts"] for other in report.get("artifacts_of_others", ())]
+    if kept:
+        files, size = sum(one["file_count"] for one in kept), sum(one["total_bytes"] for one in kept)
+        out["artifacts"] = {"file_count": files, "total_bytes": size}
+    if "word" not in report and (detail := report.get("detail")):  # else it is in the error
+        out["detail"] = detail
 
 
 def worker(view: WorkerView, active_tasks: list[str]) -> dict[str, Any]:

@@ -53,14 +53,18 @@ def _fetch(session: Session, task_id: str, path: str, output: Path) -> None:
     entry = next((one for one in _entries(session.client.artifacts(task_id)) if one["path"] == path), None)
     part = output.with_name(f"{output.name}.part")
     have = part.stat().st_size if part.exists() else 0
-    if entry is None or have > int(entry["bytes"]):
-        have = 0  # of some other file; the daemon says what is wrong with the first
+    if entry is None:
+        for _ in session.client.artifact_pieces(task_id, path):  # it says what is wrong
+            return
+        return
+    if have > int(entry["bytes"]):
+        have = 0  # of some other file
     try:
         with open(part, "r+b" if have else "wb") as file:
             file.seek(have)
             for piece in session.client.artifact_pieces(task_id, path, have):
                 file.write(piece)
-        if entry is not None and hash_file(str(part))[0] != entry["hash"]:
+        if hash_file(str(part))[0] != entry["hash"]:
             part.unlink()
             raise click.ClickException(f"what came is not {path} as it was left; {part} is removed, try again")
         os.replace(part, output)

@@ -132,9 +132,16 @@ def _fields(task: Mapping[str, Any]) -> list[tuple[str, Any]]:
         "ended": layout.local(task.get("ended_at")),
         "ran": layout.took(task.get("started_at"), task.get("ended_at")),
         "retries": f"{task['retry_count']} of {task.get('max_retries', 0)}" if task.get("retry_count") else "",
+        "left": _left(task),
+        "note": task.get("detail"),
         "output": str(task.get("output", "")).rstrip(),
     }
     return list(known.items())
+
+
+def _left(task: Mapping[str, Any]) -> str:
+    kept = task.get("artifacts")
+    return f"{kept['file_count']} files, {kept['total_bytes']} bytes (fetchmld artifacts {task['id']})" if kept else ""
 
 
 def _priority(task: Mapping[str, Any]) -> str:

@@ -76,6 +76,7 @@ class Task(TypedDict, total=False):
     signal: int
     usage: TaskUsage
     artifacts: TaskArtifacts
+    detail: str
     array: TaskArray
     array_id: str
     array_index: int

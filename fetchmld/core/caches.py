@@ -60,6 +60,11 @@ class Caches:
         if not self._holders[key]:
             del self._holders[key]
 
+    def has_all(self, worker_id: WorkerId, specs: Iterable[DatasetSpec]) -> bool:
+        """Does the worker hold all of these datasets?"""
+        held = self._of.get(worker_id, {})
+        return all(dataset_key(spec) in held for spec in specs)
+
     def bytes_held(self, specs: Iterable[DatasetSpec]) -> dict[WorkerId, int]:
         """How many bytes of these datasets each worker holds, at least 1 where it holds any of them."""
         found: dict[WorkerId, int] = {}

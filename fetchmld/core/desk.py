@@ -12,8 +12,8 @@ from fetchmld.core import arrays
 from fetchmld.core.caches import Caches
 from fetchmld.core.errors import FetchmlError
 from fetchmld.core.lines import Lines
-from fetchmld.core.messages import Effect, EventType, Fact, Persist, Reply, TaskChanged
-from fetchmld.core.model import EndReport, Resources, Task, TaskId, Worker
+from fetchmld.core.messages import DropStaging, Effect, EventType, Fact, Persist, Reply, TaskChanged
+from fetchmld.core.model import DatasetSpec, EndReport, Resources, Task, TaskId, Worker, WorkerId
 from fetchmld.core.placement import Placement
 from fetchmld.core.ready import Queue
 from fetchmld.core.reservations import Holds
@@ -34,7 +34,18 @@ class Policy:
     user_gpus_max: int = 0  # GPUs that one user may have reserved at a time; 0: any number
     unsatisfiable: Literal["queue", "fail"] = "queue"  # what happens to a request that no worker could ever meet
     plans_max: int = 1  # blocked tasks that are planned at a time, 1 to PLANS_MAX
+    stage_datasets: bool = False  # are datasets fetched before a task with GPUs is placed?
     backfill: bool = True  # may a task start before one that is ahead of it and blocked? If not: strict order
+
+
+@dataclass(slots=True)
+class StagingWait:
+    """A queued task that waits for `workers` to fetch its datasets; `said`: how far that is. See `staging`."""
+
+    workers: set[WorkerId]
+    specs: list[DatasetSpec]
+    since_t: float
+    said: str
 
 
 class Desk:
@@ -51,6 +62,7 @@ class Desk:
         self.effects: list[Effect] = []
         self.now = 0.0
         self.able: dict[Resources, list[Worker]] = {}  # what `explain` found out since the last event
+        self.staging: dict[TaskId, StagingWait] = {}
         self.due: deque[TaskId] = deque()  # tasks that may be eligible now, or never: something they wait for ended
 
     def begin(self, now: float) -> None:
@@ -96,6 +108,7 @@ class Desk:
         `by`: where somebody asked for that, who, and under which trace id.
         """
         self.due.extend(self.state.dependents.get(task.id, ()))
+        self.unstage(task.id)
         metadata: dict[str, Any] = {"attempt": task.attempt, "report": report}
         metadata.update(by or {})
         if task.array_id:
@@ -106,6 +119,11 @@ class Desk:
         self.effects.append(TaskChanged(task.id))
         if task.array_id:
             self.end_array(self.state.tasks[task.array_id], at_us)
+
+    def unstage(self, task_id: TaskId) -> None:
+        """The task is queued no longer, or never was: nobody need fetch for it."""
+        if (wait := self.staging.pop(task_id, None)) is not None:
+            self.effects += [DropStaging(worker_id, task_id) for worker_id in sorted(wait.workers)]
 
     def end_array(self, parent: Task, at_us: int) -> None:
         """An element ended, or the array was closed: it is over, or another element may start."""

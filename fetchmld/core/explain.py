@@ -76,6 +76,11 @@ def _able(desk: Desk, wanted: Resources, workers: list[Worker]) -> list[Worker]:
     return found
 
 
+def is_able(wanted: Resources, worker: Worker) -> bool:
+    """Whether the worker, were it empty, has what is asked for on one node."""
+    return not _never(wanted, worker)
+
+
 def why_never(wanted: Resources, workers: list[Worker], able: list[Worker] | None = None) -> str:
     """Why too few of these workers could hold the request, were they empty; "" if enough could. Names the largest."""
     able = [worker for worker in workers if not _never(wanted, worker)] if able is None else able
@@ -102,6 +107,8 @@ def _held(desk: Desk, task: Task) -> str:
         return f"held for {task.hold_until_t - desk.now:.0f} s before the next attempt"
     if parent.array is not None and parent.array.running >= parent.array.max_parallel:
         return f"{parent.array.running} elements of its array run, and max_parallel is {parent.array.max_parallel}"
+    if parent.id in desk.staging:
+        return desk.staging[parent.id].said
     reservation = desk.state.reservations.get(task.request.get("reservation_id", ""))
     if reservation is None:
         return ""

@@ -7,7 +7,7 @@ durable.
 
 from typing import Final
 
-from fetchmld.core.model import EndReport, Task, TaskId, Worker, WorkerId
+from fetchmld.core.model import EndReport, RankArtifacts, Task, TaskId, Worker, WorkerId
 from fetchmld.core.state import State
 
 PORT_FIRST: Final = 29_500  # torchrun's; all of them are below those that systems give to whoever asks for any
@@ -39,11 +39,23 @@ class Gangs:
         return next(((w, r) for w, r in reports.items() if not is_success(r)), None)
 
     def close(self, task: Task) -> tuple[WorkerId, EndReport]:
-        """All have ended: the report that decides, and whose it is. That of the first failure, else of rank 0."""
+        """All have ended: the report that decides, and whose it is. That of the first failure, else of rank 0.
+
+        It has what the others left as well.
+        """
         first = WorkerId(task.assignments[0]["worker_id"])
-        decisive = self.failure(task) or (first, self._reports[task.id][first])
-        del self._reports[task.id]
-        return decisive
+        worker_id, report = self.failure(task) or (first, self._reports[task.id][first])
+        others = _left_by_others(task, worker_id, self._reports.pop(task.id))
+        return worker_id, EndReport(**{**report, "artifacts_of_others": others}) if others else report
+
+
+def _left_by_others(task: Task, decisive: WorkerId, reports: dict[WorkerId, EndReport]) -> list[RankArtifacts]:
+    found = []
+    for node in task.assignments:
+        report = reports.get(WorkerId(node["worker_id"]), EndReport())
+        if node["worker_id"] != decisive and "artifacts" in report:
+            found.append(RankArtifacts(rank=node["rank"], artifacts=report["artifacts"]))
+    return found
 
 
 def rendezvous(state: State, worker: Worker, attempt: int) -> str:

@@ -40,7 +40,7 @@ def check(desk: Desk, waiting: Waiting, about: Collection[str] | None = None) ->
 def _check_queue(desk: Desk, waiting: Waiting) -> None:
     """Who is queued is in the ready queue, or held, or waits for others, or is about to be told."""
     queued = [task for task in desk.state.tasks.values() if task.status == "queued"]
-    held, due = waiting.held, set(desk.due)
+    held, due = waiting.held | waiting.staging.waits.keys(), set(desk.due)
     plain = [task for task in queued if task.array is None and not task.array_id]
     ready = sum(not (t.waits_for or t.doomed or t.id in held or t.id in due) for t in plain)
     assert len(desk.placement) == ready + desk.lines.standing_count(), "the queue is not the state"
@@ -59,7 +59,8 @@ def _check_array(desk: Desk, waiting: Waiting, task: Task, array: Array) -> None
     if task.id in desk.due or task.doomed:
         return
     assert array.ended < array.size, f"array {task.id} is over and lives"
-    ready = {e.id for e in elements if e.status == "queued" and e.id not in waiting.held and not task.waits_for}
+    in_line = not task.waits_for and task.id not in waiting.staging.waits
+    ready = {e.id for e in elements if e.status == "queued" and e.id not in waiting.held and in_line}
     missing = [each for each in elements if each.id in ready - set(desk.due) and not desk.lines.has(each)]
     assert not missing, f"array {task.id}: {missing} are in no line"
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from fetchmld.core.messages import AcknowledgeEnd, Effect, Launch, StopAttempt
+from fetchmld.core.messages import AcknowledgeEnd, DropStaging, Effect, Launch, StageDatasets, StopAttempt
 from fetchmld.core.model import WorkerId
 
 Mark = tuple[float, int]  # the line and the number, from 1, of one message; travels with it
@@ -65,5 +65,5 @@ class Hearing:
 
 def without_orders(effects: Iterable[Effect], worker_id: WorkerId) -> list[Effect]:
     """`effects` without those that are for this worker's ears."""
-    orders = (Launch, StopAttempt, AcknowledgeEnd)
+    orders = (Launch, StopAttempt, StageDatasets, DropStaging, AcknowledgeEnd)
     return [effect for effect in effects if not (isinstance(effect, orders) and effect.worker_id == worker_id)]

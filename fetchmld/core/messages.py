@@ -12,6 +12,7 @@ from fetchmld.core.errors import FetchmlError
 from fetchmld.core.model import (
     Assignment,
     Capacity,
+    DatasetSpec,
     EndReport,
     GpuUse,
     Intent,
@@ -224,6 +225,17 @@ class DatasetAccessed:
 
 
 @dataclass(slots=True)
+class StagingHeard:
+    """What a worker says of datasets that it fetches for a task that is not placed yet; `is_over` however it ended."""
+
+    worker_id: WorkerId
+    task_id: TaskId
+    said: str
+    is_over: bool
+    at_us: int
+
+
+@dataclass(slots=True)
 class AttemptEnded:
     worker_id: WorkerId
     task_id: TaskId
@@ -359,6 +371,7 @@ Event = (
     | HeartbeatReceived
     | PhaseReported
     | DatasetAccessed
+    | StagingHeard
     | AttemptEnded
     | FactNoted
     | KeyCreated
@@ -420,6 +433,23 @@ class StopAttempt:
 
 
 @dataclass(slots=True)
+class StageDatasets:
+    """Have these in the worker's cache soon, and say when that is. Idempotent."""
+
+    worker_id: WorkerId
+    task_id: TaskId
+    specs: list[DatasetSpec]
+
+
+@dataclass(slots=True)
+class DropStaging:
+    """The task does not need them any more."""
+
+    worker_id: WorkerId
+    task_id: TaskId
+
+
+@dataclass(slots=True)
 class AcknowledgeEnd:
     """The end of this attempt is on record (or was stale): the worker may forget it."""
 
@@ -442,4 +472,4 @@ class TaskChanged:
     task_id: TaskId
 
 
-Effect = Persist | Launch | StopAttempt | AcknowledgeEnd | Reply | TaskChanged
+Effect = Persist | Launch | StopAttempt | StageDatasets | DropStaging | AcknowledgeEnd | Reply | TaskChanged

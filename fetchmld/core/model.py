@@ -157,7 +157,15 @@ class EndReport(TypedDict, total=False):
     usage: Usage
     log: LogPlace
     artifacts: "ArtifactSet"
+    artifacts_of_others: "list[RankArtifacts]"  # of a gang: what the other nodes left, by rank
     ended_at: float
+
+
+class RankArtifacts(TypedDict):
+    """What one node of a gang left."""
+
+    rank: int
+    artifacts: "ArtifactSet"
 
 
 class ArtifactSet(TypedDict):

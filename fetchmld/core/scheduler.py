@@ -47,6 +47,7 @@ from fetchmld.core.messages import (
     PriorityChanged,
     ReservationAsked,
     ReservationReleased,
+    StagingHeard,
     StopAttempt,
     TaskSubmitted,
     TimePassed,
@@ -366,6 +367,7 @@ class Scheduler:
         self._gpus.hear(worker, event.gpu_faults, event.at_us)
         self._open_or_shut(worker)
         self._reconcile(worker, event, rebooted)
+        self._waiting.staging.again(worker.id)
         self._place(event.at_us)
 
     def _record_join(self, event: WorkerJoined) -> None:
@@ -465,6 +467,12 @@ class Scheduler:
         if event.success:
             self._note_cached(task, event)
 
+    def _on_staging(self, event: StagingHeard) -> None:
+        self._waiting.staged(self._waiting.staging.heard(event.worker_id, event.task_id, event.said, event.is_over))
+        if event.task_id in self.state.tasks:
+            self._desk.changed(event.task_id)
+        self._place(event.at_us)
+
     def _note_cached(self, task: Task, event: DatasetAccessed) -> None:
         """The worker has it now, so the next task goes there, also before the next heartbeat."""
         specs = [spec for spec in task.request.get("dataset_specs", ()) if spec["name"] == event.name]
@@ -532,6 +540,7 @@ class Scheduler:
             metadata = {"silent_s": round(silent_s, 3)}
             fact = Fact("scheduler_drain", "worker.offline", worker.id, success=False, metadata=metadata, at_us=at_us)
             self._desk.persist(fact)
+            self._waiting.staged(self._waiting.staging.lost(worker.id))
         elif worker.status == "offline" and silent_s >= self.policy.requeue_after_s:
             for task_id in sorted(worker.tasks):
                 detail = f"worker {worker.id} silent for {silent_s:.0f} s"
@@ -601,6 +610,7 @@ _HANDLERS: Final[dict[type[Any], Callable[[Scheduler, Any], None]]] = {
     WorkerJoined: Scheduler._on_worker_joined,
     HeartbeatReceived: Scheduler._on_heartbeat,
     PhaseReported: Scheduler._on_phase,
+    StagingHeard: Scheduler._on_staging,
     DatasetAccessed: Scheduler._on_dataset,
     AttemptEnded: Scheduler._on_attempt_ended,
     FactNoted: Scheduler._on_fact,

@@ -1,6 +1,7 @@
-"""Who of the queued tasks is eligible: dependencies, back-off, reservations that are over.
+"""Who of the queued tasks is eligible: dependencies, back-off, reservations that are over, datasets that are not there.
 
-A queued task is in exactly one of three places: the ready queue, `held` (until a time), or waiting for others to end.
+A queued task is in exactly one of four places: the ready queue, `held` (until a time), waiting for others to end, or
+waiting for its datasets (`staging`).
 An array's elements come to the ready queue through `lines`.
 """
 
@@ -12,6 +13,7 @@ from fetchmld.core.desk import Desk
 from fetchmld.core.errors import Invalid
 from fetchmld.core.messages import Fact, TaskSubmitted
 from fetchmld.core.model import Condition, Reservation, Task, TaskId, TaskRequest, TaskStatus
+from fetchmld.core.staging import Staging
 from fetchmld.core.state import meets, unmet
 
 
@@ -21,6 +23,7 @@ class Waiting:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self.held: set[TaskId] = set()
+        self.staging = Staging(desk)
 
     def admit(self, task: Task, at_us: int) -> None:
         """Put a queued task where it belongs, or end it if it can never start."""
@@ -32,7 +35,12 @@ class Waiting:
             pass  # its end is announced by `due`
         elif task.hold_until_t > self._desk.now:
             self.held.add(task.id)
-        elif task.array is not None:
+        elif not self.staging.must_wait(task):
+            self._enter(task)
+
+    def _enter(self, task: Task) -> None:
+        """To the ready queue."""
+        if task.array is not None:
             self._line_up(task)
         elif task.array_id:
             self._join(task)
@@ -44,12 +52,15 @@ class Waiting:
         halfway = task.array is not None and (task.cancel_by or task.array.ended == task.array.size)
         if task.doomed or halfway or self._reservation_over(task):
             self._desk.due.append(task.id)
-        else:
+        elif self._parent(task).waits_for or task.hold_until_t > self._desk.now:
             self.admit(task, 0)
+        else:
+            self._enter(task)
 
     def leave(self, task: Task) -> None:
         """The task is queued no longer."""
         self.held.discard(task.id)
+        self._desk.unstage(task.id)
         if task.array is not None:
             self._desk.lines.shut(task)
         elif task.array_id:
@@ -94,6 +105,7 @@ class Waiting:
     def moving(self, task: Task) -> Iterator[None]:
         """The task's place in the order changes meanwhile."""
         ready = self._desk.lines.is_open(task.id) if task.array is not None else task.status == "queued"
+        ready = ready and task.id not in self.staging.waits
         if ready:
             self.leave(task)
         yield
@@ -137,6 +149,15 @@ class Waiting:
         for task_id in sorted(t for t in self.held if tasks[t].hold_until_t <= self._desk.now):
             self.held.discard(task_id)
             self._desk.due.append(task_id)
+        self.staged(self.staging.overdue())
+
+    def staged(self, task_ids: list[TaskId]) -> None:
+        """These need not wait for their datasets any more."""
+        for task_id in task_ids:
+            task = self._desk.state.tasks.get(task_id)
+            if task is not None:
+                self._enter(task)
+                self._desk.changed(task_id)
 
     def _reservation_over(self, task: Task) -> str:
         """Why its reservation cannot serve it any more; "" if it can or there is none."""

@@ -9,13 +9,13 @@ import json
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol, TypedDict
 
-from fetchmld.core.model import ArtifactSet
+from fetchmld.core.model import ArtifactSet, EndReport
 
 FILES_MAX: Final = 100_000
 BYTES_MAX: Final = 64 * 2**30
@@ -133,6 +133,17 @@ def _within_bounds(
             continue
         os.close(fd)
         kept.leave_out(path, why)
+
+
+def entries_of(report: EndReport, read: Callable[[str], bytes]) -> list[ManifestEntry]:
+    """All files that an attempt left; of a gang's other nodes below `rank-N/`. `read` gives an object, and its errors."""
+    kept = [("", report["artifacts"])] if "artifacts" in report else []
+    kept += [(f"rank-{other['rank']}/", other["artifacts"]) for other in report.get("artifacts_of_others", ())]
+    return [
+        ManifestEntry(path=below + entry["path"], bytes=entry["bytes"], hash=entry["hash"])
+        for below, artifacts in kept
+        for entry in json.loads(read(artifacts["manifest"]))
+    ]
 
 
 def regular_files(directory: Path, kept: Kept) -> Iterator[tuple[str, int]]:

@@ -3,9 +3,11 @@
 import asyncio
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fetchmld.api import wire
 from fetchmld.core.errors import Unavailable
 from tests.api.local_head import WORKER
 from tests.api.served import KEYS, Api, with_api
@@ -275,10 +277,20 @@ def test_an_ended_task_has_its_end_and_its_output(tmp_path: Path) -> None:
         assert ended["usage"] == {"user_s": 0.5, "system_s": 0.1, "rss_max_bytes": 1 << 20}
         assert ended["artifacts"] == {"file_count": 1, "total_bytes": 2}
         assert "wait_reason" not in ended
+        assert "detail" not in ended
         _, short = await api.call("GET", f"/v1/tasks/{task['id']}?output=false")
         assert "output" not in short
 
     with_api(tmp_path, test)
+
+
+def test_what_was_left_out_of_the_output_is_said_with_the_end() -> None:
+    out: dict[str, Any] = {}
+    wire._add_end(out, {"exit_code": 0, "detail": "1 paths of the output were left out: x (a link)"})
+    assert out == {"exit_code": 0, "detail": "1 paths of the output were left out: x (a link)"}
+    out = {}
+    wire._add_end(out, {"word": "TIME_LIMIT", "detail": "it is in the error"})
+    assert out == {}
 
 
 def test_output_is_the_last_64_kib(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from fetchmld.cli import show
 from fetchmld.cli.watch import waiting_line
 from fetchmld.core.messages import Fact
 from tests.cli.conftest import Run
-from tests.client.stub import Asked, Stub, answer
+from tests.client.stub import Asked, Stub, answer, refused
 from tests.memory_log import MemoryLog
 
 
@@ -172,6 +172,9 @@ def test_an_artifact_is_written_to_a_file_checked_and_gone_on_with(client: Run, 
     assert "try again" in ran.err
     assert not (tmp_path / "m.bin.part").exists()
     assert client("artifacts", "t", "-o", str(target)).code == 2
+    stub.handlers["GET /v1/tasks/t/artifacts/other"] = refused(404, "NOT_FOUND", "task t left no file 'other'")
+    ran = client("artifacts", "t", "other", "-o", str(tmp_path / "other"))
+    assert (ran.code, "left no file 'other'" in ran.err, os.listdir(tmp_path)) == (3, True, ["m.bin"])
 
 
 def test_a_valid_chain(client: Run, stub: Stub) -> None:

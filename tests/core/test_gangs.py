@@ -54,6 +54,21 @@ def test_success_needs_every_node() -> None:
     assert {ack.worker_id for ack in of(AcknowledgeEnd, effects)} == {"w1", "w2"}
 
 
+def test_what_every_node_left_is_with_the_end() -> None:
+    driver = Driver()
+    task = gang(driver)
+    sets = {w: {"manifest": w * 32, "file_count": 1, "total_bytes": 2} for w in (W1, W2)}
+    driver.end(task, worker=W2, exit_code=0, artifacts=sets[W2])
+    driver.end(task, worker=W1, exit_code=0, artifacts=sets[W1])
+    report = driver.view(task)["report"]
+    assert report is not None
+    assert report["artifacts"] == sets[W1]
+    assert report["artifacts_of_others"] == [{"rank": 1, "artifacts": sets[W2]}]
+    written = [fact.metadata["worker_id"] for fact in driver.record if fact.action == "artifact.write"]
+    assert written == [W2, W1]
+    assert replayed(driver).state.durable() == driver.core.state.durable()
+
+
 def test_one_failing_node_ends_the_attempt_on_all() -> None:
     driver = Driver()
     task = gang(driver)

@@ -11,8 +11,9 @@ from typing import BinaryIO
 import pytest
 from blake3 import blake3
 
+from fetchmld.core.model import RankArtifacts
 from fetchmld.store import artifacts
-from fetchmld.store.artifacts import Changed, keep_tree
+from fetchmld.store.artifacts import Changed, entries_of, keep_tree
 from fetchmld.store.content import ContentStore
 
 
@@ -133,3 +134,19 @@ def test_a_name_that_was_another_file_before_counts_for_its_owner(tmp_path: Path
     (tmp_path / "out" / "mine").write_text("x")
     kept = keep_tree(ContentStore(tmp_path / "objects"), tmp_path / "out", owner=12345)
     assert kept.left_out == ["mine (somebody else's file)"]
+
+
+def test_what_the_nodes_of_a_gang_left_is_one_list(tmp_path: Path) -> None:
+    store, kept = ContentStore(tmp_path / "objects"), []
+    for rank in range(3):
+        (tmp_path / f"out{rank}").mkdir()
+        (tmp_path / f"out{rank}" / "shard").write_text(f"{rank}")
+        found = keep_tree(store, tmp_path / f"out{rank}").artifacts
+        assert found is not None
+        kept.append(found)
+    others: list[RankArtifacts] = [{"rank": rank, "artifacts": kept[rank]} for rank in (1, 2)]
+    entries = entries_of({"artifacts": kept[0], "artifacts_of_others": others}, store.read)
+    assert [entry["path"] for entry in entries] == ["shard", "rank-1/shard", "rank-2/shard"]
+    assert [store.read(entry["hash"]) for entry in entries] == [b"0", b"1", b"2"]
+    assert [entry["path"] for entry in entries_of({"artifacts_of_others": others[:1]}, store.read)] == ["rank-1/shard"]
+    assert entries_of({}, store.read) == []
