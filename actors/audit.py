@@ -15,11 +15,13 @@ from typing import Any, Final
 
 from actors.answers import Answers
 from actors.background import in_background
+from actors.pruner import Pruner
 from actors.transparency import Transparency
 from fetchmld.channel import Client, Server, serve
 from fetchmld.config import Config
 from fetchmld.core.errors import BadRequest, Unavailable
 from fetchmld.core.messages import Fact
+from fetchmld.store import boundary
 from fetchmld.verify_checkpoints import read_log, verify_against
 from fetchmld.verify_walk import SegmentResult
 
@@ -37,6 +39,9 @@ class AuditActor:
         config = Config.from_dump(settings)
         self._ledger_dir = config.paths.ledger_dir
         self._transparency = Transparency(self._ledger_dir, self._durable, self._put, config.audit_sinks)
+        self._quiet = asyncio.Lock()  # held by whoever reads all of the record, or removes of it
+        self._pruner = Pruner(self._ledger_dir, self._put, config.audit_retention_days, self._quiet)
+        self._pruning: asyncio.Task[None] | None = None
         self._socket = self._run_dir / "audit.sock"
         self._scheduler = self._client("scheduler")
         self._history = self._client("history")
@@ -59,6 +64,7 @@ class AuditActor:
         await self._scheduler.start()
         await self._history.start()
         await self._transparency.start()
+        self._pruning = asyncio.create_task(self._pruner.run())
         self._server = await serve(self._socket, self._answers.on_messages)
         gc.collect()
         gc.freeze()  # what start-up made lives as long as we do
@@ -76,7 +82,7 @@ class AuditActor:
             return
         server.close()
         await self._answers.close()
-        for task in (self._next, self._running):
+        for task in (self._next, self._running, self._pruning):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Unavailable):
@@ -94,7 +100,9 @@ class AuditActor:
             case "root":
                 return await self._root()
             case "status":
-                return self._transparency.status()
+                return {**self._transparency.status(), "first_seq": boundary.first_seq(self._ledger_dir)}
+            case "prune":
+                return await self._pruner.prune(body["before_us"], body["dry_run"], Fact(**body["fact"]))
             case "checkpoint":
                 return await self._transparency.checkpoint()
             case "prove":
@@ -134,7 +142,8 @@ class AuditActor:
             await asyncio.wait([running])
         self._running, self._next = self._next, None
         try:
-            return await self._verify_now()
+            async with self._quiet:
+                return await self._verify_now()
         finally:
             self._running = None
 
@@ -184,6 +193,7 @@ def _result(chain: SegmentResult, index: dict[str, Any]) -> dict[str, Any]:
     return {
         "valid": chain.valid and index["valid"],
         "total_events": chain.total_events,
+        "first_seq": chain.first_seq,
         "first_bad": chain.first_bad,
         "problem": chain.problem or (f"index: {index['problem']}" if index["problem"] else ""),
         "root_hash": chain.root_hash.hex(),

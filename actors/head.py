@@ -39,6 +39,7 @@ from fetchmld.api.head import (
     ExperimentRequest,
     InclusionProof,
     LogChunk,
+    Pruning,
     ReservationRequest,
     Root,
     RotatedKey,
@@ -86,6 +87,7 @@ ID_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"
 KEY_CACHE_S: Final = 1.0  # a revoked key is refused within this
 CHANGES_MAX: Final = 1_000  # that one who comes back is told one by one
 VERIFY_TIMEOUT_S: Final = 600.0
+PRUNE_TIMEOUT_S: Final = 3600.0  # what goes is read once more, event by event
 ASK_MAX_S: Final = 700.0  # for those before it and itself; the history bounds each (`history_query_s`)
 READY_TIMEOUT_S: Final = 2.0
 
@@ -416,6 +418,12 @@ class HeadActor:
     async def prove_consistency(self, old: int, new: int | None) -> ConsistencyProof:
         return cast(ConsistencyProof, (await self._audit.request("consistency", {"old": old, "new": new})).body)
 
+    async def prune(self, caller: Caller, before_us: int, dry_run: bool) -> Pruning:
+        fact = Fact("plugin_configured", "audit.policy", "ledger", caller.user_id, True, caller.ip_address)
+        fact.metadata = {"trace_id": caller.trace_id}
+        body = {"before_us": before_us, "dry_run": dry_run, "fact": asdict(fact)}
+        return cast(Pruning, (await self._audit.request("prune", body, timeout_s=PRUNE_TIMEOUT_S)).body)
+
     async def rotate_key(self, caller: Caller) -> RotatedKey:
         fact = Fact("auth_attempt", "key.rotate", "ledger", caller.user_id, True, caller.ip_address)
         fact.metadata = {"trace_id": caller.trace_id}
@@ -455,7 +463,7 @@ class HeadActor:
 
     async def changes_since(self, seq: int) -> list[Change] | None:
         found = await self._ask_history("changes", {"after": seq, "limit": CHANGES_MAX + 1})
-        if len(found) > CHANGES_MAX:
+        if found is None or len(found) > CHANGES_MAX:
             return None
         views = await self._views(list(dict.fromkeys(TaskId(task_id) for _, _, task_id in found)))
         return [

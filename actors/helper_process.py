@@ -19,6 +19,7 @@ async def ask_helper(module: str, *arguments: str) -> dict[str, Any]:
     finally:
         if helper.returncode is None:
             helper.kill()
+            await helper.wait()
     try:
         said: dict[str, Any] = json.loads(out)
     except ValueError:

@@ -154,6 +154,7 @@ class HistoryActor:
     async def _catch_up(self) -> None:
         if self._doubt:
             await self._start_anew()
+        await self._in_thread(self._history.follow_boundary)
         while not self._doubt and self._history.next_seq <= self._wanted_seq:
             await self._in_thread(self._history.step, self._wanted_seq)
             self._release()
@@ -285,6 +286,7 @@ class HistoryActor:
         """Compare the index with the segments, as it is: before anything is made anew."""
         await self._reach(min_seq, time.monotonic() + CHECK_WAIT_MAX_S)
         async with self._checking:
+            await self._in_thread(self._history.follow_boundary)
             found = await in_background("history-check", self._history.check)
         if found["damaged"]:
             self._distrust(found["problem"])

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -53,7 +54,7 @@ from fetchmld.core.model import TaskId, UserId, WorkerId
 from fetchmld.core.scheduler import Policy, Scheduler
 from fetchmld.core.state import ended
 from fetchmld.measures import watch_loop
-from fetchmld.store import snapshots
+from fetchmld.store import disk_probe, snapshots
 from fetchmld.store.clock import LogicalClock
 from fetchmld.store.disk_probe import sync_latency
 from fetchmld.store.head_http import worker_key
@@ -98,6 +99,7 @@ class SchedulerActor:
             self._config.plans_max,
             self._config.stage_datasets,
             self._config.backfill,
+            self._config.offline_workers_days * 86_400,
         )
         self._writer = ThreadPoolExecutor(1, "ledger")
         self._mailbox: list[Message | Event] = []
@@ -144,6 +146,7 @@ class SchedulerActor:
         try:
             took = await in_background("disk-probe", sync_latency, self._config.paths.ledger_dir, PROBE_SYNCS)
             log.info("disk_sync", extra=asdict(took))
+            disk_probe.keep(self._config.paths.disk_sync, took, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
         except OSError as error:
             log.warning("disk_sync_unknown", extra={"why": str(error)})
 

@@ -135,6 +135,9 @@ class Config(BaseSettings):
     heartbeat_s: float = Field(default=1.0, gt=0, le=60, description="Between an agent's heartbeats.")
     suspect_after_s: float = Field(default=3.0, gt=0, le=600, description="Silence after which nothing new is placed.")
     offline_after_s: float = Field(default=15.0, gt=0, le=3600, description="Silence after which a worker is offline.")
+    offline_workers_days: float = Field(
+        default=7.0, ge=0, le=36_500, description="Days after which an offline worker is listed no more; 0: for ever."
+    )
     requeue_after_s: float = Field(
         default=600.0, ge=90, le=86400, description="Silence after which a lost worker's tasks start elsewhere."
     )
@@ -215,6 +218,12 @@ class Config(BaseSettings):
     )
     seal_after_segments: int = Field(
         default=8, ge=0, description="Newest segments that stay uncompressed; older ones take a sixth. 0: all stay."
+    )
+    audit_retention_days: int = Field(
+        default=0,
+        ge=0,
+        le=36_500,
+        description="Days that the record is kept; older segments go, their hashes stay. 0: for ever.",
     )
     audit_on_failure: Literal["closed", "halt"] = Field(
         default="closed", description="When the record cannot be written: refuse changes until it can, or stop."
@@ -490,6 +499,11 @@ class Paths:
     @property
     def index(self) -> Path:
         return self.data_dir / "index.duckdb"
+
+    @property
+    def disk_sync(self) -> Path:
+        """What a sync took at the last start."""
+        return self.data_dir / "disk_sync.json"
 
     @property
     def objects(self) -> Path:

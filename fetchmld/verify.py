@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from fetchmld.verify_boundary import NAME as PRUNED
 from fetchmld.verify_checkpoints import verify_ledger
 from fetchmld.verify_index import IndexResult, verify_index
 from fetchmld.verify_walk import SegmentResult
@@ -82,14 +83,35 @@ def _settled(ledger_dir: Path, outside: Sequence[str]) -> SegmentResult:
     """Verify; while a daemon writes, its last frame may be half there, so look again as long as the end moves."""
     if not (ledger_dir / "segments").is_dir():
         raise FileNotFoundError(f"there is no ledger in {ledger_dir}")
-    result = verify_ledger(ledger_dir, outside=outside)
+    result = _unless_pruned(ledger_dir, outside)
     for _ in range(_LIVE_TRIES_MAX):
         if result.valid or not _is_written(ledger_dir):
             return result
-        before, result = result, verify_ledger(ledger_dir, outside=outside)
+        before, result = result, _unless_pruned(ledger_dir, outside)
         if result.first_bad == before.first_bad:
             return result
     return result
+
+
+def _unless_pruned(ledger_dir: Path, outside: Sequence[str]) -> SegmentResult:
+    """Verify; once more where a daemon removed the beginning meanwhile."""
+    begins = _pruned(ledger_dir)
+    try:
+        result = verify_ledger(ledger_dir, outside=outside)
+    except FileNotFoundError:
+        if _pruned(ledger_dir) == begins:
+            raise
+        return verify_ledger(ledger_dir, outside=outside)
+    if not result.valid and _pruned(ledger_dir) != begins:
+        return verify_ledger(ledger_dir, outside=outside)
+    return result
+
+
+def _pruned(ledger_dir: Path) -> bytes:
+    try:
+        return (ledger_dir / PRUNED).read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def _is_written(ledger_dir: Path) -> bool:
@@ -117,12 +139,15 @@ def _derived(db: Any, ledger_dir: Path) -> tuple[int, str]:
 def _segment_line(result: SegmentResult) -> str:
     if result.valid:
         signed = f", {result.checkpoints} signed checkpoints agree" if result.checkpoints else ""
-        return f"valid: {result.total_events} events, root {result.root_hash.hex()}{signed}"
+        gone = f" (those before {result.first_seq} were pruned)" if result.first_seq else ""
+        return f"valid: {result.total_events} events{gone}, root {result.root_hash.hex()}{signed}"
     return f"INVALID: first bad sequence number {result.first_bad}: {result.problem}"
 
 
 def _index_line(result: IndexResult) -> str:
     if not result.valid:
         return f"INVALID index: first bad sequence number {result.first_bad}: {result.problem}"
+    if result.old_until:
+        return f"index: not compared: it still holds what was pruned before event {result.old_until}; start the daemon once"
     behind = f", {result.behind} events not indexed yet" if result.behind else ""
     return f"index: {result.checked} rows agree with the ledger{behind}"

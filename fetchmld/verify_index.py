@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fetchmld.store.sealed import read_segment
 from fetchmld.store.segment import list_segments
+from fetchmld.verify_boundary import read_begins
 from fetchmld.verify_records import record_row, records
 
 if TYPE_CHECKING:
@@ -35,13 +36,17 @@ CheckDerived = Callable[[Any, Path], tuple[int, str]]
 
 @dataclass(frozen=True, slots=True)
 class IndexResult:
-    """`checked` rows agree with the segments. `behind`: events that the index does not have yet, which is no fault."""
+    """`checked` rows agree with the segments. `behind`: events that the index does not have yet, which is no fault.
+
+    `old_until`: it still holds what was pruned before this event, and is compared when the next start has dropped it.
+    """
 
     valid: bool
     first_bad: int
     problem: str
     checked: int
     behind: int = 0
+    old_until: int = 0
 
 
 def verify_index(ledger_dir: Path, index_path: Path, check_derived: CheckDerived | None = None) -> IndexResult:
@@ -60,7 +65,7 @@ def verify_index(ledger_dir: Path, index_path: Path, check_derived: CheckDerived
     with closing(db):
         try:
             result = _compare_rows(db, ledger_dir)
-            if result.valid and check_derived is not None:
+            if result.valid and check_derived is not None and not result.old_until:
                 bad, problem_there = check_derived(db, ledger_dir)
                 result = replace(result, valid=bad < 0, first_bad=bad, problem=problem_there)
         except duckdb.Error as problem:
@@ -69,11 +74,17 @@ def verify_index(ledger_dir: Path, index_path: Path, check_derived: CheckDerived
 
 
 def _compare_rows(db: "duckdb.DuckDBPyConnection", ledger_dir: Path) -> IndexResult:
-    reached = db.execute("SELECT next_seq, last_hash FROM meta").fetchall()
+    begins = read_begins(ledger_dir)
+    first, newest = (begins.first_seq, begins.prev_hash) if begins else (0, b"")
+    reached = db.execute("SELECT next_seq, last_hash, first_seq FROM meta").fetchall()
     if len(reached) != 1:
-        return IndexResult(False, 0, f"its table meta has {len(reached)} rows, not one", 0)
-    next_seq, last_hash = reached[0]
-    expected, at, newest = _rows(ledger_dir), 0, b""
+        return IndexResult(False, first, f"its table meta has {len(reached)} rows, not one", 0)
+    next_seq, last_hash, first_seq = reached[0]
+    if first_seq < first:
+        return IndexResult(True, -1, "", 0, old_until=first)
+    if first_seq > first:
+        return IndexResult(False, first, f"its table meta says that it begins at event {first_seq}", 0)
+    expected, at = _rows(ledger_dir, first), first
     for row in _index_rows(db):
         if row[0] != at and (at < next_seq or row[0] is None or row[0] < at):
             return IndexResult(False, *_out_of_order(row[0], at), at)
@@ -86,7 +97,7 @@ def _compare_rows(db: "duckdb.DuckDBPyConnection", ledger_dir: Path) -> IndexRes
         return IndexResult(False, at, f"its row is missing; the index says that it holds {next_seq}", at)
     if at and last_hash != newest:
         return IndexResult(False, at - 1, "the index's table meta names another hash for it", at)
-    return IndexResult(True, -1, "", at, behind=sum(1 for _ in expected))
+    return IndexResult(True, -1, "", at - first, behind=sum(1 for _ in expected))
 
 
 def _out_of_order(found: int | None, due: int) -> tuple[int, str]:
@@ -103,10 +114,10 @@ def _index_rows(db: "duckdb.DuckDBPyConnection") -> Iterator[tuple[Any, ...]]:
         yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
-def _rows(ledger_dir: Path) -> Iterator[tuple[Any, ...]]:
+def _rows(ledger_dir: Path, first: int) -> Iterator[tuple[Any, ...]]:
     """What the index's rows must be, straight from the bytes. Ends where the segments are no longer readable."""
-    for _, path in list_segments(ledger_dir / "segments"):
-        buffer, _ = read_segment(path)
+    for seq, path in list_segments(ledger_dir / "segments"):
+        buffer, _ = read_segment(path) if seq >= first else (b"", "")
         for start, size in records(buffer):
             yield record_row(buffer, start, size)
 

@@ -1,5 +1,7 @@
 """Somebody else's reader of C2SP's formats accepts what we write, unmodified: metamorphic-log, a Rust library."""
 
+from pathlib import Path
+
 import metamorphic_log as theirs
 import pytest
 
@@ -7,6 +9,7 @@ from fetchmld.core.merkle import leaf_hash
 from fetchmld.core.messages import Fact
 from fetchmld.store.notes import Checkpoint, Signer, sign, verifier_key
 from tests.memory_log import MemoryLog
+from tests.store.pruned_samples import Life
 
 FACTS = [Fact("auth_attempt", "auth.success", f"key:{number}", f"user{number}") for number in range(700)]
 LOG = MemoryLog(FACTS)
@@ -41,3 +44,21 @@ def test_a_consistency_proof(old: int) -> None:
     theirs.checkpoint_verify_consistency(LOG.note(old), LOG.note(700), KEYS, proof)
     with pytest.raises(theirs.VerifyError):
         theirs.checkpoint_verify_consistency(LOG.note(old), LOG.note(700), KEYS, [*proof, bytes(32)])
+
+
+def test_a_record_whose_beginning_was_pruned(tmp_path: Path) -> None:
+    """A ledger on disk: its checkpoints from before and after, and proofs of what is gone and what is not."""
+    life = Life(tmp_path / "ledger")
+    life.days(8)
+    before = life.tree.newest
+    first = life.prune()
+    life.days(2)
+    after, size, keys = life.tree.newest, life.tree.size, [life.tree.verifier_key]
+    for seq in (0, 3, 255, 256, first - 1, first, size - 1):
+        found = life.tree.prove(seq, size)
+        theirs.checkpoint_verify_inclusion(after, keys, seq, found.leaf, found.proof)
+        with pytest.raises(theirs.VerifyError):
+            theirs.checkpoint_verify_inclusion(after, keys, seq, bytes(32), found.proof)
+    old = theirs.checkpoint_verify(before, keys).size
+    theirs.checkpoint_verify_consistency(before, after, keys, life.tree.prove_consistency(old, size).proof)
+    life.close()

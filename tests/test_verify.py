@@ -382,8 +382,8 @@ def test_a_torn_tail_is_named_and_after_recovery_all_is_valid(tmp_path: Path) ->
 
 def make_index(path: Path, block: Block, next_seq: int) -> None:
     with duckdb.connect(str(path)) as db:
-        db.execute("CREATE TABLE meta (next_seq UBIGINT, last_hash BLOB)")
-        db.execute("INSERT INTO meta VALUES (?, ?)", [next_seq, block.last_hash])
+        db.execute("CREATE TABLE meta (next_seq UBIGINT, last_hash BLOB, first_seq UBIGINT)")
+        db.execute("INSERT INTO meta VALUES (?, ?, 0)", [next_seq, block.last_hash])
         db.register("arriving", pa.Table.from_batches([block.events()]))
         db.execute("CREATE TABLE events AS SELECT * FROM arriving")
 
@@ -431,6 +431,7 @@ CHANGES: dict[str, tuple[str, int]] = {
     "meta ahead": (f"UPDATE meta SET next_seq = {TOTAL + 1}", TOTAL),
     "meta's hash": ("UPDATE meta SET last_hash = '\\x00'::BLOB", TOTAL - 1),
     "meta gone": ("DELETE FROM meta", 0),
+    "meta's beginning": ("UPDATE meta SET first_seq = 7", 0),
     "no table": ("DROP TABLE events", 0),
     **{
         f"edited {column}": (f"UPDATE events SET {column} = {value} WHERE seq = 23", 23)

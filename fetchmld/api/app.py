@@ -122,6 +122,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("proveAuditConsistency", "GET", "/v1/audit/consistency", audit.consistency),
     Operation("queryHistory", "POST", "/v1/history/query", history.ask),
     Operation("rotateAuditKey", "POST", "/v1/audit/rotate-key", audit.rotate_key),
+    Operation("pruneAudit", "POST", "/v1/audit/prune", audit.prune),
     Operation("getMetrics", "GET", "/metrics", health.metrics),
     Operation("explainTask", "GET", f"{_TASK}/explain", tasks.explain),
     Operation("undrainWorker", "POST", f"{_WORKER}/undrain", scheduler.undrain),

@@ -142,10 +142,12 @@ class EventPage(TypedDict):
 
 
 class Verification(TypedDict):
-    """`first_bad` is the lowest bad sequence number, or -1; `index_*` says the same of DuckDB's copy."""
+    """`first_bad` is the lowest bad sequence number, or -1; `index_*` says the same of DuckDB's copy. Events before
+    `first_seq` were pruned."""
 
     valid: bool
     total_events: int
+    first_seq: int
     first_bad: int
     problem: str
     root_hash: str
@@ -172,6 +174,7 @@ class Anchoring(TypedDict):
     sinks: list[SinkStatus]
     problem: str
     anchored_at: NotRequired[float]
+    first_seq: NotRequired[int]  # those before it were pruned
 
 
 class Root(TypedDict):
@@ -209,6 +212,20 @@ class ConsistencyProof(TypedDict):
     new_note: str
     origin: str
     verifier_key: str
+
+
+class Pruning(TypedDict):
+    """What was removed of the record, or would be: `events` of `bytes` in all, so that it begins at `first_seq`.
+
+    `until_us`: the time of the newest of them; `seq`: the fact that says so. Both absent where there is none.
+    """
+
+    first_seq: int
+    events: int
+    bytes: int
+    dry_run: bool
+    until_us: NotRequired[int]
+    seq: NotRequired[int]
 
 
 class RotatedKey(TypedDict):
@@ -447,6 +464,9 @@ class Head(Protocol):
 
     async def prove_consistency(self, old: int, new: int | None) -> ConsistencyProof:
         """`new` where None: the newest checkpoint's size. NotFound beyond the record's end."""
+
+    async def prune(self, caller: Caller, before_us: int, dry_run: bool) -> Pruning:
+        """Remove events before `before_us`, as far as whole segments go. Conflict where they are not what was written."""
 
     async def rotate_key(self, caller: Caller) -> RotatedKey:
         """A new key signs from here on."""

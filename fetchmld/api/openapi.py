@@ -308,6 +308,13 @@ DOCS: Final[dict[str, Doc]] = {
         query=_CONSISTENCY,
         errors=(404, 422),
     ),
+    "pruneAudit": Doc(
+        "Remove the oldest part of the record: whole segments, whose hashes stay.",
+        ref("PruneResult"),
+        tags=_AUDIT,
+        body=ref("PruneRequest"),
+        errors=(409,),
+    ),
     "rotateAuditKey": Doc("Sign checkpoints with a new key from here on.", ref("RotatedKey"), tags=_AUDIT),
     "listKeys": Doc("List API keys, newest first.", array(ref("ApiKey")), tags=_KEYS),
     "createKey": Doc(

@@ -82,6 +82,7 @@ MATRIX: Final[dict[str, Row]] = {
     "getAuditCheckpoint": _AUDIT,
     "proveAuditEvent": _AUDIT,
     "proveAuditConsistency": _AUDIT,
+    "pruneAudit": _ADMIN,
     "rotateAuditKey": _ADMIN,
     "listKeys": _ADMIN,
     "createKey": _ADMIN,

@@ -214,6 +214,7 @@ CHAIN_ROOT: Final = record(
         "root_hash": STRING,
         "timestamp": INSTANT,
         "total_events": INTEGER,
+        "first_event": said(INTEGER, "The events before it were pruned; absent where none were."),
         "anchored": said(BOOLEAN, "Has somebody outside taken the newest checkpoint?"),
         "anchored_at": said(INSTANT, "When a checkpoint was last taken; where anchored."),
         "checkpoint_size": said(INTEGER, "So many events the newest checkpoint covers."),
@@ -646,6 +647,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
         {
             "valid": BOOLEAN,
             "total_events": INTEGER,
+            "first_event": said(INTEGER, "The events before it were pruned; absent where none were."),
             "first_tampered": said(INTEGER, "The lowest bad sequence number; absent where all are good."),
             "chain_root_hash": STRING,
             "verified_at": INSTANT,
@@ -694,6 +696,25 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "verifier_key": STRING,
         },
         required=["kind", "from", "to", "from_root", "to_root", "proof"],
+    ),
+    "PruneRequest": record(
+        {
+            "before": said(INSTANT, "Events from this time on stay."),
+            "dry_run": said(BOOLEAN, "Only say what would go."),
+        },
+        required=["before"],
+        additionalProperties=False,
+    ),
+    "PruneResult": record(
+        {
+            "first_event": said(INTEGER, "The first event that is left."),
+            "removed_events": INTEGER,
+            "removed_bytes": INTEGER,
+            "until": said(INSTANT, "When the newest of them was recorded."),
+            "dry_run": BOOLEAN,
+            "sequence_num": said(INTEGER, "The event that says so; absent where nothing went."),
+        },
+        required=["first_event", "removed_events", "removed_bytes", "dry_run"],
     ),
     "RotatedKey": record(
         {

@@ -15,6 +15,7 @@ from fetchmld.api.head import (
     Ended,
     EventRow,
     InclusionProof,
+    Pruning,
     Root,
     RotatedKey,
     SinkStatus,
@@ -408,6 +409,7 @@ def verification(found: Verification) -> dict[str, Any]:
     out: dict[str, Any] = {
         "valid": found["valid"] and found["index_valid"],
         "total_events": found["total_events"],
+        **({"first_event": found["first_seq"]} if found["first_seq"] else {}),
         "chain_root_hash": found["root_hash"],
         "verified_at": instant(found["verified_at"]),
         "index_valid": found["index_valid"],
@@ -433,6 +435,8 @@ def chain_root(root: Root) -> dict[str, Any]:
         "checkpoint_size": anchoring["checkpoint_size"],
         "sinks": [_sink(sink) for sink in anchoring["sinks"]],
     }
+    if anchoring.get("first_seq"):
+        out["first_event"] = anchoring["first_seq"]
     if "anchored_at" in anchoring:
         out["anchored_at"] = instant(anchoring["anchored_at"])
     if anchoring["problem"]:
@@ -479,6 +483,21 @@ def consistency(found: ConsistencyProof) -> dict[str, Any]:
         "origin": found["origin"],
         "verifier_key": found["verifier_key"],
     }
+
+
+def pruning(found: Pruning) -> dict[str, Any]:
+    """A PruneResult."""
+    out: dict[str, Any] = {
+        "first_event": found["first_seq"],
+        "removed_events": found["events"],
+        "removed_bytes": found["bytes"],
+        "dry_run": found["dry_run"],
+    }
+    if "until_us" in found:
+        out["until"] = instant_us(found["until_us"])
+    if "seq" in found:
+        out["sequence_num"] = found["seq"]
+    return out
 
 
 def rotated_key(found: RotatedKey) -> dict[str, Any]:

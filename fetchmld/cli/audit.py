@@ -1,6 +1,8 @@
-"""`audit verify`, `audit ls` and `audit root`: the record of what was done, and the proof that nobody changed it."""
+"""`audit`: the record of what was done, the proof that nobody changed it, and how long it is kept."""
 
+import datetime
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +13,7 @@ from fetchmld.cli import session as sessions
 from fetchmld.cli import show as layout
 from fetchmld.cli.exits import AUDIT_INVALID, INVALID, Failure
 from fetchmld.cli.session import Session, client_command
+from fetchmld.cli.submit import Span
 
 EVENT_TYPES = [
     "job_queued",
@@ -25,6 +28,20 @@ EVENT_TYPES = [
 
 
 _NOTE: Final = click.Path(dir_okay=False, path_type=Path)
+
+
+class Moment(click.ParamType[datetime.datetime]):
+    """A time: RFC 3339, a day (its beginning here), or how long ago: 90d, 36h."""
+
+    name = "moment"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> datetime.datetime:
+        try:
+            found = datetime.datetime.fromisoformat(value)
+        except ValueError:
+            span = datetime.timedelta(seconds=Span().convert(value, param, ctx))
+            return datetime.datetime.now(datetime.UTC) - span
+        return found.astimezone(datetime.UTC)
 
 
 @click.group()
@@ -71,7 +88,8 @@ def _verify_files(given_dir: str, files: tuple[Path, ...]) -> int:
 
 def _sentences(result: Mapping[str, Any]) -> list[str]:
     if result.get("valid"):
-        return [f"valid: {result.get('total_events', 0)} events, root {result.get('chain_root_hash', '')}"]
+        gone = f" (those before {result['first_event']} were pruned)" if "first_event" in result else ""
+        return [f"valid: {result.get('total_events', 0)} events{gone}, root {result.get('chain_root_hash', '')}"]
     said = [f"first bad sequence number {result['first_tampered']}"] if "first_tampered" in result else []
     if "index_first_bad" in result:
         said.append(f"the index differs from the chain at {result['index_first_bad']}")
@@ -128,7 +146,8 @@ def root(session: Session) -> None:
     if session.json_output:
         session.show_json(found)
     else:
-        click.echo(f"{found['root_hash']} after {found.get('total_events', 0)} events")
+        gone = f"; those before {found['first_event']} were pruned" if "first_event" in found else ""
+        click.echo(f"{found['root_hash']} after {found.get('total_events', 0)} events{gone}")
         click.echo(_anchored(found))
 
 
@@ -230,3 +249,36 @@ def rotate_key(session: Session) -> None:
         session.show_json(found)
     else:
         click.echo(f"{found['verifier_key']} since event {found['sequence_num']}")
+
+
+@audit.command()
+@click.option("--before", type=Moment(), required=True, metavar="TIME", help="A time, a day, or an age: 90d.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@client_command
+def prune(session: Session, before: datetime.datetime, dry_run: bool, yes: bool) -> None:
+    """Remove the oldest part of the record for good: whole segments of it that are older than TIME.
+
+    Their hashes stay, so what is left still verifies, and proofs of what is gone can still be checked. With it go the
+    tasks that ended before. For a copy of it, copy DIR/ledger first. The setting audit_retention_days does it by itself.
+    """
+    text = before.isoformat().replace("+00:00", "Z")
+    found = session.client.prune_audit(text, True)
+    if not dry_run and found["removed_events"]:
+        if not (yes or sys.stdin.isatty()):
+            raise click.UsageError("say --yes: nobody is here to be asked")
+        if not yes:
+            click.confirm(f"{_would_go(found)}. Remove them for good?", abort=True, err=True)
+        found = session.client.prune_audit(text)
+    if session.json_output:
+        session.show_json(found)
+    elif not found["removed_events"]:
+        click.echo(f"nothing goes: no whole segment is older; the record begins at event {found['first_event']}")
+    else:
+        click.echo(_would_go(found) + ("" if dry_run else f": removed, recorded as event {found['sequence_num']}"))
+
+
+def _would_go(found: Mapping[str, Any]) -> str:
+    count, until = found["removed_events"], layout.local(found.get("until"))
+    last = found["first_event"] - 1
+    return f"events {last - count + 1} to {last}, {found['removed_bytes'] / 2**20:.1f} MiB, the newest of {until}"

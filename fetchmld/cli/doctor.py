@@ -68,7 +68,9 @@ def findings(config: "Config", runs: bool) -> list[Finding]:
         lambda: _directory(config.data_dir, place),
         lambda: _filesystem(place),
         lambda: _space(place),
-        lambda: _sync(place),
+        lambda: _sync(place, config.paths.disk_sync),
+        lambda: _record(config.paths.ledger_dir),
+        lambda: _index(config.paths.index),
         _clock,
         _limits,
         lambda: _port(config.host, config.port, runs),
@@ -129,8 +131,8 @@ def _space(place: Path) -> Iterator[Finding]:
     yield Finding("free space", verdict, f"{free / 2**30:.1f} GiB", advice)
 
 
-def _sync(place: Path) -> Iterator[Finding]:
-    from fetchmld.store.disk_probe import sync_latency
+def _sync(place: Path, noted: Path) -> Iterator[Finding]:
+    from fetchmld.store.disk_probe import kept, sync_latency
 
     try:
         took = sync_latency(place)
@@ -140,7 +142,40 @@ def _sync(place: Path) -> Iterator[Finding]:
     slow = took.median_ms > SYNC_SLOW_MS
     advice = "each accepted request waits for one sync; use a faster disk" if slow else ""
     value = f"median {took.median_ms:.2f} ms, p99 {took.p99_ms:.2f} ms ({took.syncs} syncs)"
+    if (before := kept(noted)) is not None:
+        value += f"; at the last start median {before[1].median_ms:.2f} ms, {layout.local(before[0])}"
     yield Finding("disk sync", "note" if slow else "ok", value, advice)
+
+
+def _record(ledger_dir: Path) -> Iterator[Finding]:
+    from fetchmld.store import boundary
+    from fetchmld.store.segment import LedgerDamaged
+
+    try:
+        first = boundary.first_seq(ledger_dir)
+        segments = boundary.segments_from(ledger_dir, first)
+        size = sum(path.stat().st_size for _, path in segments)
+    except (LedgerDamaged, OSError) as problem:
+        yield Finding("record", "bad", str(problem), "see `fetchmld audit verify --data-dir`; restore it from a copy")
+        return
+    if segments:
+        gone = f"; the events before {first} were pruned" if first else ""
+        yield Finding("record", "ok", f"{len(segments)} segments, {size / 2**20:.0f} MiB{gone}")
+
+
+def _index(index: Path) -> Iterator[Finding]:
+    """Only the newest that was set aside is kept."""
+    for aside in sorted(index.parent.glob(f"{index.name}.bad-*")):
+        if aside.suffix != ".wal":
+            when = layout.local(_utc(aside.stat().st_ctime))
+            advice = (
+                "it was in doubt and was made anew from the record: logs/history.log says why; then remove the file"
+            )
+            yield Finding("index", "note", f"{aside.name} was set aside {when}", advice)
+
+
+def _utc(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(at))
 
 
 def _clock() -> Iterator[Finding]:

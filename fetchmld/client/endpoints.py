@@ -204,6 +204,12 @@ def prove_consistency(from_size: int, to_size: int | None = None) -> Call[shapes
     return Call("GET", "/v1/audit/consistency", read_json, query=query, wait_s=10.0)
 
 
+def prune_audit(before: str, dry_run: bool = False) -> Call[shapes.PruneResult]:
+    """A PruneResult: events before this time, RFC 3339, go as far as whole segments of them are older."""
+    body = {"before": before, "dry_run": dry_run}
+    return Call("POST", "/v1/audit/prune", read_json, body=body, wait_s=3600.0)
+
+
 def rotate_audit_key() -> Call[shapes.RotatedKey]:
     """A RotatedKey: the new one signs from here on."""
     return Call("POST", "/v1/audit/rotate-key", read_json, wait_s=30.0)

@@ -503,6 +503,7 @@ class AuditEventList(TypedDict, total=False):
 class VerificationResult(TypedDict, total=False):
     valid: bool
     total_events: int
+    first_event: int
     first_tampered: int
     chain_root_hash: str
     verified_at: str
@@ -549,6 +550,20 @@ ConsistencyProof = TypedDict(
 )
 
 
+class PruneRequest(TypedDict, total=False):
+    before: Required[str]
+    dry_run: bool
+
+
+class PruneResult(TypedDict, total=False):
+    first_event: Required[int]
+    removed_events: Required[int]
+    removed_bytes: Required[int]
+    until: str
+    dry_run: Required[bool]
+    sequence_num: int
+
+
 class RotatedKey(TypedDict, total=False):
     sequence_num: int
     verifier_key: str
@@ -585,6 +600,7 @@ class ChainRoot(TypedDict, total=False):
     root_hash: str
     timestamp: str
     total_events: int
+    first_event: int
     anchored: bool
     anchored_at: str
     checkpoint_size: int

@@ -36,6 +36,7 @@ class Methods:
     audit_checkpoint = endpoint(endpoints.audit_checkpoint)
     audit_proof = endpoint(endpoints.prove_event)
     audit_consistency = endpoint(endpoints.prove_consistency)
+    prune_audit = endpoint(endpoints.prune_audit)
     rotate_audit_key = endpoint(endpoints.rotate_audit_key)
     keys = endpoint(endpoints.list_keys)
     create_key = endpoint(endpoints.create_key)

@@ -36,6 +36,7 @@ class Policy:
     plans_max: int = 1  # blocked tasks that are planned at a time, 1 to PLANS_MAX
     stage_datasets: bool = False  # are datasets fetched before a task with GPUs is placed?
     backfill: bool = True  # may a task start before one that is ahead of it and blocked? If not: strict order
+    offline_workers_s: float = 604_800.0  # a worker that is offline for so long is forgotten; 0: never
 
 
 @dataclass(slots=True)

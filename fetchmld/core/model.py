@@ -349,6 +349,7 @@ class Worker:
     connected_at: float
     status: WorkerStatus = "active"
     draining: bool = False  # somebody wants it empty, also while it is offline
+    offline_t: float = 0.0  # since when it is offline, if it is
     heartbeat_at: float = 0.0  # wall, for showing
     heartbeat_t: float = 0.0
     cpu_free: int = 0

@@ -522,7 +522,7 @@ class Scheduler:
         self._desk.reply(event.ticket, self.state.seq - 1)
 
     def _on_time_passed(self, event: TimePassed) -> None:
-        for worker in self.state.workers.values():
+        for worker in list(self.state.workers.values()):
             self._watch(worker, event.at_us)
             if self._gpus.release_due(worker, event.at_us):
                 self._reopen(worker)
@@ -541,10 +541,25 @@ class Scheduler:
             fact = Fact("scheduler_drain", "worker.offline", worker.id, success=False, metadata=metadata, at_us=at_us)
             self._desk.persist(fact)
             self._waiting.staged(self._waiting.staging.lost(worker.id))
-        elif worker.status == "offline" and silent_s >= self.policy.requeue_after_s:
-            for task_id in sorted(worker.tasks):
-                detail = f"worker {worker.id} silent for {silent_s:.0f} s"
-                self._ends.lose(self.state.tasks[task_id], worker.id, detail, at_us)
+        elif worker.status == "offline":
+            self._watch_offline(worker, silent_s, at_us)
+
+    def _watch_offline(self, worker: Worker, silent_s: float, at_us: int) -> None:
+        for task_id in sorted(worker.tasks) if silent_s >= self.policy.requeue_after_s else ():
+            detail = f"worker {worker.id} silent for {silent_s:.0f} s"
+            self._ends.lose(self.state.tasks[task_id], worker.id, detail, at_us)
+        self._forget_if_due(worker, at_us)
+
+    def _forget_if_due(self, worker: Worker, at_us: int) -> None:
+        """One that is away for long is listed no more. A drained one stays: it must not come back as if it were not."""
+        offline_s, kept_s = self._now - worker.offline_t, self.policy.offline_workers_s
+        if not 0 < kept_s <= offline_s or worker.draining or worker.tasks or self._desk.holds.of(worker.id):
+            return
+        fact = Fact(
+            "scheduler_drain", "worker.forget", worker.id, metadata={"offline_s": round(offline_s)}, at_us=at_us
+        )
+        self._desk.persist(fact)
+        self._desk.caches.replace(worker.id, {})
 
     # -- views
 

@@ -343,7 +343,13 @@ def _worker_joined(state: State, fact: Fact) -> None:
 
 
 def _worker_offline(state: State, fact: Fact) -> None:
-    advance(state.workers[WorkerId(fact.resource)], "offline")
+    worker = state.workers[WorkerId(fact.resource)]
+    advance(worker, "offline")
+    worker.offline_t = fact.clock_us / 1e6
+
+
+def _worker_forgotten(state: State, fact: Fact) -> None:
+    del state.workers[WorkerId(fact.resource)]
 
 
 def _worker_drained(state: State, fact: Fact) -> None:
@@ -491,6 +497,7 @@ _CHANGES: Final[dict[str, Callable[[State, Fact], None]]] = {
     "task.deleted": _deleted,
     "worker.join": _worker_joined,
     "worker.offline": _worker_offline,
+    "worker.forget": _worker_forgotten,
     "worker.drain": _worker_drained,
     "worker.undrain": _worker_undrained,
     "gpu.quarantine": _gpu_quarantined,

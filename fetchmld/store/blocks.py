@@ -74,9 +74,14 @@ class Block(Taker, Protocol):
 
 def next_block(tail: Tail, to_seq: int | None, max_events: int) -> Block:
     """The next events of `tail`; see `Tail.fill`."""
-    block: Block = NativeBlock() if _built else PlainBlock()
+    block = empty_block()
     tail.fill(block, to_seq, max_events)
     return block
+
+
+def empty_block() -> Block:
+    """One to be filled by `take`."""
+    return NativeBlock() if _built else PlainBlock()
 
 
 class PlainBlock:

@@ -3,11 +3,12 @@
 Every acknowledged request waits for one such sync, so it is the floor of what the daemon can promise.
 """
 
+import json
 import os
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -59,3 +60,17 @@ def filesystem_kind(directory: Path, mounts: str | None = None) -> str:
         if inside and len(point) >= longest:
             longest, kind = len(point), after.split()[0]
     return kind
+
+
+def keep(path: Path, took: SyncLatency, at: str) -> None:
+    """Note in `path` what was measured at this time (RFC 3339), for whoever asks later. Raises OSError."""
+    path.write_text(json.dumps({"at": at, **asdict(took)}) + "\n")
+
+
+def kept(path: Path) -> tuple[str, SyncLatency] | None:
+    """(when, what) was measured last; None where nothing that can be read is there."""
+    try:
+        fields = json.loads(path.read_text())
+        return fields.pop("at"), SyncLatency(**fields)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None

@@ -6,17 +6,25 @@ except `check` and those of
 people's own questions (`ask`, `tasks_at`, `task_at`), for each of which there may be one more thread meanwhile.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
-from fetchmld.core.chain import Event
 from fetchmld.core.model import TaskView
-from fetchmld.store import experiment_rows, history_asof, history_pages, history_sql, task_rows
+from fetchmld.store import (
+    boundary,
+    experiment_rows,
+    history_asof,
+    history_boundary,
+    history_pages,
+    history_sql,
+    task_rows,
+)
 from fetchmld.store.blocks import Block, Row, next_block, task_table
+from fetchmld.store.boundary import Boundary, Pruned
 from fetchmld.store.experiment_rows import ExperimentRow
 from fetchmld.store.history_check import Check, check_rows
 from fetchmld.store.history_file import SCHEMA_VERSION, IndexDoubt, IndexFile, doubting, move_aside
@@ -33,7 +41,8 @@ LIVE_ROWS_MAX: Final = 20_000  # rows of unfinished tasks kept at hand; others a
 class History:
     """The index, in the file `index_path`, of the ledger in `ledger_dir`.
 
-    Opening raises `Unavailable` while another process has the file open. Everything below `next_seq` is indexed.
+    Opening raises `Unavailable` while another process has the file open, LedgerDamaged where the boundary of a pruned
+    record is. Everything from `first_seq` to below `next_seq` is indexed.
     `rebuilt`: why the file was begun anew, "" where it was in order.
     """
 
@@ -45,7 +54,7 @@ class History:
         self._live: dict[str, Row] = {}
         self._tasks, self._events = TaskList(), EventList()
         self._last_hash = b""
-        self.next_seq = 0
+        self.next_seq = self.first_seq = 0
         self.rebuilt = ""
         try:
             self._open()
@@ -185,8 +194,8 @@ class History:
         with doubting(self._path):
             return history_pages.ended_counts(self.file.db, now_us)
 
-    def changes(self, after: int, limit: int) -> list[tuple[int, str, str]]:
-        """The facts about tasks that follow fact `after`, oldest first: number, action, task."""
+    def changes(self, after: int, limit: int) -> list[tuple[int, str, str]] | None:
+        """Number, action and task of the facts about tasks after `after`, oldest first; None where some were pruned."""
         with doubting(self._path):
             return history_pages.task_changes(self.file.db, after, limit)
 
@@ -232,33 +241,74 @@ class History:
 
     def _open(self) -> None:
         """Open the file, making it where there is none. Raises `IndexDoubt` unless it belongs to these segments."""
-        self._live, self._last_hash, self.next_seq = {}, b"", 0
-        self._tasks, self._events = TaskList(), EventList()
         self._file = IndexFile(self._path)
+        begins = boundary.read(self._ledger_dir)
         with doubting(self._path):
-            rows = self._file.db.execute(
-                "SELECT schema_version, installation, next_seq, last_hash FROM meta"
-            ).fetchall()
+            rows = self._meta()
         if len(rows) != 1 or rows[0][0] != SCHEMA_VERSION:
             raise IndexDoubt(f"its layout is not version {SCHEMA_VERSION}")
-        _, installation, next_seq, last_hash = rows[0]
+        _, installation, next_seq, last_hash, first_seq = rows[0]
+        if begins is not None and 0 < next_seq < begins.first_seq:
+            raise _ends_before(begins)
         if next_seq:
-            self._doubt_what_differs(installation, next_seq - 1, last_hash)
+            self._doubt_what_differs(installation, next_seq - 1, last_hash, begins)
+        if first_seq > (begins.first_seq if begins else 0):
+            raise IndexDoubt(f"it begins at event {first_seq}, and the record before that")
         with doubting(self._path):
-            self._tasks.load(self._file.db)
-            self._events.load(self._file.db)
-        self.next_seq, self._last_hash = next_seq, last_hash
+            self._load()
+        if begins is not None and not next_seq:
+            self._begin_later(history_boundary.fill)
+        self.follow_boundary()
 
-    def _doubt_what_differs(self, installation: bytes, newest_seq: int, newest_hash: bytes) -> None:
+    def _meta(self) -> list[tuple[Any, ...]]:
+        fields = "schema_version, installation, next_seq, last_hash, first_seq"
+        return self.file.db.execute(f"SELECT {fields} FROM meta").fetchall()
+
+    def _load(self) -> None:
+        """Take in what the file holds."""
+        ((_, _, self.next_seq, self._last_hash, self.first_seq),) = self._meta()
+        self._live, self._tasks, self._events = {}, TaskList(), EventList()
+        self._tasks.load(self.file.db)
+        self._events.load(self.file.db)
+
+    def follow_boundary(self) -> None:
+        """Drop what was pruned since the last time. Raises `IndexDoubt` where the index had not reached that far.
+
+        Cheap where nothing was. Raises LedgerDamaged, OSError.
+        """
+        begins = boundary.read(self._ledger_dir)
+        if begins is None or begins.first_seq <= self.first_seq:
+            return
+        if self.next_seq < begins.first_seq:
+            raise _ends_before(begins)
+        self._begin_later(history_boundary.shorten)
+
+    def _begin_later(self, change: Callable[[IndexFile, Pruned], None]) -> None:
+        pruned = boundary.load(self._ledger_dir)
+        if pruned is not None:
+            with doubting(self._path):
+                change(self.file, pruned)
+                self._load()
+
+    def _doubt_what_differs(
+        self, installation: bytes, newest_seq: int, newest_hash: bytes, begins: Boundary | None
+    ) -> None:
         try:
-            first, newest = self._event(0), self._event(newest_seq)
+            first = begins.genesis if begins else self._hashes(0)[0]
+            newest = begins.prev_hash if begins and begins.first_seq == newest_seq + 1 else self._hashes(newest_seq)[1]
         except LedgerDamaged:
             return  # no reason to doubt the copy
-        if first is None or first.prev_hash != installation:
+        if first != installation:
             raise IndexDoubt("it belongs to another ledger")
-        if newest is None or newest.event_hash != newest_hash:
+        if newest != newest_hash:
             raise IndexDoubt(f"its newest event, {newest_seq}, is not the ledger's")
 
-    def _event(self, seq: int) -> Event | None:
+    def _hashes(self, seq: int) -> tuple[bytes, bytes]:
+        """That of the event before, and its own; nothing where it is not there."""
         with closing(Tail(self._ledger_dir, from_seq=seq)) as tail:
-            return next(iter(tail.read(None, 1)), None)
+            found = tail.read(None, 1)
+        return (found[0].prev_hash, found[0].event_hash) if found else (b"", b"")
+
+
+def _ends_before(begins: Boundary) -> IndexDoubt:
+    return IndexDoubt(f"it ends before event {begins.first_seq}, at which the record begins now")

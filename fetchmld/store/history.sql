@@ -6,7 +6,9 @@ CREATE TABLE meta (
     schema_version INTEGER NOT NULL,
     installation BLOB NOT NULL,      -- prev_hash of event 0: names the installation; empty while there is no event
     next_seq UBIGINT NOT NULL,       -- everything below it is indexed; moves in the same transaction as the rows
-    last_hash BLOB NOT NULL          -- event_hash of event next_seq - 1
+    last_hash BLOB NOT NULL,         -- event_hash of event next_seq - 1
+    first_seq UBIGINT NOT NULL,      -- the events before it were pruned
+    before_us BIGINT NOT NULL        -- time of the newest of those
 );
 
 CREATE TABLE events (                -- one row per event, appended in order, never changed
@@ -23,6 +25,22 @@ CREATE TABLE events (                -- one row per event, appended in order, ne
     prev_hash BLOB USING COMPRESSION uncompressed,
     event_hash BLOB USING COMPRESSION uncompressed,
     metadata VARCHAR USING COMPRESSION uncompressed  -- JSON exactly as the ledger hashed it
+);
+
+CREATE TABLE carried (               -- events that were pruned and are kept: of tasks that live on, of experiments
+    seq UBIGINT,
+    at_us BIGINT,
+    clock_us BIGINT,
+    event_type VARCHAR,
+    action VARCHAR,
+    user_id VARCHAR,
+    resource VARCHAR USING COMPRESSION uncompressed,
+    success BOOLEAN,
+    ip_address VARCHAR,
+    error VARCHAR,
+    prev_hash BLOB USING COMPRESSION uncompressed,
+    event_hash BLOB USING COMPRESSION uncompressed,
+    metadata VARCHAR USING COMPRESSION uncompressed
 );
 
 CREATE TABLE tasks (                 -- one row per task, as its newest event left it

@@ -5,10 +5,12 @@ state that all events up to that place make, so it is one that really was, also 
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import duckdb
 
+from fetchmld.core.errors import BadRequest
 from fetchmld.core.model import TaskView
 from fetchmld.store import task_rows
 from fetchmld.store.history_lists import page_bounds
@@ -39,7 +41,7 @@ def task_page(db: Connection, query: Mapping[str, Any]) -> dict[str, Any]:
     ((seqs, ids, total),) = db.execute(
         f"""WITH was AS (
                 SELECT min(seq) FILTER (action = 'task.submit') AS submit_seq, {_STATUS} AS status
-                FROM events WHERE seq <= ? AND starts_with(action, 'task.')
+                FROM (FROM carried UNION ALL FROM events) WHERE seq <= ? AND starts_with(action, 'task.')
                 GROUP BY resource HAVING NOT bool_or(action = 'task.deleted'))
             SELECT list(submit_seq ORDER BY submit_seq DESC)[? : ?], list(id ORDER BY submit_seq DESC)[? : ?], count(*)
             FROM was JOIN tasks USING (submit_seq) WHERE {" AND ".join(["true", *(_FILTERS[name] for name in given)])}""",
@@ -59,9 +61,16 @@ def one_task(db: Connection, task_id: str, at_us: int) -> TaskView | None:
 
 
 def _place(db: Connection, at_us: int) -> int:
-    """The newest event's number whose time is not after `at_us`, or -1."""
+    """The newest event's number whose time is not after `at_us`, or -1. Raises BadRequest for what was pruned."""
     ((seq,),) = db.execute("SELECT max(seq) FROM events WHERE at_us <= ?", [at_us]).fetchall()
-    return -1 if seq is None else int(seq)
+    ((first, before_us),) = db.execute("SELECT first_seq, before_us FROM meta").fetchall()
+    if seq is None and first and at_us < before_us:
+        raise BadRequest(f"at: the record begins at event {first}; what was before {_instant(before_us)} was pruned")
+    return int(first) - 1 if seq is None else int(seq)
+
+
+def _instant(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _views(db: Connection, ids: Sequence[str], from_seq: int, to_seq: int) -> dict[str, TaskView]:
@@ -70,8 +79,10 @@ def _views(db: Connection, ids: Sequence[str], from_seq: int, to_seq: int) -> di
         f"""SELECT {task_rows.FOLDED} FROM events WHERE rowid IN (
                 SELECT rowid FROM events
                 WHERE seq BETWEEN ? AND ? AND starts_with(action, 'task.') AND resource IN (SELECT unnest(?)))
+            UNION ALL SELECT {task_rows.FOLDED} FROM carried
+            WHERE starts_with(action, 'task.') AND resource IN (SELECT unnest(?))
             ORDER BY seq""",
-        [from_seq, to_seq, list(ids)],
+        [from_seq, to_seq, list(ids), list(ids)],
     ).fetchall()
     rows: dict[str, TaskRow | None] = {}
     for seq, *columns in found:

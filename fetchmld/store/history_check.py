@@ -12,11 +12,11 @@ from typing import Final, TypedDict
 import duckdb
 import pyarrow as pa
 
-from fetchmld.store import event_rows, experiment_rows, task_rows
+from fetchmld.store import boundary, event_rows, experiment_rows, task_rows
 from fetchmld.store.blocks import next_block
-from fetchmld.store.experiment_rows import ExperimentRow
+from fetchmld.store.history_boundary import carried_block
 from fetchmld.store.history_folded import Columns, folded, rows_by_id, rows_of
-from fetchmld.store.history_quick import all_right
+from fetchmld.store.history_quick import all_right, same_carried
 from fetchmld.store.segment import LedgerDamaged
 from fetchmld.store.tail import Tail
 
@@ -64,9 +64,15 @@ def check_rows(db: Connection, ledger_dir: Path) -> Check:
     other = db.cursor()
     try:
         upto = _same_snapshot(db, other)
-        if not _all_right(db, other, ledger_dir, upto):
+        if (begins := _first_seq(db)) != (first := boundary.first_seq(ledger_dir)):
+            if begins < first:  # it was not shortened since the last prune: the next start does that
+                return Check(valid=True, first_bad=-1, problem="", checked=0, damaged=False)
+            found.note(first, f"its table meta says that it begins at event {begins}")
+        elif not _all_right(db, other, ledger_dir, upto):
             compared, why = _check_events(db, ledger_dir, upto, found)
             _check_tasks(db, other, upto, compared if found.seq < 0 else found.seq, found)
+    except LedgerDamaged as damage:
+        why = f"not compared: {damage.why}"
     except duckdb.Error as error:
         damaged = True
         found.note(0, f"the index cannot be read: {str(error).splitlines()[0]}")
@@ -75,6 +81,11 @@ def check_rows(db: Connection, ledger_dir: Path) -> Check:
     if why and found.seq < 0:  # the chain's own fault, and the chain's own check says exactly where it begins
         return Check(valid=False, first_bad=-1, problem=why, checked=upto, damaged=False)
     return Check(valid=found.seq < 0, first_bad=found.seq, problem=found.problem, checked=upto, damaged=damaged)
+
+
+def _first_seq(db: Connection) -> int:
+    ((first_seq,),) = db.execute("SELECT first_seq FROM meta").fetchall()
+    return int(first_seq)
 
 
 def _all_right(db: Connection, other: Connection, ledger_dir: Path, upto: int) -> bool:
@@ -115,9 +126,13 @@ def _check_events(db: Connection, ledger_dir: Path, upto: int, found: _Findings)
 
     All `upto` events were acknowledged, so one that cannot be read is damage of the segments; what lies before it counts.
     """
-    at, end, why = 0, upto, ""
-    experiments: dict[str, ExperimentRow] = {}
-    tail = Tail(ledger_dir)
+    pruned = boundary.load(ledger_dir)
+    first, carried = (pruned.boundary.first_seq, carried_block(pruned.carried)) if pruned else (0, carried_block(()))
+    at, end, why = first, upto, ""
+    experiments = experiment_rows.fold({}, experiment_rows.facts_of(carried))
+    if not same_carried(db, carried):
+        found.note(first, "its table carried is not what the boundary carries")
+    tail = Tail(ledger_dir, from_seq=first)
     while at < end and found.seq < 0:
         try:
             block = next_block(tail, end - 1, min(BATCH_EVENTS, end - at))
@@ -132,7 +147,7 @@ def _check_events(db: Connection, ledger_dir: Path, upto: int, found: _Findings)
         experiments.update(experiment_rows.fold(experiments, experiment_rows.facts_of(block)))
     tail.close()
     if found.seq < 0:
-        _refuse_extra_events(db, upto, found)
+        _refuse_extra_events(db, first, upto, found)
     _compare_experiments(db, experiment_rows.to_arrow(experiments.values()), at, found)
     return end, why
 
@@ -148,9 +163,9 @@ def _compare_events(db: Connection, expected: pa.Table, found: _Findings) -> Non
         found.note(seq, f"the row of event {seq} is not what the segments say")
 
 
-def _refuse_extra_events(db: Connection, upto: int, found: _Findings) -> None:
+def _refuse_extra_events(db: Connection, first: int, upto: int, found: _Findings) -> None:
     ((count, beyond),) = db.execute(
-        "SELECT count(*), min(seq) FROM events WHERE seq IS NULL OR seq >= ?", [upto]
+        "SELECT count(*), min(seq) FROM events WHERE seq IS NULL OR seq < ? OR seq >= ?", [first, upto]
     ).fetchall()
     if count:
         found.note(upto if beyond is None else beyond, f"{count} event rows belong to no event")

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from fetchmld.core.errors import FetchmlError, Internal, Unavailable
 
-SCHEMA_VERSION: Final = 4  # another one in the file: it is made anew
+SCHEMA_VERSION: Final = 5  # another one in the file: it is made anew
 MEMORY_LIMIT: Final = "1GB"
 ASKER_MEMORY: Final = "256MB"  # for what one query of people's sorts, groups and joins
 SPILL_MAX: Final = "2GB"  # of disk, for what does not fit in memory
@@ -48,7 +48,7 @@ class IndexFile:
     def _create(self) -> None:
         with self.transaction():
             self.db.execute(_SCHEMA_SQL.read_text())
-            self.db.execute("INSERT INTO meta VALUES (?, ''::BLOB, 0, ''::BLOB)", [SCHEMA_VERSION])
+            self.db.execute("INSERT INTO meta VALUES (?, ''::BLOB, 0, ''::BLOB, 0, 0)", [SCHEMA_VERSION])
         os.chmod(self.path, 0o600)
 
     @contextlib.contextmanager

@@ -18,7 +18,7 @@ Columns = tuple[Any, ...]
 def folded(db: Connection, below: int, these: str = "IS NOT NULL") -> Generator[Columns]:
     """The row that each task should have after the events before `below`. `these`: a condition in SQL on its id."""
     reader = db.sql(
-        f"""SELECT {task_rows.FOLDED} FROM events
+        f"""SELECT {task_rows.FOLDED} FROM (FROM carried UNION ALL FROM events)
             WHERE starts_with(action, 'task.') AND seq < ? AND resource {these} ORDER BY resource, seq""",
         params=[below],
     ).to_arrow_reader(BATCH_ROWS)

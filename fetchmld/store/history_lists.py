@@ -100,14 +100,16 @@ class TaskList:
 
 
 class EventList:
-    """The events. An event's place is its sequence number."""
+    """The events. An event's place is its sequence number, less that of the first."""
 
     def __init__(self) -> None:
+        self._first_seq = 0
         self._table = FilterTable(_EVENT_KINDS, counted=("event_type", "user_id"))
         self._types, self._users = Codes(), Codes()
 
     def load(self, db: duckdb.DuckDBPyConnection) -> None:
         """Take in all that the index holds."""
+        ((self._first_seq,),) = db.execute("SELECT first_seq FROM meta").fetchall()
         for batch in db.sql(f"SELECT {EVENT_FILTERS} FROM events").to_arrow_reader(LOAD_ROWS):
             self.add(batch)
 
@@ -130,7 +132,8 @@ class EventList:
         least, most = query.get("from_us"), query.get("to_us")
         within = {} if least is None and most is None else {"at_us": (least, most)}
         limit, offset = page_bounds(query, EVENTS_DEFAULT)
-        return self._table.find(among, within, limit, offset)
+        places, total = self._table.find(among, within, limit, offset)
+        return [self._first_seq + place for place in places], total
 
 
 def _coded(texts: pa.Array, codes: Codes, kind: str, meaning: Callable[[str], Any] = str) -> "array[int]":

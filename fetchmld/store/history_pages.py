@@ -73,14 +73,22 @@ def _fits(parent: TaskView, query: Mapping[str, Any]) -> bool:
 
 
 def event_views(db: Connection, seqs: Sequence[int]) -> list[dict[str, Any]]:
-    """These events, in this order, found by their place: rows are only ever appended. Raises `IndexDoubt` as above."""
+    """These events, in this order. Raises `IndexDoubt` as above.
+
+    They are found by their place, for rows are only ever appended, until the record is pruned: then by their numbers, of
+    which the first step scans a column.
+    """
     if not seqs:
         return []
     first, last = min(seqs), max(seqs)
     whole = last - first + 1 == len(seqs)
+    ((pruned,),) = db.execute("SELECT first_seq > 0 FROM meta").fetchall()
+    name = "seq" if pruned else "rowid"
+    found_by = f"{name} BETWEEN ? AND ?" + ("" if whole else f" AND {name} IN (SELECT unnest(?))")
+    if pruned:
+        found_by = f"rowid IN (SELECT rowid FROM events WHERE {found_by})"
     rows = db.execute(
-        f"SELECT {event_rows.COLUMNS} FROM events WHERE rowid BETWEEN ? AND ?"
-        + ("" if whole else " AND rowid IN (SELECT unnest(?))"),
+        f"SELECT {event_rows.COLUMNS} FROM events WHERE {found_by}",
         [first, last] if whole else [first, last, list(seqs)],
     ).fetchall()
     found = {row[0]: row for row in rows}
@@ -112,12 +120,17 @@ def ended_counts(db: Connection, now_us: int) -> dict[str, int]:
     return {"completed_today": completed, "failed_today": failed, "completed_24h": completed_24h}
 
 
-def task_changes(db: Connection, after: int, limit: int) -> list[tuple[int, str, str]]:
-    """Number, action and task of the facts about tasks after `after`, oldest first."""
-    return db.execute(
-        "SELECT seq, action, resource FROM events WHERE seq > ? AND starts_with(action, 'task.') ORDER BY seq LIMIT ?",
-        [after, limit],
-    ).fetchall()
+def task_changes(db: Connection, after: int, limit: int) -> list[tuple[int, str, str]] | None:
+    """Number, action and task of the facts about tasks after `after`, oldest first; None where some were pruned."""
+    ((pruned,),) = db.execute("SELECT first_seq > ? FROM meta", [max(after + 1, 0)]).fetchall()
+    return (
+        None
+        if pruned
+        else db.execute(
+            "SELECT seq, action, resource FROM events WHERE seq > ? AND starts_with(action, 'task.') ORDER BY seq LIMIT ?",
+            [after, limit],
+        ).fetchall()
+    )
 
 
 def all_experiments(db: Connection) -> list[dict[str, Any]]:

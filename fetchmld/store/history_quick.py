@@ -18,9 +18,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fetchmld.store import event_rows, experiment_rows, task_rows
+from fetchmld.store import boundary, event_rows, experiment_rows, task_rows
 from fetchmld.store.blocks import Block, Row, next_block, task_table
 from fetchmld.store.experiment_rows import ExperimentRow
+from fetchmld.store.history_boundary import carried_block
 from fetchmld.store.history_folded import folded, rows_by_id
 from fetchmld.store.tail import Tail
 
@@ -36,16 +37,20 @@ _THESE: Final = "IN (SELECT id FROM arriving)"
 def all_right(db: Connection, other: Connection, ledger_dir: Path, upto: int) -> bool:
     """Whether every row is what the events below `upto` give, and there is no other. Raises `LedgerDamaged` where those
     cannot be read, OSError, and what DuckDB raises. Both connections see the same state of the index."""
-    tasks, at = _Tasks(db, other, upto), 0
-    experiments: dict[str, ExperimentRow] = {}
-    with closing(Tail(ledger_dir)) as tail:
+    pruned = boundary.load(ledger_dir)
+    first, carried = (pruned.boundary.first_seq, pruned.carried) if pruned else (0, ())
+    tasks, at, block = _Tasks(db, other, upto, first > 0), first, carried_block(carried)
+    if not same_carried(db, block) or (block.count and not tasks.follow(block)):
+        return False
+    experiments = experiment_rows.fold({}, experiment_rows.facts_of(block))
+    with closing(Tail(ledger_dir, from_seq=first)) as tail:
         while at < upto:
             block = next_block(tail, upto - 1, min(BATCH_EVENTS, upto - at))
             if not _same_events(db, block) or not tasks.follow(block):
                 return False
             experiments.update(experiment_rows.fold(experiments, experiment_rows.facts_of(block)))
             at += block.count
-    return tasks.finish() and _nothing_else(db, upto) and _same_experiments(db, experiments)
+    return tasks.finish() and _nothing_else(db, upto - first) and _same_experiments(db, experiments)
 
 
 def _same_events(db: Connection, block: Block) -> bool:
@@ -54,8 +59,15 @@ def _same_events(db: Connection, block: Block) -> bool:
     return bool(found.equals(pa.Table.from_batches([block.events()])))
 
 
-def _nothing_else(db: Connection, upto: int) -> bool:
-    return db.execute("SELECT count(*) FROM events").fetchall() == [(upto,)]
+def same_carried(db: Connection, block: Block) -> bool:
+    """Whether the carried records are those of the boundary."""
+    found = db.sql(f"SELECT {event_rows.COLUMNS} FROM carried ORDER BY seq").to_arrow_table()
+    expected = [block.events()] if block.count else []
+    return bool(found.equals(pa.Table.from_batches(expected, event_rows.SCHEMA)))
+
+
+def _nothing_else(db: Connection, count: int) -> bool:
+    return db.execute("SELECT count(*) FROM events").fetchall() == [(count,)]
 
 
 def _same_experiments(db: Connection, expected: Mapping[str, ExperimentRow]) -> bool:
@@ -66,8 +78,8 @@ def _same_experiments(db: Connection, expected: Mapping[str, ExperimentRow]) -> 
 class _Tasks:
     """Folds the facts about tasks, and compares each row once it is complete."""
 
-    def __init__(self, db: Connection, other: Connection, upto: int) -> None:
-        self._db, self._other, self._upto = db, other, upto
+    def __init__(self, db: Connection, other: Connection, upto: int, pruned: bool) -> None:
+        self._db, self._other, self._upto, self._pruned = db, other, upto, pruned
         self._live: dict[str, Row] = {}
         self._later: set[str] = set()  # ids of rows that are compared at the end
         self._right = 0
@@ -76,7 +88,7 @@ class _Tasks:
         """Take in the next events. False where a row is wrong."""
         changed, lost = block.fold({}, self._live, self._later)
         for task_id in lost:
-            if not task_rows.array_named_by(task_id):
+            if not (self._pruned or task_rows.array_named_by(task_id)):
                 return False  # its row was right before this
             self._later.add(task_id)
         self._live.update(changed)

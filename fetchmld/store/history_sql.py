@@ -43,7 +43,7 @@ _WORDS: Final = (
     tanh trunc xor"""
     # texts
     """ ascii char_length character_length chr concat concat_ws contains ends_with hamming instr jaccard
-    jaro_winkler_similarity lcase left len length levenshtein like_escape ilike_escape not_like_escape not_ilike_escape
+    jaro_winkler_similarity lcase left len length like_escape ilike_escape not_like_escape not_ilike_escape
     lower ltrim md5 nfc_normalize octet_length ord position prefix regexp_extract regexp_full_match regexp_matches reverse
     right rtrim sha256 split_part starts_with strlen strpos strip_accents substr substring suffix trim ucase unicode
     upper hex format_bytes"""
@@ -64,6 +64,8 @@ _WORDS: Final = (
 )
 _FUNCTIONS: Final = frozenset(_WORDS.split())
 _TABLE_FUNCTIONS: Final = frozenset({"generate_series", "range", "unnest"})
+_PATTERNS: Final = re.compile(r"!?~~\*?|~~~|(not_)?i?like_escape")  # their time is the text's length by the pattern's
+PATTERN_CHARACTERS_MAX: Final = 1_000
 _OPERATOR: Final = re.compile(r"[^a-z_]{1,4}")
 _KINDS: Final = re.compile(
     r"SELECT_NODE|SET_OPERATION_NODE|RECURSIVE_CTE_NODE|CTE_NODE|JOIN|EMPTY|EMPTY_FROM|EXPRESSION_LIST|BASE_TABLE"
@@ -159,6 +161,7 @@ def _walk(part: Any, tables: frozenset[str]) -> None:
         part = {**part, "function": part["function"].get("arguments")}
     elif "function_name" in part:
         _check_function(part, _FUNCTIONS, "in a query")
+        _check_pattern(part)
     if kind == "RECURSIVE_CTE_NODE":
         tables |= {part["cte_name"].lower()}
     tables = _with_own_tables(part, tables)
@@ -188,6 +191,19 @@ def _check_function(part: Mapping[str, Any], allowed: frozenset[str], where: str
         raise Invalid(f"sql: {name[:64]}: functions are named without a schema")
     if name not in allowed and not (allowed is _FUNCTIONS and _OPERATOR.fullmatch(name)):
         raise Invalid(f"sql: the function {name[:64]!r} is not available {where}")
+
+
+def _check_pattern(part: Mapping[str, Any]) -> None:
+    """Of LIKE and its kin. One that a query makes could be so long that a single call takes hours."""
+    if not _PATTERNS.fullmatch(str(part["function_name"]).lower()):
+        return
+    given = [one.get("expression") or {} for one in part.get("arguments", ())]
+    text = (given[1].get("literal") or {}).get("text") if len(given) > 1 else None
+    if not isinstance(text, str) or len(text) > PATTERN_CHARACTERS_MAX:
+        most = f"written out in the query, with at most {PATTERN_CHARACTERS_MAX} characters"
+        raise Invalid(
+            f"sql: the pattern of LIKE must be {most}; compare with starts_with, contains or ends_with instead"
+        )
 
 
 def _path(part: Mapping[str, Any]) -> list[str]:

@@ -36,7 +36,7 @@ _ATTEMPTS: Final = """
            coalesce(max(metadata ->> '$.cause') FILTER (action = 'task.requeue'), max(error)) AS error,
            (max(metadata ->> '$.report.exit_code') FILTER (action <> 'task.start'))::INTEGER AS exit_code,
            min(seq) AS first_seq, max(seq) AS last_seq
-    FROM main.events
+    FROM (FROM main.carried UNION ALL FROM main.events)
     WHERE action IN ('task.start', 'task.requeue', 'task.completed', 'task.failed', 'task.cancelled')
       AND (metadata ->> '$.attempt')::INTEGER > 0
     GROUP BY resource, (metadata ->> '$.attempt')::INTEGER

@@ -75,6 +75,7 @@ def test_a_record_that_is_as_written_is_valid(tmp_path: Path) -> None:
         assert result == {
             "valid": True,
             "total_events": 3,
+            "first_seq": 0,
             "first_bad": -1,
             "problem": "",
             "root_hash": room.record.ledger.root_hash.hex(),

@@ -31,6 +31,7 @@ from fetchmld.api.head import (
     ExperimentRequest,
     InclusionProof,
     LogChunk,
+    Pruning,
     ReservationRequest,
     Root,
     RotatedKey,
@@ -178,6 +179,7 @@ class LocalHead:
         self.broken: Exception | None = None  # raised by whatever is asked next
         self.slow: asyncio.Event | None = None  # what submissions wait for
         self.index_first_bad = -1
+        self.first_seq = 0
         self._order: list[TaskId] = []
         self._gone: set[TaskId] = set()
         self._logs: dict[tuple[str, int], bytes] = defaultdict(bytes)
@@ -371,6 +373,7 @@ class LocalHead:
         return Verification(
             valid=True,
             total_events=len(self.facts),
+            first_seq=self.first_seq,
             first_bad=-1,
             problem="",
             root_hash="ab" * 32,
@@ -419,6 +422,16 @@ class LocalHead:
             origin=log.signer.origin,
             verifier_key=log.verifier_key,
         )
+
+    async def prune(self, caller: Caller, before_us: int, dry_run: bool) -> Pruning:
+        self._trip()
+        old = sum(fact.at_us < before_us for fact in self.facts)
+        if dry_run or not old:
+            return Pruning(first_seq=old, events=old, bytes=old * 400, dry_run=dry_run)
+        self.note(Fact("plugin_configured", "audit.policy", "ledger", caller.user_id, ip_address=caller.ip_address))
+        seq = len(self.facts) - 1
+        self.first_seq = old
+        return Pruning(first_seq=old, events=old, bytes=old * 400, dry_run=False, until_us=before_us - 1, seq=seq)
 
     async def rotate_key(self, caller: Caller) -> RotatedKey:
         self._trip()

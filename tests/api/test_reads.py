@@ -175,6 +175,28 @@ def test_a_new_key_is_for_the_administrator(tmp_path: Path) -> None:
     with_api(tmp_path, test)
 
 
+def test_pruning_is_for_the_administrator_and_says_what_it_did(tmp_path: Path) -> None:
+    async def test(api: Api) -> None:
+        await api.submit()
+        body = {"before": "2100-01-01T00:00:00Z"}
+        assert (await api.call("POST", "/v1/audit/prune", json=body, key=AUDITOR))[0] == 403
+        status, planned = await api.call("POST", "/v1/audit/prune", json={**body, "dry_run": True}, key=ADMIN)
+        assert (status, planned["dry_run"], "sequence_num" in planned) == (200, True, False)
+        status, done = await api.call("POST", "/v1/audit/prune", json=body, key=ADMIN)
+        assert (status, done["removed_events"], done["until"]) == (
+            200,
+            planned["removed_events"],
+            "2099-12-31T23:59:59.999999Z",
+        )
+        assert api.head.facts_of("audit.policy")[0].user_id == "admin"
+        _, verified = await api.call("POST", "/v1/audit/verify", key=AUDITOR)
+        assert verified["first_event"] == done["first_event"]
+        for wrong in ({}, {"before": 3}, {"before": "yesterday"}, {**body, "more": 1}, {**body, "dry_run": "yes"}):
+            assert (await api.call("POST", "/v1/audit/prune", json=wrong, key=ADMIN))[0] == 422, wrong
+
+    with_api(tmp_path, test)
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [

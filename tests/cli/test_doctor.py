@@ -14,6 +14,7 @@ from fetchmld.cli import root
 from fetchmld.config import Config
 from fetchmld.store import disk_probe
 from fetchmld.store.disk_probe import filesystem_kind, sync_latency
+from tests.store.pruned_samples import Life
 
 
 @pytest.fixture
@@ -43,6 +44,29 @@ def test_a_machine_that_will_do(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
     assert "median" in found["disk sync"].value
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_last_start_measured_is_shown_beside_what_is_measured_now(tmp_path: Path) -> None:
+    disk_probe.keep(tmp_path / "disk_sync.json", disk_probe.SyncLatency(20, 7.25, 9.5), "2026-01-02T03:04:05Z")
+    assert "at the last start median 7.25 ms, 2026-01-0" in checked(tmp_path)["disk sync"].value
+    (tmp_path / "disk_sync.json").write_text("broken")
+    assert "last start" not in checked(tmp_path)["disk sync"].value
+
+
+def test_an_index_that_was_set_aside_and_a_record_that_was_pruned_are_shown(tmp_path: Path) -> None:
+    assert "index" not in checked(tmp_path)
+    for name in ("index.duckdb.bad-3", "index.duckdb.bad-3.wal"):
+        (tmp_path / name).touch()
+    found = checked(tmp_path)["index"]
+    assert (found.verdict, "index.duckdb.bad-3 was set aside 20" in found.value) == ("note", True)
+    life = Life(tmp_path / "ledger")
+    life.days(8)
+    assert "pruned" not in checked(tmp_path)["record"].value
+    first = life.prune()
+    life.close()
+    assert f"the events before {first} were pruned" in checked(tmp_path)["record"].value
+    (tmp_path / "ledger" / "pruned").write_text("broken")
+    assert checked(tmp_path)["record"].verdict == "bad"
 
 
 def test_a_taken_port_is_bad_unless_our_own_daemon_has_it(tmp_path: Path, port: int) -> None:

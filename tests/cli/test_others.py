@@ -268,6 +268,28 @@ def test_prove_needs_something_to_prove(client: Run, stub: Stub, tmp_path: Path)
     assert client("audit", "rotate-key").out == "k since event 8\n"
 
 
+def test_prune_asks_first_and_says_what_went(client: Run, stub: Stub) -> None:
+    found = {
+        "first_event": 50,
+        "removed_events": 40,
+        "removed_bytes": 2**20,
+        "dry_run": True,
+        "until": "2026-01-02T03:04:05Z",
+    }
+    stub.handlers["POST /v1/audit/prune"] = answer(200, found)
+    assert "events 10 to 49, 1.0 MiB" in client("audit", "prune", "--before", "90d", "--dry-run").out
+    asked = len(stub.asked)
+    assert client("audit", "prune", "--before", "2026-01-01").code == 2  # nobody there to say yes
+    assert len(stub.asked) == asked + 1
+    stub.handlers["POST /v1/audit/prune"] = answer(200, {**found, "sequence_num": 77})
+    said = client("audit", "prune", "--before", "2026-01-01T00:00:00+01:00", "--yes").out
+    assert "recorded as event 77" in said
+    assert json.loads(stub.asked[-1].body) == {"before": "2025-12-31T23:00:00Z", "dry_run": False}
+    stub.handlers["POST /v1/audit/prune"] = answer(200, {**found, "removed_events": 0, "first_event": 10})
+    assert "nothing goes" in client("audit", "prune", "--before", "1d", "--yes").out
+    assert client("audit", "prune", "--before", "soon").code == 2
+
+
 def test_settings_say_where_they_come_from(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "f.toml"
     file.write_text("grace_s = 3\nport = 9200\n")

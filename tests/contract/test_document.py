@@ -84,6 +84,7 @@ def test_a_closed_operation_says_401_and_403_and_an_open_one_that_it_is_open() -
                 "putPluginConfig",
                 "disablePlugin",
                 "rotateAuditKey",
+                "pruneAudit",
                 "listKeys",
                 "createKey",
                 "revokeKey",

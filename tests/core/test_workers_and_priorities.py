@@ -3,6 +3,7 @@
 from fetchmld.core.errors import Conflict, NotFound
 from fetchmld.core.messages import StopAttempt
 from fetchmld.core.model import WorkerId
+from fetchmld.core.scheduler import Policy
 from tests.core.driver import SMALL, W1, W2, Driver, error_in, of, replayed
 
 
@@ -45,6 +46,50 @@ def test_a_drain_outlives_silence_and_restarts() -> None:
     driver.join()
     assert driver.core.state.workers[W1].status == "draining"
     assert driver.status(driver.submit()) == "queued"
+
+
+WEEK_S = 7 * 86_400
+
+
+def test_a_worker_that_is_away_for_a_week_is_forgotten_also_when_the_daemon_was_restarted_meanwhile() -> None:
+    driver = Driver()
+    driver.join()
+    driver.join(W2)
+    task = driver.submit(cpu=2)
+    driver.tick(20)
+    driver.tick(20)
+    for _ in range(3):
+        driver.core = replayed(driver)
+        driver.tick(WEEK_S / 3 - 10)
+    assert "worker.forget" not in driver.actions()
+    assert set(driver.core.state.workers) == {W1, W2}
+    driver.tick(60)
+    driver.tick(60)
+    assert driver.status(task) == "queued"  # its attempt was lost with the worker long ago
+    assert set(driver.core.state.workers) == set()
+    assert driver.actions().count("worker.forget") == 2
+    assert replayed(driver).state.durable() == driver.core.state.durable()
+    driver.join()
+    assert driver.status(task) == "preparing"
+
+
+def test_a_drained_worker_and_one_with_tasks_are_not_forgotten_nor_any_where_that_is_not_wanted() -> None:
+    driver = Driver(Policy(requeue_after_s=30 * 86_400))
+    driver.join()
+    driver.join(W2)
+    driver.drain(W2)
+    driver.submit(cpu=2)
+    for _ in range(4):
+        driver.tick(WEEK_S)
+    assert set(driver.core.state.workers) == {W1, W2}
+    driver.drain(W2, wanted=False)
+    driver.tick(1)
+    assert set(driver.core.state.workers) == {W1}
+    kept = Driver(Policy(offline_workers_s=0))
+    kept.join()
+    for _ in range(4):
+        kept.tick(100 * WEEK_S)
+    assert set(kept.core.state.workers) == {W1}
 
 
 def test_a_raised_priority_goes_first() -> None:

@@ -71,6 +71,7 @@ def ask(history: History, sql: str, **other: Any) -> Answer:
         ("SELECT id, row_number() OVER (ORDER BY id DESC) FROM tasks ORDER BY 2 LIMIT 1", [["t3", 1]]),
         ("SELECT (SELECT max(seq) FROM events), EXISTS (SELECT 1 FROM tasks WHERE id = 'x')", [[11, False]]),
         ("SELECT 1 UNION SELECT 2 ORDER BY 1 DESC", [[2], [1]]),
+        ("SELECT id FROM tasks WHERE id NOT ILIKE 'T1%' AND id GLOB 't*' AND id LIKE 't!_' ESCAPE '!'", []),
         ("SELECT id FROM tasks WHERE id LIKE 't_' AND id IN ('t1', 't9') AND cpu BETWEEN 1 AND 2 -- a comment", [["t1"]]),
         ("SELECT CASE WHEN status = 'failed' THEN 'x' || id ELSE NULL END FROM tasks WHERE id = 't2'", [["xt2"]]),
         ("SELECT 2::HUGEINT * 9223372036854775807, 1.5::DECIMAL(4, 1), 'ab'::BLOB, INTERVAL 90 SECOND, 'nan'::DOUBLE",
@@ -180,6 +181,10 @@ HOSTILE = [
         "pg_postmaster_start_time()", "inet_server_addr()", "error('x')", "get_block_size('x')", "main.lower('X')", "system.main.lower('X')",
         "uuid()", "parse_path('/x')", "hive_partition_component('x')", "gen_random_uuid()",
     )),
+    # long in one call, which nothing interrupts
+    "SELECT levenshtein(id, id) FROM tasks", "SELECT 'a' LIKE id FROM tasks", "SELECT id ILIKE id || '%' FROM tasks", "SELECT id GLOB id FROM tasks",
+    "SELECT id NOT LIKE (SELECT string_agg('_', '') FROM range(9)) FROM tasks", "SELECT id LIKE '" + "_" * 1_001 + "' FROM tasks",
+    "SELECT id LIKE id ESCAPE '!' FROM tasks", "SELECT like_escape(id, id, '!') FROM tasks", "SELECT id ~~ id FROM tasks",
     # much out of little, in one call
     *(f"SELECT {call}" for call in (
         "repeat('x', 1000000000)", "lpad('x', 2000000000, 'y')", "rpad('x', 2000000000, 'y')", "printf('%2000000000d', 1)",

@@ -1,19 +1,35 @@
 """The audit chain: its events, its verification, its newest hash."""
 
-from typing import Final, cast, get_args
+from typing import Final, Required, cast, get_args
 
 from aiohttp import web
+from multidict import MultiDict
+from pydantic import ConfigDict, TypeAdapter, with_config
+from typing_extensions import TypedDict
 
 from fetchmld.api import query, wire
 from fetchmld.api.answers import reply
+from fetchmld.api.body import read_object
 from fetchmld.api.context import CALLER, HEAD
 from fetchmld.api.head import EventQuery
-from fetchmld.core.errors import Invalid
+from fetchmld.api.validation import validate
+from fetchmld.core.errors import BadRequest, Invalid
 from fetchmld.core.messages import EventType
 
 LIST_DEFAULT: Final = 100
 SEQ_MAX: Final = 10**15
 _EVENT_TYPES: Final = cast(tuple[EventType, ...], get_args(EventType))
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class PruneRequest(TypedDict, total=False):
+    """The body of POST /v1/audit/prune."""
+
+    before: Required[str]
+    dry_run: bool
+
+
+_PRUNE: Final[TypeAdapter[PruneRequest]] = TypeAdapter(PruneRequest)
 
 
 async def events(request: web.Request) -> web.Response:
@@ -62,6 +78,17 @@ async def consistency(request: web.Request) -> web.Response:
     if new is not None and new < old:
         raise Invalid(f"from={old}: must be at most to={new}")
     return reply(wire.consistency(await request.app[HEAD].prove_consistency(old, new)))
+
+
+async def prune(request: web.Request) -> web.Response:
+    """POST /v1/audit/prune: the oldest part of the record goes, as far as whole segments of it are older."""
+    given: PruneRequest = validate(_PRUNE, await read_object(request))
+    try:
+        before_us = query.instant_us(MultiDict({"before": given["before"]}), "before")
+    except BadRequest as error:
+        raise Invalid(error.message) from None
+    assert before_us is not None, "it is required"
+    return reply(wire.pruning(await request.app[HEAD].prune(request[CALLER], before_us, given.get("dry_run", False))))
 
 
 async def rotate_key(request: web.Request) -> web.Response:
