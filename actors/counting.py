@@ -47,8 +47,10 @@ class Counting:
                 self._count_end(fact, state)
 
     def _count_end(self, fact: Fact, state: State) -> None:
-        self._ended[_ENDS.get(fact.action) or fact.error.partition(":")[0]] += 1
         task = state.task(TaskId(fact.resource))
+        if task is not None and task.array is not None:
+            return  # its elements are what ran
+        self._ended[_ENDS.get(fact.action) or fact.error.partition(":")[0]] += 1
         if task is not None and task.started_at:
             self._run_s.take(max(0.0, fact.at_us / 1e6 - task.started_at))
 

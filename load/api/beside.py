@@ -59,7 +59,7 @@ def echo() -> Iterator[int]:
                 time.sleep(0.05)
             yield port
         finally:
-            server.terminate()
+            server.kill()  # it would wait for its followers
 
 
 @contextlib.contextmanager

@@ -48,13 +48,15 @@ def test_what_the_scheduler_counts(tmp_path: Path) -> None:
         await api.head.end(done["id"])
         await api.head.end(failed["id"], 1)
         await api.call("DELETE", f"/v1/tasks/{(await api.submit(cpu=64))['id']}")
+        array = await api.submit(array={"size": 1})
+        await api.head.end(f"{array['id']}-0")
         found = await numbers(api)
-        assert found["fetchml_tasks_started_total",] == 2
-        assert found["fetchml_tasks_ended_total", "COMPLETED"] == 1
+        assert found["fetchml_tasks_started_total",] == 3
+        assert found["fetchml_tasks_ended_total", "COMPLETED"] == 2
         assert found["fetchml_tasks_ended_total", "EXIT_NONZERO"] == 1
         assert found["fetchml_tasks_ended_total", "CANCELLED"] == 1
-        assert found["fetchml_task_wait_seconds_bucket", "+Inf"] == found["fetchml_task_wait_seconds_count",] == 2
-        assert found["fetchml_task_run_seconds_count",] == 2
+        assert found["fetchml_task_wait_seconds_bucket", "+Inf"] == found["fetchml_task_wait_seconds_count",] == 3
+        assert found["fetchml_task_run_seconds_count",] == 3
         assert found["fetchml_ledger_append_seconds_bucket", "0.0025"] == 1
         assert found["fetchml_ledger_append_seconds_bucket", "0.001"] == 0
         assert found["fetchml_ledger_append_seconds_sum",] == 0.002
