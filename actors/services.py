@@ -30,6 +30,7 @@ from fetchmld.endpoint import NotReached, probe, user_of
 PROBE_FIRST_S: Final = 0.25  # between two looks whether it answers yet
 PROBE_S: Final = 15.0  # between two looks at what it does
 LOOKS_PER_IDLE: Final = 10
+RUN_ROOT: Final = "/tmp"  # short: the address of a socket has 107 bytes
 RUN_PREFIX: Final = "fetchml-jupyter-"
 NO_ACTIVITY: Final = "?no_track_activity=1"
 
@@ -91,7 +92,7 @@ class Services:
         wanted = order["request"]["jupyter"]
         key, user_id = RunKey(order["task_id"], order["attempt"]), order["user_id"]
         home = self._notebooks.path_of(user_id, wanted["workspace"])
-        run = tempfile.mkdtemp(prefix=RUN_PREFIX, dir="/tmp")
+        run = tempfile.mkdtemp(prefix=RUN_PREFIX, dir=RUN_ROOT)
         server = Server(*key, user_id, user_of(uid), f"/jupyter/{key.task_id}", secrets.token_urlsafe(32), home, run)
         try:
             self._take(key, server)

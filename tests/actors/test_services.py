@@ -3,8 +3,9 @@
 import asyncio
 import json
 import os
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,14 @@ from fetchmld.core.agent import RunKey
 from fetchmld.core.messages import Fact, LaunchOrder
 
 KEY = RunKey("s1", 1)
+
+
+@pytest.fixture(autouse=True)
+def run_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Servers' short directories, whoever forgets them."""
+    with tempfile.TemporaryDirectory(prefix="fml-run-") as directory:
+        monkeypatch.setattr(services, "RUN_ROOT", directory)
+        yield
 
 
 class Node:
