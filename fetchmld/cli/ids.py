@@ -29,6 +29,7 @@ _LISTED: Final[dict[str, Callable[[Client], Things]]] = {
     "experiment": lambda client: client.experiments(),
     "snapshot": lambda client: client.snapshots(),
     "key": lambda client: client.keys(),
+    "service": lambda client: client.services(),
 }
 _SAID: Final[dict[str, tuple[str, ...]]] = {
     "task": ("job_name", "status"),
@@ -37,6 +38,7 @@ _SAID: Final[dict[str, tuple[str, ...]]] = {
     "experiment": ("name", "status"),
     "snapshot": ("created_at",),
     "key": ("user_id", "role", "status"),
+    "service": ("name", "status"),
 }
 
 

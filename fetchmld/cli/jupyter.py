@@ -7,7 +7,8 @@ from typing import Any, Final
 import click
 
 from fetchmld.cli import show as layout
-from fetchmld.cli.exits import INTERRUPTED, INVALID, NOT_FOUND, TASK_FAILED, TIMED_OUT, Failure
+from fetchmld.cli.exits import INTERRUPTED, TASK_FAILED, TIMED_OUT, Failure
+from fetchmld.cli.ids import Id, pick
 from fetchmld.cli.session import Session, client_command
 from fetchmld.cli.submit import Span
 
@@ -114,26 +115,14 @@ def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 @jupyter.command()
-@click.argument("service_ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("service_ids", metavar="ID...", nargs=-1, required=True, type=Id("service"))
 @client_command
 def stop(session: Session, service_ids: tuple[str, ...]) -> None:
     """Stop servers; what is in their workspaces stays. A stopped one leaves the list."""
     for service_id in service_ids:
-        found = _find(session, service_id)
+        found = pick("service", service_id, session.client.services())
         session.client.stop_service(found["id"])
         if session.json_output:
             continue
         how = "has left the list" if found["status"] in _OVER else "stops"
         click.echo(found["id"] if session.quiet else f"{found['id']} {how}")
-
-
-def _find(session: Session, wanted: str) -> Mapping[str, Any]:
-    """The service that a whole id, a unique prefix, or `last` names."""
-    known = session.client.services()
-    matches = known[:1] if wanted == "last" else [one for one in known if one["id"].startswith(wanted)]
-    if not matches:
-        raise Failure(f"no service has an id that begins with {wanted!r}; see `fetchmld jupyter ls`", NOT_FOUND)
-    if len(matches) > 1:
-        ids = ", ".join(one["id"] for one in matches[:5])
-        raise Failure(f"{wanted!r} could be any of {ids}; give more of it", INVALID)
-    return matches[0]
