@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from actors import containers
+from actors import containers, jupyter
 from actors.workspace import CannotRun, Workspace
 from fetchmld.core.model import TaskRequest
 from tests.actors.fake_scheduler import Node, on_node
@@ -67,6 +67,21 @@ def test_the_words_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert argv("apptainer", [])[1] == "run"
     for runtime in ("docker", "podman", "apptainer"):
         assert not [word for word in argv(runtime, ["x"]) if "canary" in word]
+
+
+def test_a_server_sees_its_workspace_and_its_sockets_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(tmp_path, monkeypatch, "docker", "apptainer")
+    server = jupyter.Server("s1", 1, "ada", 0, "/jupyter/s1", "t0ken", "/home", "/run1")
+    words = jupyter.words(server, "")
+    asked: TaskRequest = {"image": "IMAGE"}
+    for runtime, flags in (
+        ("docker", {"--volume=/base:/base", "--volume=/home:/home", "--volume=/run1:/run1", "--workdir=/home"}),
+        ("apptainer", {"--bind=/base:/base", "--bind=/home:/home", "--bind=/run1:/run1", "--pwd=/home"}),
+    ):
+        env = {"CUDA_VISIBLE_DEVICES": ""}
+        made = containers.command([runtime], asked, words, "s1-1-0", Workspace("/base"), env, ["/home", "/run1"])
+        assert flags <= set(made)
+        assert made[-3:] == ["jupyter", "lab", "--config=/run1/settings.json"]
 
 
 def test_a_worker_without_any_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
