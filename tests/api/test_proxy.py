@@ -305,6 +305,8 @@ def test_a_browser_reaches_pages_by_its_session_and_only_ours(tmp_path: Path) ->
 def test_pages_of_services_can_have_an_address_of_their_own(tmp_path: Path) -> None:
     async def test(api: Api) -> None:
         there = {"Host": "services.test"}
+        _, (shown,) = await api.call("GET", "/v1/jupyter/services")
+        assert shown["url"] == f"http://127.0.0.1:{api.port()}/jupyter/s1/lab"  # which leads there
         await api.client.post("/v1/sessions", json={"key": KEYS["user"]})
         async with await get(api, "/jupyter/s1/a/seen?x=1", None, allow_redirects=False) as answer:
             assert answer.status == 303

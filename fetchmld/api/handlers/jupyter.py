@@ -140,5 +140,7 @@ async def _visible(request: web.Request) -> TaskView:
 
 
 def _shown(request: web.Request, view: TaskView, serving: Any) -> dict[str, Any]:
-    base = browser.services_url(request) or f"{request.scheme}://{request.host}"
+    base = (
+        f"{request.scheme}://{request.host}"  # from where a session is led to the pages' own address, if they have one
+    )
     return wire.service(view, serving.get(view["id"]), base, is_own=view["user_id"] == request[CALLER].user_id)
