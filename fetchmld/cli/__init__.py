@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "priority": ("scheduling", "Change a task's priority."),
     "artifacts": ("artifacts", "List or fetch what a task left in its output directory."),
     "queue": ("workers", "Counts of queued, running and ended tasks."),
+    "top": ("top", "What runs and waits, live."),
     "workers": ("workers", "The machines and their free slots."),
     "drain": ("scheduling", "Place nothing more on a worker."),
     "undrain": ("scheduling", "Let a drained worker take work again."),

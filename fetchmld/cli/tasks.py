@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -53,7 +53,7 @@ def ls(
         for task in page["tasks"]:
             click.echo(task["id"])
     else:
-        layout.table(("ID", "NAME", "STATUS", "PRIO", "AGE", "RAN", "NOTE"), [_row(task) for task in page["tasks"]])
+        layout.table(HEAD, [row(task) for task in page["tasks"]])
         more = page.get("total", 0) - offset - len(page["tasks"])
         if more > 0:
             _say_more(more, filters, offset + limit)
@@ -71,7 +71,11 @@ def _say_more(more: int, filters: dict[str, str | None], offset: int) -> None:
     click.echo(f"and {more} more: fetchmld ls{given} --offset {offset}", err=True)
 
 
-def _row(task: Mapping[str, Any]) -> tuple[str, ...]:
+HEAD: Final = ("ID", "NAME", "STATUS", "PRIO", "AGE", "RAN", "NOTE")
+
+
+def row(task: Mapping[str, Any]) -> tuple[str, ...]:
+    """One task's cells under HEAD."""
     return (
         task["id"],
         task.get("job_name", ""),
