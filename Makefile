@@ -16,8 +16,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-# `load` is a folder too.
-.PHONY: load bench-api help env env-dev env-examples start stop test check format-check types fast sim sim-release chaos tamper fuzz bench example lock clean
+.PHONY: load bench-api help env env-dev env-examples start stop test check format-check types fast sim sim-release chaos tamper fuzz bench example lock clean dist-single
 
 help:  ## Show this
 	@echo "FetchML: make TARGET"
@@ -122,6 +121,16 @@ types:
 FAST := tests/core tests/api tests/cli tests/client tests/contract tests/test_channel.py tests/test_imports.py
 fast:
 	@$(BIN)/python -m pytest $(FAST)
+
+# One file with every package for this kind of machine and this version of Python (docs/operators).
+dist-single: $(VENV)/.built  ## Write dist/fetchml.pyz, which runs on a machine that has only Python
+	@rm -rf build/single && mkdir -p build/single/wheels dist
+	@$(BIN)/python -m venv build/single/pip
+	@build/single/pip/bin/python $(PIP) wheel --require-hashes -r requirements.lock --wheel-dir build/single/wheels
+	@$(BIN)/uv build --quiet --wheel --python $(BIN)/python --out-dir build/single/wheels .
+	@rm -rf build/single/pip build/single/wheels/.gitignore && cp fetchmld/single.py build/single/__main__.py
+	@$(BIN)/python -m zipapp build/single --output dist/fetchml.pyz --python '/usr/bin/env python3'
+	@ls -lh dist/fetchml.pyz
 
 lock: $(VENV)/.made  ## Resolve the dependencies of pyproject.toml anew, with hashes
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > build.in

@@ -1,5 +1,7 @@
 """GET /metrics: readable by Prometheus's own parser, named as its conventions ask, and bounded."""
 
+import json
+import re
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -99,5 +101,21 @@ def test_a_bearer_is_taken_here_only(tmp_path: Path) -> None:
         assert (await api.call("GET", "/metrics", key=None))[0] == 401
         assert (await api.call("GET", "/metrics", key=None, headers={"Authorization": "Basic eDp5"}))[0] == 401
         assert (await api.call("GET", "/v1/tasks", key=None, headers=bearer))[0] == 401
+
+    with_api(tmp_path, test)
+
+
+def test_the_dashboard_asks_for_what_there_is(tmp_path: Path) -> None:
+    dashboard = Path(__file__).parents[2] / "docs" / "operators" / "grafana.json"
+    panels = json.loads(dashboard.read_text())["panels"]
+    asked = {name for p in panels for t in p["targets"] for name in re.findall(r"fetchml_\w+", t["expr"])}
+    assert len(asked) > 10
+
+    async def test(api: Api) -> None:
+        await api.submit()
+        names = {name for name, *_ in await numbers(api)}
+        text = await (await api.raw("GET", "/metrics", key=KEYS["viewer"])).text()
+        declared = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
+        assert asked <= names | declared | {f"{name}_total" for name in declared}
 
     with_api(tmp_path, test)
