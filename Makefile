@@ -16,7 +16,8 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: load bench-api help env env-dev env-examples start stop test check format-check types fast sim sim-release chaos tamper fuzz bench example lock clean dist-single
+# `load` is a folder too.
+.PHONY: load bench-api help env env-dev env-examples start stop test check format-check types fast sim sim-release chaos tamper fuzz bench example dist-single lock clean
 
 help:  ## Show this
 	@echo "FetchML: make TARGET"
