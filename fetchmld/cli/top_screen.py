@@ -94,8 +94,9 @@ class Screen(App[None]):
         waiting = status.get("batch_queue_depth", 0) + status.get("service_queue_depth", 0)
         self._say(
             "numbers",
-            f"{status.get('tasks_running', 0)} running, {waiting} waiting, {status.get('tasks_completed_24h', 0)} completed "
-            f"in 24 h, {status.get('workers_active', 0)} of {status.get('workers_total', 0)} workers active",
+            f"{status.get('tasks_running', 0)} running, {waiting} waiting, "
+            f"{status.get('tasks_completed_24h', 0)} completed in 24 h, "
+            f"{status.get('workers_active', 0)} of {status.get('workers_total', 0)} workers active",
         )
         self._say("workers", "\n".join(map(worker_line, found.workers)) or "no worker is connected")
         table, chosen = self.query_one(DataTable), self._chosen()
