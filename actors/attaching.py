@@ -103,6 +103,8 @@ class Attacher:
         }
 
     async def _ask(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        if not self._is_remote and not (self._run_dir / f"plugin-{name}.sock").exists():
+            raise Unavailable(f"plugin {name} is not enabled, or not up yet")
         client = client_of(self._run_dir, name, self._is_remote)
         await client.start()
         try:

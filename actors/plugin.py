@@ -98,6 +98,7 @@ class PluginActor:
         self._directory, self._sockets, self._uid = Path(), Path(), -1
         self._pythons: dict[int, str] = {}  # by revision
         self._calls: dict[int, Calls] = {}  # by number of the sidecar
+        self._done: list[Calls] = []  # of sidecars that have ended
         self._serving = 0
         self._progress: list[str] = []
         self._checked_at = 0.0
@@ -158,14 +159,15 @@ class PluginActor:
         await asyncio.gather(*self._loops, return_exceptions=True)
         if self._works:
             await asyncio.wait(self._works, timeout=CLOSE_S)
+        await self._agent.close()
         for work in self._works:
             work.cancel()
         await asyncio.gather(*self._works, return_exceptions=True)
         if self._server is not None:
             self._server.close()
-        for calls in self._calls.values():
-            await calls.close()
-        for client in (self._agent, self._scheduler, self._history):
+        self._done += self._calls.values()
+        await self._close_done()
+        for client in (self._scheduler, self._history):
             await client.close()
         await asyncio.to_thread(self._environments.close)
 
@@ -386,7 +388,14 @@ class PluginActor:
         self._memory.save()
         calls = self._calls.pop(number, None)
         if calls is not None:
-            self._spawn(calls.close())
+            self._done.append(calls)
+            self._spawn(self._close_done())
+
+    async def _close_done(self) -> None:
+        for calls in list(self._done):
+            await calls.close()
+            with contextlib.suppress(ValueError):  # somebody else was as quick
+                self._done.remove(calls)
 
     async def _probe(self, number: int) -> None:
         calls = self._calls.get(number)

@@ -27,6 +27,7 @@ PREFIX: Final = "plugin-"  # no id of a task begins so: those have more letters 
 SLOTS_MAX: Final = 64  # user ids at the end of the block that are kept for sidecars
 FILES_MAX: Final = 4096
 PIDS_MAX: Final = 512
+MEMORY_BYTES_MAX: Final = 4 * 2**30
 LOG_BYTES_MAX: Final = 64 * 2**20
 ENDED_MAX: Final = 100  # that nobody asked about
 GRACE_S: Final = 5.0
@@ -232,6 +233,7 @@ class Sidecars:
             "uid": self._user(body["slot"]),
             "limits": limits,
             "pids": PIDS_MAX,
+            "memory_bytes": MEMORY_BYTES_MAX,
             "log_bytes_max": LOG_BYTES_MAX,
             "grace_s": GRACE_S,
         }

@@ -23,6 +23,7 @@ from fetchmld.api.context import (
     METER,
     METRICS,
     PAGES,
+    REMOTES,
     STREAMS,
     UNDER_WAY,
 )
@@ -58,6 +59,7 @@ from fetchmld.api.meter import Meter
 from fetchmld.api.openapi import build_document
 from fetchmld.api.pages import Pages
 from fetchmld.api.protocol import make_runner
+from fetchmld.api.remotes import Remotes
 from fetchmld.api.streams import Streams
 from fetchmld.config import Config
 
@@ -109,6 +111,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     # Beside the contract's.
     Operation("readJupyterService", "GET", _SERVICE, jupyter.read),
     Operation("seeJupyter", "*", "/jupyter/{serviceId}{rest:.*}", jupyter.pages, is_described=False),
+    Operation("seePlugin", "*", "/plugins/{pluginName}{rest:.*}", plugins.pages, is_described=False),
     Operation("answerCall", "GET", "/v1/tunnels/{ticket}", tunnels.answer, is_described=False),
     Operation("getConsole", "GET", "/", console.page, is_open=True),
     Operation("getConsoleFile", "GET", "/console/{file}", console.file, is_open=True),
@@ -172,6 +175,7 @@ def build_app(head: Head, config: Config) -> web.Application:
     app[CONNECTIONS] = connections = Connections(_limits(config))
     pages = app[PAGES] = Pages(head)
     app[METRICS] = MetricsReader(head)
+    remotes = app[REMOTES] = Remotes(config.plugin_private_hosts)
     app[HUB] = Hub(head)
     long_answers = app[STREAMS] = Streams(head)
     for operation in OPERATIONS:
@@ -181,7 +185,7 @@ def build_app(head: Head, config: Config) -> web.Application:
     app.on_response_prepare.append(guard.add_headers)
     app.cleanup_ctx.extend((long_answers.watching_keys, connections.watching, meter.watching_loop))
     app.on_shutdown.extend((long_answers.end_all, guard.close))
-    app.on_cleanup.append(pages.close)
+    app.on_cleanup.extend((pages.close, remotes.close))
     return app
 
 

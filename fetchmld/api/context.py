@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fetchmld.api.logins import Logins
     from fetchmld.api.meter import Meter
     from fetchmld.api.pages import Pages
+    from fetchmld.api.remotes import Remotes
     from fetchmld.api.streams import Streams
 
 HEAD: Final[web.AppKey[Head]] = web.AppKey("head")
@@ -31,6 +32,7 @@ STREAMS: Final[web.AppKey["Streams"]] = web.AppKey("streams")
 LOGINS: Final[web.AppKey["Logins"]] = web.AppKey("logins")
 PAGES: Final[web.AppKey["Pages"]] = web.AppKey("pages")
 METRICS: Final[web.AppKey["MetricsReader"]] = web.AppKey("metrics")
+REMOTES: Final[web.AppKey["Remotes"]] = web.AppKey("remotes")
 METER: Final[web.AppKey["Meter"]] = web.AppKey("meter")
 DOCUMENT: Final = web.AppKey("document", bytes)
 CONNECTIONS: Final = web.AppKey("connections", Connections)

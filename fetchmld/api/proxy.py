@@ -105,14 +105,14 @@ class Proxy:
     async def _exchange(self, request: web.Request, upstream: Upstream, path: str, prefix: str) -> web.StreamResponse:
         session, connector = self._client()
         url = URL(f"http://{connector.name_of(upstream)}{path}", encoded=True)
-        body = _body_of(request) if request.can_read_body else None
+        body = body_of(request) if request.can_read_body else None
         try:
             async with asyncio.timeout(ANSWER_S) as patience:
                 async with session.request(
                     request.method, url, headers=headers_up(request, upstream), data=body, allow_redirects=False
                 ) as found:
                     patience.reschedule(None)
-                    return await _pass_down(request, found, upstream, prefix)
+                    return await pass_down(request, found, upstream, prefix)
         except TimeoutError:
             raise Unavailable(f"no answer came within {ANSWER_S:g} s").passing(2) from None
         except aiohttp.ClientError as error:
@@ -158,9 +158,10 @@ class Proxy:
             sock.close()
 
 
-async def _pass_down(
+async def pass_down(
     request: web.Request, found: aiohttp.ClientResponse, upstream: Upstream, prefix: str
 ) -> web.StreamResponse:
+    """Answer with what `found` says and brings."""
     headers = headers_down(request, found.headers, upstream, prefix)
     if _is_small(request, found):  # goes out in one piece
         async with _moving(STALL_S):
@@ -189,7 +190,8 @@ async def _next_piece(found: aiohttp.ClientResponse, patience_s: float | None) -
         return await found.content.readany()
 
 
-async def _body_of(request: web.Request) -> AsyncIterator[bytes]:
+async def body_of(request: web.Request) -> AsyncIterator[bytes]:
+    """What the client sends, piece by piece. Raises Unavailable where it stops moving."""
     while True:
         async with _moving(STALL_S):
             piece = await request.content.readany()

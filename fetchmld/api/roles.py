@@ -62,6 +62,7 @@ MATRIX: Final[dict[str, Row]] = {
     "stopJupyterService": _CHANGE,
     "readJupyterService": _OUTPUT,
     "seeJupyter": ("no", "own", "own", "no", "all"),  # it runs what its owner may run
+    "seePlugin": ("no", "yes", "yes", "no", "yes"),  # what is behind it knows no users
     "openWebSocket": _READ,
     # Beside the contract's.
     "createTasks": _MAKE,
@@ -96,10 +97,11 @@ MATRIX: Final[dict[str, Row]] = {
     "shipLogs": _ADMIN,
     "answerCall": _ADMIN,
 }
-# What is no person's role: the machines that joined.
+# What is no person's role: the machines that joined, and attempts of tasks, which come with a token for one plugin.
 WORKER: Final = "worker"
 MACHINES: Final[dict[str, frozenset[str]]] = {
-    WORKER: frozenset({"getObject", "putObject", "getShippedLogs", "shipLogs", "answerCall"})
+    WORKER: frozenset({"getObject", "putObject", "getShippedLogs", "shipLogs", "answerCall"}),
+    "task": frozenset({"seePlugin"}),
 }
 
 
@@ -126,6 +128,7 @@ changes nothing; `admin` may do everything, keys and plugins among it.
 - A priority above `user_priority_max` is 403 for whoever is neither operator nor admin.
 
 Without a key: {open}. Everything else is 401. Machines that joined have a key of their own, for {machines} alone.
+The token in a running task's environment is for `seePlugin` of one plugin alone, while that attempt lives.
 
 | operation | {roles} |
 |---|{lines}|

@@ -33,6 +33,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "release-gpu": ("scheduling", "Use a GPU again that failed and is in quarantine."),
     "reserve": ("reserve", "Keep GPUs for yourself; list reservations, or give one back."),
     "snapshots": ("snapshots", "Send, list and fetch snapshots of code."),
+    "plugins": ("plugins", "MLflow, TensorBoard and others that tasks report to."),
     "experiments": ("experiments", "Group tasks, compare their metrics, put groups away."),
     "audit": ("audit", "Verify and read the record of what was done."),
     "keys": ("keys", "Make, list and revoke API keys."),

@@ -84,12 +84,17 @@ def _absolute(source: str) -> str:
     return str(Path(source).expanduser().resolve()) if source and os.path.exists(os.path.expanduser(source)) else source
 
 
-def _later(what: str) -> Any:
-    def refuse(_ctx: click.Context, param: click.Parameter, value: Any) -> None:
-        if value is not None:
-            raise click.UsageError(f"{param.opts[0]}: {what} come with a later version")
+class PluginChoice(click.ParamType[tuple[str, Any]]):
+    """NAME[,SETTING=VALUE]... -> the name, and the PluginConfig."""
 
-    return refuse
+    name = "plugin"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        name, *settings = str(value).split(",")
+        pairs = [setting.partition("=") for setting in settings]
+        if not name or not all(key and equals for key, equals, _ in pairs):
+            self.fail(f"{value!r} is not NAME[,SETTING=VALUE]", param, ctx)
+        return name, {"enabled": True, **({"settings": {key: text for key, _, text in pairs}} if pairs else {})}
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
@@ -127,9 +132,8 @@ def _later(what: str) -> Any:
               help="Many as one: N of them, N%K at most K at a time; also 0-9%2.")  # fmt: skip
 @click.option("--param", "params", type=Param(), multiple=True, metavar="NAME=V1,V2",
               help="FETCHML_PARAM_NAME of each element: one value for each, or a grid. Repeatable.")  # fmt: skip
-@click.option(
-    "--plugin", callback=_later("plugins"), expose_value=False, metavar="NAME", help="Attach a plugin (later)."
-)
+@click.option("--plugin", "plugins", type=PluginChoice(), multiple=True, metavar="NAME",
+              help="Report to this plugin: NAME[,SETTING=VALUE]. Repeatable.")  # fmt: skip
 @click.option("--wait", "wait_", is_flag=True, help="Wait until it has ended; exit as it did.")
 @click.option("--follow", "-f", is_flag=True, help="Show its output until it has ended; exit as it did.")
 @click.option("--dry-run", is_flag=True, help="Print the request and send nothing.")
@@ -185,6 +189,7 @@ def build_request(command: tuple[str, ...], options: dict[str, Any]) -> dict[str
         "datasets": names,
         "dataset_specs": specs,
         "env": dict(variables),
+        "plugin_configs": dict(options.pop("plugins")),
     }
     request.update({name: value for name, value in more.items() if value})
     request.update({name: value for name, value in options.items() if value is not None})

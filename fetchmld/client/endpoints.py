@@ -305,3 +305,33 @@ def list_snapshots() -> Call[list[shapes.Snapshot]]:
 def get_snapshot(snapshot_id: str) -> Call[shapes.Snapshot]:
     """One of the caller's Snapshots, with its files."""
     return Call("GET", path("/v1/snapshots/{}", snapshot_id), read_json)
+
+
+def list_plugins() -> Call[list[shapes.Plugin]]:
+    """Every Plugin that is installed."""
+    return Call("GET", "/v1/plugins", read_json)
+
+
+def get_plugin(name: str) -> Call[shapes.Plugin]:
+    """One Plugin, and how it is."""
+    return Call("GET", path("/v1/plugins/{}", name), read_json)
+
+
+def get_plugin_config(name: str) -> Call[shapes.PluginConfig]:
+    """A PluginConfig; settings for administrators alone."""
+    return Call("GET", path("/v1/plugins/{}/config", name), read_json)
+
+
+def put_plugin_config(name: str, config: Request) -> Call[shapes.Plugin]:
+    """The Plugin, whose PluginConfig this is from now on; its status says what comes of it."""
+    return Call("PUT", path("/v1/plugins/{}/config", name), read_json, body=config)
+
+
+def disable_plugin(name: str) -> Call[None]:
+    """Stop a plugin; its settings stay."""
+    return Call("DELETE", path("/v1/plugins/{}/config", name), read_nothing)
+
+
+def plugin_health(name: str) -> Call[shapes.HealthResponse]:
+    """A HealthResponse about a plugin."""
+    return Call("GET", path("/v1/plugins/{}/health", name), read_json)

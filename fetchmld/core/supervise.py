@@ -34,9 +34,9 @@ PHASES: Final[dict[Phase, frozenset[Phase]]] = {
 
 @dataclass(slots=True, frozen=True)
 class Pace:
-    """Times in seconds. With these a death is noticed in `probe_s * misses_max` at the latest, at once where it ends."""
+    """Times in seconds. An end is noticed at once, silence after `misses_max` probes, each with a patience of its own."""
 
-    start_s: float = 60.0  # a coming one has to answer within
+    start_s: float = 120.0  # a coming one has to answer within
     probe_coming_s: float = 0.25
     probe_s: float = 2.0
     misses_max: int = 3

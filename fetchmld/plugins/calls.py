@@ -17,18 +17,18 @@ from fetchmld.plugins.protocol import CallFailed
 from fetchmld.store.datasets import is_public
 
 CALL_TIMEOUT_S: Final = 5.0
-PROBE_TIMEOUT_S: Final = 2.0
+PROBE_TIMEOUT_S: Final = 3.0
 ANSWER_BYTES_MAX: Final = 2**20
 SAID_CHARACTERS_MAX: Final = 500
 
 
-def connector(endpoint: str, private: bool) -> aiohttp.BaseConnector:
+def connector(endpoint: str, private: bool, open_max: int = 8) -> aiohttp.BaseConnector:
     """What connects to `endpoint`. `private`: may an http(s) one be on loopback or a private address?"""
     if endpoint.startswith("unix:"):
-        return aiohttp.UnixConnector(endpoint.removeprefix("unix:"))
+        return aiohttp.UnixConnector(endpoint.removeprefix("unix:"), limit=open_max)
     if endpoint.startswith("tcp:") or private:
-        return aiohttp.TCPConnector()
-    return aiohttp.TCPConnector(socket_factory=_public_only)
+        return aiohttp.TCPConnector(limit=open_max)
+    return aiohttp.TCPConnector(socket_factory=_public_only, limit=open_max)
 
 
 def _public_only(info: Any) -> socket.socket:

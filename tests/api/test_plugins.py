@@ -168,3 +168,39 @@ def test_a_token_is_its_attempts_alone_and_ends_with_it(tmp_path: Path) -> None:
         assert (await api.call("GET", "/v1/tasks", key=token))[0] == 401  # it is no key
 
     with_api(tmp_path, test)
+
+
+def test_pages_of_a_plugin_are_behind_a_key_a_token_of_its_own_and_its_health(tmp_path: Path) -> None:
+    async def test(api: Api) -> None:
+        _, task = await api.call("POST", "/v1/tasks", json={"job_name": "a"})
+        token = api.head.tokens.make(task["id"], 1, "mlflow")
+        other = api.head.tokens.make(task["id"], 1, "tensorboard")
+        forged = token[:-1] + ("0" if token[-1] != "0" else "1")
+        page = "/plugins/mlflow/api/2.0/mlflow/experiments/search"
+
+        async def status(path: str, **headers: str) -> int:
+            async with await api.raw("GET", path, key=None, headers=headers, allow_redirects=False) as answer:
+                return answer.status
+
+        for bearer, expected in (
+            (token, 404),
+            (KEYS["user"], 404),
+            (other, 401),
+            (forged, 401),
+            ("", 401),
+            ("fml_no", 401),
+        ):
+            assert await status(page, Authorization=f"Bearer {bearer}") == expected, bearer
+        assert (
+            await status("/v1/tasks", Authorization=f"Bearer {KEYS['user']}") == 401
+        )  # there the key has its own header
+        assert await status("/v1/plugins", Authorization=f"Bearer {token}") == 401
+        assert await status("/plugins/../v1/tasks", Authorization=f"Bearer {token}") == 401
+        assert await status(page, **{"X-API-Key": KEYS["viewer"]}) == 403
+        await put(api, {})
+        assert await status(page, Authorization=f"Bearer {token}") == 503
+        assert await status("/plugins/mlflow", Authorization=f"Bearer {token}") == 308
+        await api.head.end(task["id"])
+        assert await status(page, Authorization=f"Bearer {token}") in (401, 503)  # within a second
+
+    with_api(tmp_path, test)

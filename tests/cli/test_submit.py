@@ -91,11 +91,16 @@ def test_a_name_is_made_of_the_program(program: str, name: str) -> None:
     assert name_of(program) == name
 
 
-@pytest.mark.parametrize("option", ["--plugin"])
-def test_what_is_not_there_yet_is_said(run: Run, option: str) -> None:
-    ran = run("submit", option, "x", "--", "true")
-    assert ran.code == 2
-    assert "later version" in ran.err
+def test_plugins_are_named_with_their_settings(run: Run) -> None:
+    ran = run(
+        "submit", "--dry-run", "--plugin", "mlflow,experiment=a b,run_name=c", "--plugin", "tensorboard", "--", "true"
+    )
+    assert json.loads(ran.out)["plugin_configs"] == {
+        "mlflow": {"enabled": True, "settings": {"experiment": "a b", "run_name": "c"}},
+        "tensorboard": {"enabled": True},
+    }
+    for wrong in ("", ",a=b", "mlflow,a", "mlflow,=b"):
+        assert run("submit", "--dry-run", "--plugin", wrong, "--", "true").code == 2
 
 
 def test_a_submitted_task_is_shown_with_its_next_step(client: Run, stub: Stub) -> None:

@@ -7,10 +7,10 @@ from aiohttp import web
 from pydantic import ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from fetchmld.api import access, wire
+from fetchmld.api import access, browser, wire
 from fetchmld.api.answers import reply
 from fetchmld.api.body import read_object
-from fetchmld.api.context import CALLER, HEAD
+from fetchmld.api.context import CALLER, HEAD, PAGES, REMOTES
 from fetchmld.api.head import Caller
 from fetchmld.api.validation import validate
 from fetchmld.core.errors import Invalid
@@ -66,6 +66,19 @@ async def disable(request: web.Request) -> web.Response:
 async def health(request: web.Request) -> web.Response:
     """GET /v1/plugins/{pluginName}/health."""
     return reply(wire.plugin_health(await _one(request), time.time()))
+
+
+async def pages(request: web.Request) -> web.StreamResponse:
+    """Anything below /plugins/{pluginName}: the sidecar's own pages and API."""
+    name = request.match_info["pluginName"]
+    if not request.match_info["rest"]:  # its page asks by addresses relative to this one
+        raise web.HTTPPermanentRedirect(f"/plugins/{name}/")
+    if "Authorization" not in request.headers and (elsewhere := browser.to_services(request)) is not None:
+        return elsewhere  # only browsers' sessions have an address of their own
+    upstream = await request.app[HEAD].plugin_upstream(name)
+    if "://" in upstream.endpoint:
+        return await request.app[REMOTES].bring(request, upstream, f"/plugins/{name}")
+    return await request.app[PAGES].bring(request, upstream, f"/plugins/{name}")
 
 
 def complete(given: GivenConfig) -> PluginConfig:
