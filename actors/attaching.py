@@ -120,11 +120,12 @@ class Attacher:
 
 
 def tasks_url(config: Config, members_url: str) -> str:
-    """Where tasks of this machine reach the head; `members_url` is "" on the head's own."""
-    if config.task_url or members_url:
-        return (config.task_url or members_url).rstrip("/")
+    """Where tasks of this machine reach the head, by its address; `members_url` is "" on the head's own."""
+    if members_url:
+        return members_url.rstrip("/")
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
-    return f"http://[{host}]:{config.port}" if ":" in host else f"http://{host}:{config.port}"
+    named = f"[{host}]" if ":" in host else host
+    return f"{'https' if config.tls_cert else 'http'}://{named}:{config.port}"
 
 
 OUTPUT: Final = "{output_dir}"

@@ -430,6 +430,7 @@ class PluginActor:
             self._scheduler,
             self._history,
             self._scheduler_socket,
+            self._config.task_url,
             self._call,
             self._settings,
             self._files.complete if self._files is not None else _nothing,

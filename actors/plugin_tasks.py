@@ -41,6 +41,7 @@ class PluginTasks:
         scheduler: Client,
         history: Client,
         scheduler_socket: Path,
+        task_url: str,
         call: Call,
         settings: Callable[[], Any],
         after: Callable[[Open, TaskView | None], Awaitable[None]],
@@ -52,6 +53,7 @@ class PluginTasks:
         self._scheduler = scheduler
         self._history = history
         self._socket = scheduler_socket
+        self._task_url = task_url
         self._call = call
         self._settings = settings
         self._after = after
@@ -102,7 +104,12 @@ class PluginTasks:
         if experiment_id := body.get("experiment_id"):
             asked = {"experiment_id": experiment_id}
             experiment = (await self._scheduler.request("experiment_name", asked)).body
-        return facts_of(self._name, self._tracker, body, experiment, self._tokens)
+        return facts_of(self._name, self._tracker, {**body, "head_url": self._reached(body)}, experiment, self._tokens)
+
+    def _reached(self, body: dict[str, Any]) -> str:
+        """What tasks put before `/plugins`; "" where they would not trust the certificate, which names no address."""
+        by_address: str = body["head_url"]
+        return self._task_url or ("" if by_address.startswith("https:") else by_address)
 
     # -- after it ended
 
@@ -197,7 +204,7 @@ def facts_of(name: str, tracker: Tracker, body: dict[str, Any], experiment: str,
         entrypoint=body["entrypoint"],
         params=body["params"],
         settings=settings,
-        url=f"{body['head_url']}/plugins/{name}",
+        url=f"{body['head_url']}/plugins/{name}" if body["head_url"] else "",
         token=tokens.make(body["task_id"], body["attempt"], name) if tokens is not None else "",
         output_dir=body["output_dir"],
     )

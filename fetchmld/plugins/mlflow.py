@@ -118,6 +118,8 @@ class Mlflow:
     # -- tasks
 
     async def begin(self, call: Call, settings: MlflowSettings, task: TaskFacts) -> Use:
+        if not task.url:
+            raise CallFailed("TLS is on, and task_url does not say by which name tasks reach this daemon")
         wanted = task.settings.experiment or task.experiment or task.job_name
         experiment_id = await _experiment(call, settings.experiment_prefix + wanted)
         made = await call("POST", f"{_API}/runs/create", _new_run(experiment_id, task))

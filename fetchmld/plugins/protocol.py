@@ -108,7 +108,7 @@ class TaskFacts:
     entrypoint: str
     params: Mapping[str, Any]  # of an element of an array: its own
     settings: Any  # an instance of the plugin's `task_settings`
-    url: str  # where the task reaches the plugin
+    url: str  # where the task reaches the plugin; "" where it cannot
     token: str  # with this as Bearer; good while the attempt lives
     output_dir: str  # what is left there is kept as the task's artifacts
 
