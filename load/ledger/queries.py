@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from time import perf_counter, thread_time
+from time import perf_counter, process_time, thread_time
 from typing import Any, Final
 
 import mixture
@@ -54,16 +54,22 @@ def _options() -> argparse.Namespace:
 
 def _measure(directory: Path, rounds: int) -> int:
     (directory / "index.duckdb").unlink(missing_ok=True)
+    spent = process_time()
     history, made_s = _timed(lambda: _made(directory))
     count = history.next_seq
     _, closed_s = _timed(history.close)
+    spent = process_time() - spent
     history, opened_s = _timed(lambda: History(directory / "index.duckdb", directory / "ledger"))
     size = (directory / "index.duckdb").stat().st_size / count
     print(f"{count:,} events, {history.tasks({})['total']:,} tasks; {size:.0f} bytes of index per event")
-    print(f"made from the segments: {count / (made_s + closed_s):,.0f} events/s; opened in {opened_s:.2f} s")
+    made = f"{count / (made_s + closed_s):,.0f} events/s, {spent / count * 1e6:.2f} us of processor each"
+    print(f"made from the segments: {made}")
+    print(f"opened in {opened_s:.2f} s", flush=True)
     missed = _pages(history, rounds)
+    spent = process_time()
     found, check_s = _timed(history.check)
-    print(f"compared with the segments: {check_s:.1f} s, {check_s / count * 1e6:.2f} us an event")
+    spent = process_time() - spent
+    print(f"compared with the segments: {check_s:.1f} s, {spent / count * 1e6:.2f} us of processor an event")
     history.close()
     missed += not found["valid"]
     missed += _bound("events indexed per second", count / (made_s + closed_s), CATCH_UP_MIN, at_least=True)

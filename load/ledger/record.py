@@ -11,17 +11,18 @@ from fetchmld.core.state import capacity_data
 from fetchmld.store.ledger import Ledger
 
 WORKER: Final = "wbench"
-_BATCH: Final = 2_000
 _TOO_LARGE: Final = 4_096  # cores: a daemon on this record starts none of those that wait
 
 
-def write_record(ledger_dir: Path, events: int, live: int, segment_bytes: int = 64 * 2**20) -> None:
+def write_record(
+    ledger_dir: Path, events: int, live: int, segment_bytes: int = 64 * 2**20, batch_facts: int = 2_000
+) -> None:
     """`events` facts in `ledger_dir`, after which `live` tasks wait. Not synced: only its bytes matter."""
     with Ledger.open(ledger_dir, segment_bytes=segment_bytes, sync=lambda _file: None) as ledger:
         batch: list[Fact] = []
         for fact in facts(events, live):
             batch.append(fact)
-            if len(batch) == _BATCH:
+            if len(batch) == batch_facts:
                 ledger.append(batch)
                 batch = []
         ledger.append(batch)

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from record import write_record
+from running import running
 
 from fetchmld.core.scheduler import Policy, Scheduler
 from fetchmld.store import snapshots
@@ -117,22 +117,15 @@ def _maker(ledger_dir: Path, to_seq: int) -> None:
 
 
 def measure_daemon(directory: Path, oldest: tuple[str, bytes]) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    (directory / "lock").touch()  # the mark of a directory of ours
-    command = [sys.executable, "-m", "fetchmld", "--data-dir", str(directory)]
-    timed("start of the whole daemon", lambda: _run([*command, "start", "--head", "--port", str(port)]))
-    try:
-        key = (directory / "admin.key").read_text().strip()
+    begun = time.monotonic()
+    with running(directory) as daemon:
+        print(f"{time.monotonic() - begun:8.3f} s  start of the whole daemon", flush=True)
         for _ in range(3):
             snapshots.remove_all(directory / "ledger")
             (directory / "ledger" / snapshots.SNAPSHOTS / oldest[0]).write_bytes(oldest[1])
             kill(directory)
-            timed("death of head and scheduler to a task accepted", lambda: accepted(port, key))
+            timed("death of head and scheduler to a task accepted", lambda: accepted(*daemon))
             time.sleep(5.0)
-    finally:
-        _run([*command, "stop"])
 
 
 def kill(directory: Path) -> None:
@@ -161,10 +154,6 @@ def accepted(port: int, key: str) -> dict[str, Any]:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
-
-
-def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":
