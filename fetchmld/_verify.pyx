@@ -17,6 +17,7 @@ cdef enum:
     HEADER_SUMMED = 36  # its bytes before its own sum
     RECORD_HEAD = 48  # of a record: tag, number, prev_hash
     HASH = 32
+    TEXTS = 81  # where a record's texts begin: the lengths of the first two are u16 at 65 and 67
     LENGTH = 4
     END = 8
 
@@ -39,13 +40,16 @@ def crc32(bytes data) -> int:
     return crc32_of(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
 
-def pass_over(bytes buffer, Py_ssize_t at, uint64_t seq, bytes root, uint64_t limit, list leaves):
+def pass_over(
+    bytes buffer, Py_ssize_t at, uint64_t seq, bytes root, uint64_t limit, list leaves, tuple actions, list marked
+):
     """As `verify_frames.pass_over`."""
     cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(buffer)
     cdef Py_ssize_t left = PyBytes_GET_SIZE(buffer) - at, payload
     cdef const uint8_t* frame
     cdef uint32_t events
     cdef bytes newest
+    cdef Py_ssize_t marked_before = len(marked)
     if PyBytes_GET_SIZE(root) != HASH:
         return at, seq, root
     hasher = blake3()
@@ -61,9 +65,11 @@ def pass_over(bytes buffer, Py_ssize_t at, uint64_t seq, bytes root, uint64_t li
             break
         if memcmp(frame + FRAME_HEADER + payload, TRAILER, END):
             break
-        newest = _newest_if_right(frame + FRAME_HEADER, payload, seq, events, root, calls, leaves)
+        newest = _newest_if_right(base, at + FRAME_HEADER, payload, seq, events, root, calls, leaves, actions, marked)
         if newest is None:
+            del marked[marked_before:]
             break
+        marked_before = len(marked)
         seq, root = seq + events, newest
         payload += FRAME_HEADER + END
         at += payload
@@ -71,13 +77,36 @@ def pass_over(bytes buffer, Py_ssize_t at, uint64_t seq, bytes root, uint64_t li
     return at, seq, root
 
 
+cdef bint _has_action(const uint8_t* record, Py_ssize_t size, tuple actions):
+    cdef Py_ssize_t at, length
+    if size < TEXTS:
+        return False
+    at, length = TEXTS + (record[65] << 8 | record[66]), record[67] << 8 | record[68]
+    if at + length > size:
+        return False
+    for action in actions:
+        if len(<bytes>action) == length and not memcmp(PyBytes_AS_STRING(action), record + at, length):
+            return True
+    return False
+
+
 cdef bytes _newest_if_right(
-    const uint8_t* entry, Py_ssize_t left, uint64_t seq, uint32_t events, bytes root, tuple calls, list leaves
+    const uint8_t* base,
+    Py_ssize_t at,
+    Py_ssize_t left,
+    uint64_t seq,
+    uint32_t events,
+    bytes root,
+    tuple calls,
+    list leaves,
+    tuple actions,
+    list marked,
 ):
     """The hash of the frame's last event, if each of them is right and they fill its payload; else None.
 
     `leaves` is longer by the events' hashes only if all are right.
     """
+    cdef const uint8_t* entry = base + at
     cdef const char* prev = PyBytes_AS_STRING(root)
     cdef Py_ssize_t size, kept = len(leaves)
     cdef bytes digest = None
@@ -92,6 +121,8 @@ cdef bytes _newest_if_right(
         reset()
         update(PyBytes_FromStringAndSize(<const char*>entry, size))
         digest = digest_of()
+        if actions and _has_action(entry, size, actions):
+            marked.append(entry - base)
         entry += size
         if memcmp(PyBytes_AS_STRING(digest), entry, HASH):
             break

@@ -10,17 +10,27 @@ from typing import Final
 
 from blake3 import blake3
 
-from fetchmld.core.chain import HASH_BYTES, RECORD_TAG
+from fetchmld.core.chain import HASH_BYTES, RECORD_HEADER, RECORD_TAG
 from fetchmld.store.segment import ENTRY, HEADER, SIZE, FrameHeader, payload_intact, read_header
 
 NO_LIMIT: Final = 2**64 - 1
 
 
-def plainly(buffer: bytes, at: int, seq: int, root: bytes, limit: int, leaves: list[bytes]) -> tuple[int, int, bytes]:
+def plainly(
+    buffer: bytes,
+    at: int,
+    seq: int,
+    root: bytes,
+    limit: int,
+    leaves: list[bytes],
+    actions: tuple[bytes, ...],
+    marked: list[int],
+) -> tuple[int, int, bytes]:
     """Go over the frames of a segment from byte `at` on, where event `seq` is due after the one with hash `root`.
 
     Stops before the first frame that is not right, has an event from `limit` on, or is not there: (where that is, the
-    event due there, the hash before it). Each event's hash is added to `leaves`.
+    event due there, the hash before it). Each event's hash is added to `leaves`, and where
+    the records with one of `actions` are, to `marked`.
     """
     while seq < limit:
         header = read_header(buffer, at)
@@ -32,6 +42,7 @@ def plainly(buffer: bytes, at: int, seq: int, root: bytes, limit: int, leaves: l
         if not hashes:
             break
         leaves += hashes
+        marked += _with_action(buffer, at + HEADER.size, header.events, actions)
         at, seq, root = at + header.frame_bytes, header.next_seq, hashes[-1]
     return at, seq, root
 
@@ -51,6 +62,27 @@ def _hashes_if_right(buffer: bytes, at: int, header: FrameHeader, prev: bytes) -
         hashes.append(digest)
         prev = digest
     return hashes if at == stop else []
+
+
+def _with_action(buffer: bytes, at: int, events: int, actions: tuple[bytes, ...]) -> list[int]:
+    """Where the records with one of these actions are, of `events` whose entries begin at byte `at`."""
+    found = []
+    for _ in range(events if actions else 0):
+        (size,) = SIZE.unpack_from(buffer, at)
+        at += SIZE.size
+        if has_action(buffer[at : at + size], actions):
+            found.append(at)
+        at += size + HASH_BYTES
+    return found
+
+
+def has_action(record: bytes, actions: tuple[bytes, ...]) -> bool:
+    """Whether the record's action is one of these."""
+    if len(record) < RECORD_HEADER.size:
+        return False
+    *_, kind, action, _, _, _, _, _ = RECORD_HEADER.unpack_from(record)
+    at = RECORD_HEADER.size + kind
+    return record[at : at + action] in actions and len(record) >= at + action
 
 
 try:

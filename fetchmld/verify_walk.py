@@ -20,6 +20,7 @@ from fetchmld.store.sealed import read_segment
 from fetchmld.store.segment import (
     ENTRY,
     HEADER,
+    SIZE,
     TRAILER,
     FrameHeader,
     is_zero,
@@ -28,8 +29,8 @@ from fetchmld.store.segment import (
     read_header,
 )
 from fetchmld.verify_boundary import Begins, read_begins
-from fetchmld.verify_frames import NO_LIMIT, pass_over
-from fetchmld.verify_records import record_row, records
+from fetchmld.verify_frames import NO_LIMIT, has_action, pass_over
+from fetchmld.verify_records import record_row
 
 _NOTABLE: Final = (b"key.rotate", b"audit.policy")
 
@@ -94,6 +95,8 @@ class Walk:
         self.next_seq = 0
         self.root_hash = bytes(HASH_BYTES)
         self.notable: list[tuple[int, str, str]] = []
+        self._actions = _NOTABLE if take_leaves is not None else ()
+        self._marked: list[int] = []  # where in the present segment those events are
 
     def result(self) -> SegmentResult:
         try:
@@ -187,20 +190,22 @@ class Walk:
             at = self._frame(buffer, at, header, name)
 
     def _note(self, buffer: bytes) -> None:
-        """Of the segment's events that were found right. These words stand in hardly any segment."""
-        wanted = [word for word in _NOTABLE if word in buffer] if self._take_leaves is not None else []
-        for start, size in records(buffer) if wanted else ():
-            if any(word in buffer[start : start + size] for word in wanted):
-                row = record_row(buffer, start, size)
-                if row[0] < self.next_seq and row[4].encode() in wanted:
-                    self.notable.append((row[0], row[4], row[12]))
+        """Of the segment's events that were found right."""
+        for start in self._marked:
+            (size,) = SIZE.unpack_from(buffer, start - SIZE.size)
+            row = record_row(buffer, start, size)
+            if row[0] < self.next_seq:
+                self.notable.append((row[0], row[4], row[12]))
+        self._marked.clear()
 
     def _pass_over(self, buffer: bytes, at: int) -> int:
         """Go over frames in which all is right, fast; stop where a second look is needed, or where the end is."""
         limit = self._upto + 1 if self._upto is not None else NO_LIMIT
         if self._head is not None:
             limit = min(limit, self._head.next_seq)
-        at, self.next_seq, self.root_hash = pass_over(buffer, at, self.next_seq, self.root_hash, limit, self._leaves)
+        at, self.next_seq, self.root_hash = pass_over(
+            buffer, at, self.next_seq, self.root_hash, limit, self._leaves, self._actions, self._marked
+        )
         self._compare_head()
         return at
 
@@ -234,6 +239,8 @@ class Walk:
                 after = hash_at + HASH_BYTES
                 if digest != buffer[hash_at:after] or link != prev or number != seq or tag != right_tag:
                     break
+                if has_action(buffer[at + SIZE.size : hash_at], self._actions):
+                    self._marked.append(at + SIZE.size)
                 prev, at, seq = digest, after, seq + 1
                 self._leaves.append(digest)
         self.next_seq, self.root_hash = seq, prev

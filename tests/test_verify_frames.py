@@ -19,7 +19,7 @@ from tests.store.ledger_samples import GENESIS, Entry, Frame, entries_of, fill, 
 BATCHES = (1, 3, 1, 1, 7, 2, 1)
 TOTAL = sum(BATCHES)
 ROUNDS = 150
-Walk = Callable[[bytes, int, int, bytes, int, list[bytes]], tuple[int, int, bytes]]
+Walk = Callable[[bytes, int, int, bytes, int, list[bytes], tuple[bytes, ...], list[int]], tuple[int, int, bytes]]
 WALKS = pytest.mark.parametrize("walk", [natively, plainly])
 
 
@@ -52,13 +52,20 @@ def segment(tmp_path_factory: pytest.TempPathFactory) -> Segment:
 
 def walked(walk: Walk, image: bytes, limit: int = NO_LIMIT) -> tuple[int, int, bytes, list[bytes]]:
     leaves: list[bytes] = []
-    return (*walk(image, 0, 0, genesis_hash(GENESIS), limit, leaves), leaves)
+    return (*walk(image, 0, 0, genesis_hash(GENESIS), limit, leaves, (), []), leaves)
+
+
+def marked(walk: Walk, image: bytes, limit: int = NO_LIMIT) -> list[int]:
+    found: list[int] = []
+    walk(image, 0, 0, genesis_hash(GENESIS), limit, [], (b"task.start", b"x"), found)
+    return found
 
 
 def same(image: bytes, limit: int = NO_LIMIT) -> int:
     """How far both go, which is the same."""
     found = walked(natively, image, limit)
     assert found == walked(plainly, image, limit)
+    assert marked(natively, image, limit) == marked(plainly, image, limit)
     assert len(found[3]) == found[1]
     return found[1]
 
@@ -76,7 +83,7 @@ def test_it_goes_on_where_it_stopped(walk: Walk, segment: Segment) -> None:
         before = frame.first_seq and segment.hashes[frame.first_seq - 1]
         leaves = [b"earlier"]
         _, seq, root = walk(
-            segment.image, frame.start, frame.first_seq, before or genesis_hash(GENESIS), NO_LIMIT, leaves
+            segment.image, frame.start, frame.first_seq, before or genesis_hash(GENESIS), NO_LIMIT, leaves, (), []
         )
         assert (seq, root) == (TOTAL, segment.hashes[-1])
         assert leaves == [b"earlier", *segment.hashes[frame.first_seq :]]
@@ -140,8 +147,16 @@ def test_wild_damage_stops_both_at_the_same_place(segment: Segment) -> None:
 @WALKS
 def test_a_hash_before_of_another_size_fits_nothing(walk: Walk, segment: Segment) -> None:
     leaves: list[bytes] = []
-    assert walk(segment.image, 0, 0, b"", NO_LIMIT, leaves) == (0, 0, b"")
+    assert walk(segment.image, 0, 0, b"", NO_LIMIT, leaves, (), []) == (0, 0, b"")
     assert not leaves
+
+
+@WALKS
+def test_the_records_of_an_action_are_marked(walk: Walk, segment: Segment) -> None:
+    assert marked(walk, segment.image) == [entry.record.start for entry in segment.entries]
+    found: list[int] = []
+    walk(segment.image, 0, 0, genesis_hash(GENESIS), NO_LIMIT, [], (b"task.star", b"ask.start", b""), found)
+    assert not found
 
 
 @given(st.binary(max_size=300))
