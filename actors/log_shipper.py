@@ -80,7 +80,7 @@ class LogShipper:
             try:
                 more = await self._round()
                 pause_s = 0.0 if more else SHIP_S
-            except OSError as error:
+            except (OSError, ValueError, KeyError) as error:  # no answer, or one that says nothing of use
                 pause_s = min(RETRY_MAX_S, max(SHIP_S, 2 * pause_s))
                 log.warning("logs.not_shipped", extra={"why": str(error), "again_in_s": pause_s})
             await asyncio.sleep(pause_s)

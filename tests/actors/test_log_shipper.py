@@ -170,6 +170,32 @@ def test_whatever_fails_every_byte_arrives(tmp_path: Path, seed: int, monkeypatc
     asyncio.run(test())
 
 
+@pytest.mark.parametrize("answer", [OSError("away"), ValueError("no JSON"), KeyError("a file is not named")])
+def test_no_answer_of_the_head_ends_it(machine: Machine, monkeypatch: pytest.MonkeyPatch, answer: Exception) -> None:
+    monkeypatch.setattr(log_shipper, "SHIP_S", 0.001)
+    asked: list[int] = []
+
+    def fails() -> bool:
+        asked.append(1)
+        if len(asked) < 4:
+            raise answer
+        return False
+
+    machine.wire.fails = fails
+
+    async def test() -> None:
+        machine.begin("t")
+        machine.write("t", b"late")
+        work = asyncio.create_task(machine.shipper.run())
+        async with asyncio.timeout(20):
+            while machine.wire.store.read_loose("t-1-0", 0, 10) is None:
+                await asyncio.sleep(0.001)
+        work.cancel()
+
+    asyncio.run(test())
+    assert machine.wire.store.read_loose("t-1-0", 0, 10) == (b"late", 4)
+
+
 def test_an_old_file_is_not_sent_again_to_a_head_that_has_removed_it(machine: Machine) -> None:
     async def test() -> None:
         machine.begin("t")

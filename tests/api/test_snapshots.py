@@ -56,6 +56,26 @@ def test_only_what_is_missing_is_sent_and_the_same_files_are_the_same_snapshot(t
     with_api(tmp_path, test)
 
 
+def test_many_uploads_at_the_same_time_are_all_there_and_leave_nothing_half(tmp_path: Path) -> None:
+    """Of the same and of different content, by two users, and snapshots of it."""
+    blobs = [bytes([number]) * (1 + 40_000 * (number % 3)) for number in range(25)]
+
+    async def test(api: Api) -> None:
+        keys = (KEYS["user"], OTHER)
+        sent = await asyncio.gather(*(put(api, data, key) for data in blobs * 2 for key in keys))
+        assert set(sent) == {204}
+        files = {f"{number}": data for number, data in enumerate(blobs)}
+        made = await asyncio.gather(*(push(api, files, key) for key in keys * 3))
+        assert len({one["id"] for one in made}) == 1
+        for key in keys:
+            asked = [digest(data) for data in blobs]
+            assert await api.call("POST", "/v1/snapshots/diff", key=key, json=asked) == (200, {"missing": []})
+            assert len((await api.call("GET", "/v1/snapshots", key=key))[1]) == 1
+        assert [path for path in tmp_path.rglob("incoming/*") if path.is_file()] == []
+
+    with_api(tmp_path, test)
+
+
 def test_what_git_said_is_part_of_it_without_credentials(tmp_path: Path) -> None:
     async def test(api: Api) -> None:
         await put(api, b"diff --git")
