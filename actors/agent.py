@@ -525,7 +525,7 @@ class Agent:
             elif message.kind == "served":
                 message.reply([self._services.look(RunKey(*one)) for one in message.body["attempts"]])
             elif message.kind == "ping":
-                message.reply({"connected": self._scheduler.connected})
+                message.reply({"connected": self._scheduler.connected, "attempts": len(self._core.runs)})
             elif message.id:
                 message.fail(BadRequest(f"an agent knows no request {message.kind!r}"))
 
