@@ -45,6 +45,7 @@ class Attempt:
     detail: str = ""
     kill_t: float = 0.0  # when the grace ends, once it was told to stop
     give_up_t: float = 0.0
+    swept_t: float = 0.0  # when what it left was killed last
     unkillable: bool = False  # something of it is still there: its log file must not be used again
     user_s: float = 0.0
     system_s: float = 0.0
@@ -112,6 +113,8 @@ class Attempts:
         self._by_pid: dict[int, Attempt] = {}  # leaders that are our children and not reaped yet
         self._orphans: dict[int, str] = {}  # our other children: leftovers of the attempt of that key ("" = unknown)
         self._sweeping: dict[str, Attempt] = {}  # leader gone, leftovers perhaps not
+        self._looks_again = False  # a timer is set: one for all of them
+        self._stuck: list[Attempt] = []  # ended as far as anybody is told; something of them could not be killed
 
     def living(self) -> list[Attempt]:
         """Those whose end is not on record."""
@@ -208,12 +211,19 @@ class Attempts:
         if not self._sweeping:
             return
         self._find_orphans()
-        left = set(self._orphans.values())
+        left, now = set(self._orphans.values()), boottime()
         for attempt in list(self._sweeping.values()):
             if attempt.key not in left and not self._hides(attempt):
                 self._finish(attempt)
-            else:
-                self._sweep(attempt)
+            elif now - attempt.swept_t >= AGAIN_S:
+                self._sweep(attempt, now)
+        if self._sweeping and not self._looks_again:
+            self._looks_again = True
+            self._loop.at(now + AGAIN_S, self._look_again)
+
+    def _look_again(self) -> None:
+        self._looks_again = False
+        self._settle([])
 
     def _hides(self, attempt: Attempt) -> bool:
         """Whether something of it lives that is not below us: what another runner started, and nobody else should."""
@@ -226,11 +236,27 @@ class Attempts:
     def _finish(self, attempt: Attempt) -> None:
         del self._sweeping[attempt.key]
         self._blame_memory(attempt)
-        if not attempt.unkillable:
-            self._isolation.clean_up(attempt.uid)
-            self._isolation.release(attempt.cell)
-        attempt.cell = None
+        if attempt.unkillable:
+            self._stuck.append(attempt)
+        else:
+            self._take_back(attempt)
         self.ended.append(attempt)
+
+    def _take_back(self, attempt: Attempt) -> None:
+        """Nothing of it lives."""
+        self._isolation.clean_up(attempt.uid)
+        self._isolation.release(attempt.cell)
+        attempt.cell = None
+
+    def look_at_stuck(self) -> None:
+        """Clean up after those whose last processes have ended after all."""
+        if self._stuck:
+            self._find_orphans()
+        left = set(self._orphans.values())
+        for attempt in [attempt for attempt in self._stuck if attempt.key not in left and not self._hides(attempt)]:
+            self._stuck.remove(attempt)
+            self._take_back(attempt)
+            self._say(f"{attempt.key}: what could not be killed has ended")
 
     def _blame_memory(self, attempt: Attempt) -> None:
         """Say so where the kernel killed some of it for memory, and it did not end well."""
@@ -241,19 +267,17 @@ class Attempts:
             attempt.detail = f"it used more than its {_size(limit)} of memory" if limit else "memory was short"
             attempt.detail += f"; {kills} of its processes killed" if kills > 1 else ""
 
-    def _sweep(self, attempt: Attempt) -> None:
+    def _sweep(self, attempt: Attempt, now: float) -> None:
         """Kill leftovers, unless they were told to stop and still have time; give up on what cannot be killed."""
-        now = boottime()
+        attempt.swept_t = now
         if attempt.kill_t > now:
             attempt.give_up_t = attempt.kill_t + GIVE_UP_S
         elif now > attempt.give_up_t:
             self._say(f"{attempt.key} left processes that cannot be killed: {self._tree(attempt)}")
             attempt.unkillable = True
             self._finish(attempt)
-            return
         else:
             self._signal(attempt, signal.SIGKILL)
-        self._loop.at(now + AGAIN_S, lambda: self._settle([]))
 
     # -- leftovers
 

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from fetchmld.runner.proctree import read_from_start
+
 SHARED: Final = ("/dev/shm", "/tmp", "/var/tmp", "/dev/mqueue")
 IPC: Final = ("shm", "sem", "msg")  # System V's, in the order of `_spawn.remove_ipc`
 SETTLED_NS: Final = 50_000_000  # a directory's time of change is this coarse at worst
-READ_BYTES_MAX: Final = 1 << 20
 
 
 class Leftovers:
@@ -38,8 +39,8 @@ class Leftovers:
             self._clean(directory, uid)
         for kind, fd in enumerate(self._ipc_fds):
             if fd >= 0:
-                self._clean_ipc(kind, os.pread(fd, READ_BYTES_MAX, 0), uid)
-        if self._keys_fd >= 0 and b"\n%5d:" % uid in b"\n" + os.pread(self._keys_fd, READ_BYTES_MAX, 0):
+                self._clean_ipc(kind, read_from_start(fd), uid)
+        if self._keys_fd >= 0 and b"\n%5d:" % uid in b"\n" + read_from_start(self._keys_fd):
             self._clear_keys(uid)  # the next attempt of that user could read them
 
     def _clean(self, directory: str, uid: int) -> None:

@@ -54,7 +54,7 @@ def children_of_thread(pid: int, thread: str) -> list[int]:
     except OSError:
         return []
     try:
-        return [int(word) for word in _read_from_start(fd).split()]
+        return [int(word) for word in read_from_start(fd).split()]
     except OSError:
         return []
     finally:
@@ -70,10 +70,11 @@ class OwnChildren:
 
     def now(self) -> list[int]:
         """The children of all our threads, those that have ended and are not reaped included."""
-        return [int(word) for fd in self._fds for word in _read_from_start(fd).split()]
+        return [int(word) for fd in self._fds for word in read_from_start(fd).split()]
 
 
-def _read_from_start(fd: int) -> bytes:
+def read_from_start(fd: int) -> bytes:
+    """All of a file of /proc, which gives a page at a time."""
     found = os.pread(fd, READ_BYTES, 0)
     if len(found) < READ_WHOLE_BYTES:
         return found

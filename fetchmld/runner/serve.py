@@ -112,6 +112,7 @@ class Runner:
         for attempt in self._attempts.living():
             self._enforce(attempt, now)
             self._cut_log(attempt)
+        self._attempts.look_at_stuck()
         if not self._agent.is_there:
             self._agent.stay_reachable()
             idle_since_t = max(self._idle_since_t, self._agent.alone_since_t)

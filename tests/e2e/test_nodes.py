@@ -5,6 +5,7 @@ change can afford is in the release's numbers (`make chaos`).
 """
 
 import contextlib
+import json
 import os
 import signal
 import tempfile
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.certificates import make_certificate
-from tests.e2e.conftest import Shell, free_port, until
+from tests.e2e.conftest import ROOT, Shell, free_port, until
 from tests.e2e.lan import Lan, Machine, a_lan, why_not
 from tests.e2e.test_outlives import is_runner, kill_all_but_the_runner_and
 from tests.fault.conftest import LONG
@@ -182,6 +183,21 @@ def test_a_machine_that_joined_runs_tasks_and_their_output_is_at_the_head(
     assert cluster.shell.fetchmld("artifacts", task_id, "out") == content
     assert nodes[0].worker_id in nodes[0].shell.fetchmld("status")
     assert "3 of 3 active" in cluster.shell.fetchmld("status")
+
+
+def test_a_gang_trains_on_two_machines_and_fails_as_one(cluster: Cluster, nodes: tuple[Node, Node]) -> None:
+    """`examples/gang` over the network between them: with two cores each it fits on no other machine."""
+    gang = ("submit", "-q", "--node-count", "2", "--cpu", "2")
+    task_id = cluster.shell.fetchmld(
+        *gang, "--snapshot", str(ROOT / "examples" / "gang"), "--", "train_together.py"
+    ).strip()
+    lone = cluster.shell.fetchmld(*gang, "--", "sh", "-c", "test $NODE_RANK = 1 && exit 3; sleep 600").strip()
+    cluster.shell.fetchmld("wait", task_id, code=0)
+    model = json.loads(cluster.shell.fetchmld("artifacts", task_id, "model.json"))
+    assert (round(model["a"], 1), round(model["b"], 1)) == (3.0, -1.0)
+    cluster.shell.fetchmld("wait", lone, code=100)
+    assert "exit status 3" in cluster.shell.show(lone)["error"]
+    until("both are free", lambda: not any(cluster.worker(node).get("active_tasks") for node in nodes))
 
 
 def test_without_the_token_nobody_joins(cluster: Cluster, nodes: tuple[Node, Node], tmp_path: Path) -> None:

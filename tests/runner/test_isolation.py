@@ -134,6 +134,21 @@ def test_what_daemonised_and_hid_is_ended_with_its_leader(runner: RunnerClient) 
     assert [pid for pid in set(proctree.all_pids()) - before if proctree.uid_of(pid) == uid(runner)] == []
 
 
+def test_many_that_end_at_once_leave_nothing_each(runner: RunnerClient) -> None:
+    """More than one page of what the kernel lists, all to be killed at the same time: each once in a while."""
+    litter = DAEMONISE + "import ctypes; assert ctypes.CDLL(None).shmget(0, 4096, 0o1600) >= 0"
+    keys = [f"t-{number}-0" for number in range(50)]
+    for number, key in enumerate(keys):
+        start(runner, key, litter, number=number)
+    ends = [runner.take("exited", key, wait_s=60) for key in keys]
+    assert [end for end in ends if end.get("unkillable") or end["code"]] == []
+    ours = range(uid(runner), uid(runner) + len(keys))
+    assert [pid for pid in proctree.all_pids() if proctree.uid_of(pid) in ours] == []
+    assert [
+        line for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:] if int(line.split()[7]) in ours
+    ] == []
+
+
 def test_a_fork_bomb_ends_with_its_attempt(runner: RunnerClient) -> None:
     bomb = "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass"
     start(runner, "t-1-0", bomb, pids=60, cores=0.2)
