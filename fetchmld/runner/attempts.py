@@ -20,7 +20,7 @@ from fetchmld.runner.loop import Loop, boottime
 
 GRACE_S: Final = 10.0
 AGAIN_S: Final = 0.05  # between two looks at processes that should be gone
-GIVE_UP_S: Final = 5.0  # how long killed processes may take to go before the end is reported without them
+GIVE_UP_S: Final = 15.0  # how long killed processes may take to go before the end is reported without them
 
 
 @dataclass(slots=True, eq=False)

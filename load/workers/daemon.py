@@ -10,12 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from fetchmld.client import Client
-from fetchmld.client.calls import Call, read_json
+from fetchmld.client.shapes import Task
 from fetchmld.runner.proctree import all_pids, uid_of
 
 BATCH_MAX: Final = 1000  # tasks in one request
@@ -57,14 +57,14 @@ class Daemon:
         """The ids of `count` tasks like that."""
         found: list[str] = []
         for begin in range(0, count, BATCH_MAX):
-            items = [body] * min(BATCH_MAX, count - begin)
-            answers = self.client.send(Call("POST", "/v1/tasks/batch", read_json, body=items, makes=True))
+            items: list[Mapping[str, Any]] = [body] * min(BATCH_MAX, count - begin)
+            answers = self.client.submit_many(items)
             if wrong := next((answer for answer in answers if answer["status"] != 201), None):
                 raise SystemExit(f"not accepted: {wrong}")
             found += [answer["task"]["id"] for answer in answers]
         return found
 
-    def wait(self, ids: list[str], progress: Callable[[int], object] = lambda _done: None) -> list[dict[str, Any]]:
+    def wait(self, ids: list[str], progress: Callable[[int], object] = lambda _done: None) -> list[Task]:
         ended = []
         for number, task_id in enumerate(ids):
             ended.append(self.client.wait(task_id))

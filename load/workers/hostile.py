@@ -19,7 +19,10 @@ TIMES_MAX: Final = 2.0
 LIMIT_S: Final = 2
 SPIN: Final = "while :; do :; done"
 HOSTILE: Final = {
-    "memory hog": ({"args": "'tail -c 3G /dev/zero'", "memory_gb": 1}, "OOM_KILLED"),
+    "memory hog": (
+        {"entrypoint": f"{sys.executable} -S -c", "args": "'bytearray(3 << 30)'", "memory_gb": 1},
+        "OOM_KILLED",
+    ),
     "fork bomb": ({"args": "'f() { f | f & }; f; sleep 60'", "time_limit_s": LIMIT_S}, "TIME_LIMIT"),
     "flood of output": ({"args": "'yes'", "time_limit_s": LIMIT_S}, "TIME_LIMIT"),
 }
@@ -88,7 +91,7 @@ def suffer(daemon: Daemon, name: str, rounds: int, quiet_ms: float, holds_p99: b
     right = sum(str(task.get("error", "")).startswith(word) for task in ends)
     met = said(right == rounds, f"{name}: {right} of {rounds} ended with {word}")
     if right != rounds:
-        print(next(task for task in ends if not str(task.get("error", "")).startswith(word)))
+        print(*{f"{task['status']}: {task.get('error', 'no error')[:100]}" for task in ends}, sep="\n")
     left = daemon.their_processes()
     met &= said(len(left) <= 2, f"{name}: {len(left)} processes are left, the quiet task's two at most")
     slow = asker.p99_ms / max(quiet_ms, 0.1)

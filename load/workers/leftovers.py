@@ -1,8 +1,8 @@
 """Many attempts that daemonise and litter: nothing of them may be left when their ends are told.
 
 Each starts processes in sessions of their own, one of them in a user and mount namespace with a mount, and leaves files in
-the shared directories and shared memory. Afterwards it is counted what is there: processes, mounts, mount namespaces,
-cgroups, directories, files, shared memory, and descriptors of the runner and the agent.
+the shared directories and shared memory. Afterwards it is counted what is there: processes, mounts, cgroups, directories,
+files, shared memory, and descriptors of the runner and the agent.
 """
 
 import os
@@ -15,7 +15,6 @@ from daemon import Daemon, arguments, load, running, said
 
 from fetchmld.runner.isolation import tree_name
 from fetchmld.runner.leftovers import SHARED
-from fetchmld.runner.proctree import all_pids
 
 SPARES_MAX: Final = 128  # directories that wait for the next attempt
 CELLS_MAX: Final = 256  # cgroups that do
@@ -56,7 +55,6 @@ def measure(daemon: Daemon, count: int) -> bool:
         "spare directories": SPARES_MAX,
         "cgroups": CELLS_MAX,
         "mounts": before["mounts"],
-        "mount namespaces": before["mount namespaces"],
         "the runner's descriptors": before["the runner's descriptors"] + GROWTH_MAX + 3 * CELLS_MAX,
         "the agent's descriptors": before["the agent's descriptors"] + GROWTH_MAX,
     }
@@ -93,8 +91,7 @@ def counts(daemon: Daemon) -> dict[str, int]:
         "spare directories": len(os.listdir(daemon.node_dir / "spares")),
         "cgroups": len(numbers),
         "cgroups with a process": sum(bool((cell / "cgroup.procs").read_text()) for cell in cells),
-        "mounts": len(Path("/proc/self/mounts").read_text().splitlines()),
-        "mount namespaces": len({_namespace(pid) for pid in all_pids()}),
+        "mounts": sum(_is_mount_of(daemon, line) for line in Path("/proc/self/mounts").read_text().splitlines()),
         "the runner's descriptors": len(os.listdir(f"/proc/{daemon.process('fetchmld.runner')}/fd")),
         "the agent's descriptors": len(os.listdir(f"/proc/{daemon.process('ray::agent')}/fd")),
     }
@@ -111,17 +108,15 @@ def _is_theirs(path: str, daemon: Daemon) -> bool:
         return False
 
 
+def _is_mount_of(daemon: Daemon, line: str) -> bool:
+    """One of ours, or of an attempt's: others on this machine may mount as well."""
+    return str(daemon.data_dir) in line or line.startswith(("fetchml ", "none /mnt "))
+
+
 def _shared_memory(daemon: Daemon) -> int:
     head, *lines = Path("/proc/sysvipc/shm").read_text().splitlines()
     owner = head.split().index("uid")
     return sum(int(line.split()[owner]) in daemon.uids for line in lines)
-
-
-def _namespace(pid: int) -> str:
-    try:
-        return os.readlink(f"/proc/{pid}/ns/mnt")
-    except OSError:
-        return ""
 
 
 if __name__ == "__main__":
