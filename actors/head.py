@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import resource
 import secrets
 import socket
 import ssl
@@ -89,6 +90,7 @@ CHANGES_MAX: Final = 1_000  # that one who comes back is told one by one
 VERIFY_TIMEOUT_S: Final = 600.0
 PRUNE_TIMEOUT_S: Final = 3600.0  # what goes is read once more, event by event
 ASK_MAX_S: Final = 700.0  # for those before it and itself; the history bounds each (`history_query_s`)
+FILES_MAX: Final = 65_536
 READY_TIMEOUT_S: Final = 2.0
 
 
@@ -159,6 +161,7 @@ class HeadActor:
         await self.sessions.open()
         await self.plugins.open()
         self._keeping = asyncio.create_task(self._keeper.run())
+        self._take_files()
         app = build_app(self, self._config)
         self._native = Native(self, app[ADMISSION])
         self._runner = make_runner(app)
@@ -169,6 +172,14 @@ class HeadActor:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
+
+    @staticmethod
+    def _take_files() -> None:
+        """Each connection takes a descriptor, and most systems begin with 1,024."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
     def _tls(self) -> ssl.SSLContext | None:
         if self._config.tls_cert is None or self._config.tls_key is None:

@@ -24,6 +24,7 @@ SHUTDOWN_S: Final = 5.0  # for answers under way at a clean stop; streams are en
 KEEP_ALIVE_S: Final = 75.0  # between two requests
 HANDSHAKE_S: Final = 10.0  # of TLS
 BACKLOG: Final = 1024
+LINE_BYTES_MAX: Final = 2**15  # of a request line; a filter given as deepObject takes many words
 _TCP_INFO_BYTES: Final = 128
 _ACKED: Final = struct.Struct("=Q")  # tcpi_bytes_acked of Linux's struct tcp_info
 _ACKED_AT: Final = 120
@@ -189,7 +190,12 @@ class ApiRunner(web.AppRunner):
 
 def make_runner(app: web.Application, **settings: Any) -> ApiRunner:
     """The runner for `app`; `settings` go to aiohttp's AppRunner. No access log: the guard logs what failed."""
-    ours = {"access_log": None, "shutdown_timeout": SHUTDOWN_S, "keepalive_timeout": KEEP_ALIVE_S}
+    ours: dict[str, Any] = {
+        "access_log": None,
+        "shutdown_timeout": SHUTDOWN_S,
+        "keepalive_timeout": KEEP_ALIVE_S,
+        "max_line_size": LINE_BYTES_MAX,
+    }
     return ApiRunner(app, **{**ours, **settings})
 
 

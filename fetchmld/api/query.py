@@ -79,7 +79,11 @@ def text(query: Query, name: str) -> str | None:
     given = _single(query, name)
     if not given:
         return None
-    return given if len(given) <= TEXT_CHARACTERS_MAX and given.isprintable() else NOBODY
+    return _plausible(given)
+
+
+def _plausible(name: str) -> str:
+    return name if 0 < len(name) <= TEXT_CHARACTERS_MAX and name.isprintable() else NOBODY
 
 
 def flag(query: Query, name: str, default: bool) -> bool:
@@ -123,9 +127,7 @@ def plugins(query: Query) -> tuple[str, ...] | None:
     for name in query:
         if match := _PLUGIN_PATH.fullmatch(name):
             names.add(match.group(1))
-    if any(not name.isprintable() or len(name) > TEXT_CHARACTERS_MAX for name in names):
-        raise BadRequest(f"plugin_configs: a plugin's name has 1 to {TEXT_CHARACTERS_MAX} printable characters")
-    return tuple(sorted(names)) or None
+    return tuple(sorted({_plausible(name) for name in names})) or None
 
 
 def _single(query: Query, name: str) -> str | None:

@@ -250,7 +250,7 @@ _KEYED: Final = b"Host: localhost\r\nConnection: close\r\nX-API-Key: " + KEYS["u
         b"nonsense\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n",
         b"GET /health HTTP/9.9\r\n\r\n",
-        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
         b"GET /health HTTP/1.1\r\nbroken header\r\n\r\n",
         b"POST /v1/tasks HTTP/1.1\r\n" + _KEYED + b"Content-Length: x\r\n\r\n",

@@ -123,9 +123,10 @@ def test_plugins_by_json_and_by_deep_object() -> None:
     deep = MultiDict([("plugin_configs[mlflow][enabled]", "true"), ("plugin_configs[mlflow][mode]", "remote")])
     assert query.plugins(deep) == ("mlflow",)
     assert query.plugins(params(plugin_configs="{}")) is None
+    assert query.plugins(params(plugin_configs='{"\\u0000": {}}')) == (query.NOBODY,)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "x", '{"a": 1}', "[" * 10_000, '{"\\u0000": {}}'])
+@pytest.mark.parametrize("text", ["", "[]", "x", '{"a": 1}', "[" * 10_000])
 def test_bad_plugins(text: str) -> None:
     with pytest.raises(BadRequest, match="plugin_configs"):
         query.plugins(params(plugin_configs=text))
