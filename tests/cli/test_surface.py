@@ -27,6 +27,14 @@ ROWS = {"columns": [{"name": "id", "type": "VARCHAR"}], "rows": [["t1"]], "row_c
 METRICS = {"experiment_id": "e1", "params": [], "metrics": [], "tasks": [], "total": 0, "limit": 100, "offset": 0}
 VALID = {"valid": True, "total_events": 8, "chain_root_hash": "ab", "verified_at": AT}
 
+PLUGIN: dict[str, Any] = {
+    "name": "mlflow",
+    "enabled": True,
+    "mode": "sidecar",
+    "status": {"name": "mlflow", "status": "healthy", "url": "http://h/plugins/mlflow/"},
+    "config": {"enabled": True, "mode": "sidecar", "settings": {}},
+    "version": "3",
+}
 # What is asked first or on the way, for every command.
 ROUTES: dict[str, Any] = {
     "GET /v1/tasks/t1": TASK,
@@ -35,6 +43,7 @@ ROUTES: dict[str, Any] = {
     "GET /v1/experiments": [EXPERIMENT],
     "GET /v1/keys": [KEY],
     "GET /v1/snapshots": [SNAPSHOT],
+    "GET /v1/plugins/mlflow/config": PLUGIN["config"],
 }
 
 # words -> (the request that matters, its answer, what -q prints of it)
@@ -62,6 +71,11 @@ COMMAND_TABLE: list[tuple[str, str, Any, str]] = [
     ("audit root", "GET /v1/audit/chain-root", {"root_hash": "ab", "total_events": 8, "anchored": False}, ""),
     ("keys create --user ada", "POST /v1/keys", {**KEY, "key": "fml_x"}, "fml_x"),
     ("keys ls", "GET /v1/keys", [KEY], "k1"),
+    ("plugins ls", "GET /v1/plugins", [PLUGIN], "mlflow"),
+    ("plugins show mlflow", "GET /v1/plugins/mlflow", PLUGIN, ""),
+    ("plugins enable mlflow --set experiment_prefix=a", "PUT /v1/plugins/mlflow/config", PLUGIN, "mlflow"),
+    ("plugins config mlflow", "GET /v1/plugins/mlflow/config", PLUGIN["config"], ""),
+    ("plugins health mlflow", "GET /v1/plugins/mlflow/health", {"status": "healthy", "version": "3"}, ""),
     ("history SELECT", "POST /v1/history/query", {**ROWS, "elapsed_ms": 1.0}, "t1"),
     ("artifacts t1", "GET /v1/tasks/t1/artifacts", [{"path": "a", "bytes": 1, "hash": "h"}], "a"),
     ("status", "GET /v1/scheduler/status", {"workers_total": 1, "tasks_running": 0}, ""),
@@ -72,6 +86,7 @@ SILENT_TABLE: list[tuple[str, str, str]] = [
     ("drain w1", "DELETE /v1/scheduler/workers/w1", "w1"),
     ("reserve release r1", "DELETE /v1/scheduler/reservations/r1", "r1"),
     ("keys revoke k1", "DELETE /v1/keys/k1", "k1"),
+    ("plugins disable mlflow", "DELETE /v1/plugins/mlflow/config", "mlflow"),
 ]
 EXITS = {400: 5, 401: 4, 403: 4, 404: 3, 409: 5, 413: 5, 422: 5, 429: 7, 500: 1, 501: 1, 503: 6}
 # Every flag that surface documents promise; there may be more.
@@ -115,6 +130,12 @@ FLAGS: dict[str, str] = {
     "reserve release": "--quiet",
     "completion": "--help",
     "ui": "--help",
+    "plugins ls": "--quiet",
+    "plugins show": "--json",
+    "plugins enable": "--mode --set --wait",
+    "plugins disable": "--quiet",
+    "plugins config": "--set --unset --wait",
+    "plugins health": "--json",
 }
 
 
