@@ -175,8 +175,11 @@ class Holds:
         usable: dict[WorkerId, Worker],
         promised: Collection[WorkerId],
     ) -> set[WorkerId]:
-        """Give it as many workers as it needs, where there are. Returns those that come or go."""
-        changed = {worker_id for worker_id in targets if worker_id not in usable}
+        """Give it as many workers as it needs, where there are. Returns those that come or go.
+
+        One goes that is not to be had any more, or that came back without GPUs of the type that it gave.
+        """
+        changed = {name for name, target in targets.items() if target.gpu_type not in _types_of(usable.get(name))}
         for worker_id in changed:
             del targets[worker_id]
         while len(targets) < reservation.node_count:
@@ -231,7 +234,7 @@ class Holds:
         return sorted(index for index in of_type if index in worker.gpus_free and index not in held)
 
     def _gather(self, reservation: Reservation, target: Target, worker: Worker) -> bool:
-        gone = target.idle - worker.gpus_free
+        gone = target.idle - (worker.gpus_free & {g.index for g in worker.usable.gpus if g.type == target.gpu_type})
         target.idle -= gone
         lacks = reservation.gpu_count - len(target.idle) - self.used(reservation, worker).gpus[""]
         taken = self._free(worker, target.gpu_type)[: max(0, lacks)]
@@ -302,6 +305,11 @@ def _pack(room: dict[WorkerId, dict[str, int]], reservation: Reservation) -> int
 
 def _types(worker: Worker) -> set[str]:
     return set(worker.gpu_totals)
+
+
+def _types_of(worker: Worker | None) -> set[str]:
+    """Of all its GPUs, those in quarantine included; none of a worker that is not there."""
+    return set() if worker is None else {gpu.type for gpu in worker.capacity.gpus}
 
 
 def _overlap(one: Reservation, other: Reservation) -> bool:

@@ -257,6 +257,19 @@ def test_it_moves_from_a_worker_that_leaves() -> None:
     assert driver.core.reservation_views()[0]["held"] == {"w2" if held == "w1" else "w1": 4}
 
 
+def test_a_worker_that_comes_back_with_other_gpus_is_asked_anew() -> None:
+    """What was held there was counted under the type that it had, while its numbers were those of the new ones."""
+    driver = Driver()
+    driver.join(W1, WITH_GPUS)
+    driver.reserve("r1", gpu_count=1)
+    others = tuple(Gpu(number, "H100", f"H-{number}") for number in range(4))
+    driver.join(W1, Capacity(8, 32, 8, 1, others), boot="boot2")
+    assert driver.core.reservation_views()[0]["held"] == {W1: 1}
+    started = [driver.submit(gpu=1) for _ in range(4)]
+    given = [[node["gpus"] for node in driver.view(task)["assignments"]] for task in started]
+    assert sorted(given) == [[], [[1]], [[2]], [[3]]]
+
+
 def test_a_gang_of_a_reservation() -> None:
     driver = driver_with("w1", "w2")
     driver.reserve(gpu_count=2, node_count=2)

@@ -184,7 +184,7 @@ class WithData(Driver):
 
 
 MORE: dict[str, Callable[[Driver, int], object]] = {
-    **{name: step for name, step in STEPS.items() if name not in ("reserve", "give back")},
+    **STEPS,
     "staged": lambda d, n: hear(d, f"t{1 + n % max(1, d.count)}", [W1, W2][n % 2], "x", n % 3 > 0),
     "cached": lambda d, n: d.beat([W1, W2][n % 2], datasets_added={KEY: 5}),
     "uncached": lambda d, n: d.beat([W1, W2][n % 2], datasets_dropped=[KEY]),
