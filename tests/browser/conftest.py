@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """One daemon for all of these tests, with GPUs that are only declared."""
     mine = Shell(tmp_path_factory.mktemp("browser") / "data", free_port())
@@ -44,8 +44,9 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     mine.end()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    """Of these tests alone: Playwright's event loop runs in this thread for as long as it is open."""
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield launched
