@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser.conftest import address, log_in
 from tests.e2e.conftest import Shell
@@ -141,3 +142,46 @@ def test_what_is_shown_comes_back_after_the_daemon_was_away(page: Page, daemon: 
     expect(page.get_by_text("offline", exact=True)).to_be_hidden()
     submit(daemon, "--name", "afterwards", "--", "true")
     expect(page.get_by_role("link", name="afterwards")).to_be_visible()
+
+
+METRICS = """
+echo "{\\"loss\\": 0.$FETCHML_PARAM_LR, \\"test\\": {\\"accuracy\\": 0.9}}" > $FETCHML_OUTPUT_DIR/metrics.json
+"""
+
+
+def test_the_metrics_of_an_experiments_tasks_are_beside_each_other(page: Page, daemon: Shell) -> None:
+    page.goto(f"{address(daemon)}/#/experiments")
+    page.get_by_label("Name").fill("rates")
+    page.get_by_role("button", name="create").click()
+    page.get_by_role("link", name="rates").click()
+    expect(page.get_by_text("No task of this experiment yet.")).to_be_visible()
+    experiment = page.url.rpartition("/")[2]
+    words = ("--experiment", experiment, "--name", "swept", "--param", "lr=1,2", "--", "sh", "-c", METRICS)
+    daemon.fetchmld("wait", submit(daemon, *words))
+    page.reload()
+    table = page.get_by_role("table", name="Tasks and metrics")
+    expect(table.get_by_role("columnheader", name="test.accuracy")).to_be_visible()
+    expect(table.get_by_role("row").filter(has_text="lr=2")).to_contain_text("0.2")
+    expect(page.locator(".chart canvas")).to_be_visible()
+    page.get_by_role("button", name="archive").click()
+    expect(page.locator(".title .badge")).to_have_text("archived")
+
+
+def test_screen_readers_find_nothing_amiss(browser: Browser, daemon: Shell) -> None:
+    """By axe-core's rules; its script is let in past the page's policy for this test alone."""
+    task = submit(daemon, "--name", "read", "--", "echo", "aloud")
+    with browser.new_context(bypass_csp=True) as context:
+        page = context.new_page()
+        page.goto(f"{address(daemon)}/")
+        found = [("login", Axe().run(page).response["violations"])]
+        log_in(page, daemon)
+        for place in ("", "tasks", f"tasks/{task}", "workers", "experiments", "jupyter", "plugins", "audit"):
+            page.goto(f"{address(daemon)}/#/{place}")
+            expect(page.locator("main h1")).to_be_attached()
+            found.append((place, Axe().run(page).response["violations"]))
+    said = [
+        f"{place}: {one['id']} ({one['impact']}): {one['nodes'][0]['html'][:200]}"
+        for place, all_ in found
+        for one in all_
+    ]
+    assert not said, "\n".join(said)

@@ -64,7 +64,7 @@ function Events() {
     { name: "Of", kind: "mono", of: (event) => event.resource },
     { name: "By", of: (event) => event.user_id },
     { name: "From", kind: "mono", of: (event) => event.ip_address },
-    { name: "", of: (event) => (event.success ? "" : html`<${Badge} kind="failed">refused<//>`) },
+    { name: "Outcome", of: (event) => (event.success ? "done" : html`<${Badge} kind="failed">refused<//>`) },
   ];
   return html`<${Panel} title="Events" wide>
     <form class="filters" aria-label="Filters" onSubmit=${(e) => e.preventDefault()}>

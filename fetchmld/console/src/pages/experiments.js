@@ -16,7 +16,7 @@ export function Experiments() {
     { name: "Status", of: (one) => html`<${Badge} kind=${one.status} />` },
     { name: "By", of: (one) => one.user_id },
     { name: "Created", of: (one) => html`<${Ago} at=${one.created_at} />` },
-    { name: "", kind: "why", of: (one) => one.description },
+    { name: "Description", kind: "why", of: (one) => one.description },
   ];
   return html`<div class="page">
     <h1>Experiments</h1>

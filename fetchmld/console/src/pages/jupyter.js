@@ -18,8 +18,8 @@ export function Jupyter() {
     { name: "Id", kind: "mono quiet", of: (one) => one.id },
     { name: "Status", of: (one) => html`<${Badge} kind=${one.status} />` },
     { name: "Started", of: (one) => html`<${Ago} at=${one.created_at} />` },
-    { name: "", kind: "why", of: (one) => one.reason ?? one.wait_reason ?? one.error ?? one.detail ?? "" },
-    { name: "", of: (one) => may("change") && ["starting", "running"].includes(one.status) && html`<${Act} act=${stop(one)} kind="danger" ask="Yes, stop it">stop<//>` },
+    { name: "Remark", kind: "why", of: (one) => one.reason ?? one.wait_reason ?? one.error ?? one.detail ?? "" },
+    { name: "Stop", of: (one) => may("change") && ["starting", "running"].includes(one.status) && html`<${Act} act=${stop(one)} kind="danger" ask="Yes, stop it">stop<//>` },
   ];
   return html`<div class="page">
     <h1>Jupyter</h1>
