@@ -77,14 +77,15 @@ function Compared({ metrics, tasks }) {
     ...names.map((name) => ({ name, kind: "number", of: (task) => round(measured.get(task.id)?.numbers[name]) })),
   ];
   const all = tasks.length ? [...tasks, ...rows.filter((one) => !tasks.some((task) => task.id === (one.task_id ?? one.id))).map(asTask)] : rows.map(asTask);
-  const points = all.map((task) => measured.get(task.id)?.numbers[shown]).map((value) => value ?? null);
+  const charted = all.filter((task) => measured.get(task.id)?.numbers[shown] !== undefined).reverse(); // the oldest first
+  const called = (task) => params(measured.get(task.id).params ?? task.params) || task.job_name;
   return html`<${Panel} title="Tasks and their metrics" wide more=${html`<span class="quiet">of each task's metrics.json</span>`}>
       ${all.length === 0 ? html`<${Empty}>No task of this experiment yet.<//>` : html`<${Rows} label="Tasks and metrics" columns=${columns} rows=${all} keyOf=${(task) => task.id} open=${(task) => go(["tasks", task.id])} keys />`}
     <//>
     ${shown &&
     html`<${Panel} title="Compared" wide more=${html`<label>metric
         <select value=${shown} onChange=${(e) => (chosen.value = e.target.value)}>${names.map((name) => html`<option value=${name}>${name}</option>`)}</select></label>`}>
-      <${Chart} values=${points} label=${shown} names=${all.map((task) => task.job_name)} />
+      <${Chart} values=${charted.map((task) => measured.get(task.id).numbers[shown])} label=${shown} names=${charted.map(called)} />
     <//>`}`;
 }
 

@@ -19,7 +19,7 @@ export function Chart({ values, names, label }) {
       height: HEIGHT,
       scales: { x: { time: false, range: [-0.5, values.length - 0.5] } },
       axes: [{ ...axis, values: (_plot, at) => at.map((place) => (Number.isInteger(place) ? (names[place] ?? "") : "")) }, axis],
-      series: [{ value: (_plot, place) => names[place] ?? "" }, { label, stroke: accent, width: 2, points: { show: true, size: 8 }, paths: () => null }],
+      series: [{ label: "task", value: (_plot, place) => names[place] ?? "" }, { label, stroke: accent, width: 2, points: { show: true, size: 8 }, paths: () => null }],
     };
     plot.current = new uPlot(options, [values.map((_value, at) => at), values], box.current);
     const watch = new ResizeObserver(() => plot.current.setSize({ width: box.current.clientWidth, height: HEIGHT }));
