@@ -1,8 +1,8 @@
 """People at work, for Locust: they submit, look, list, follow and cancel, in the shares in which people do.
 
 Open loop: each user begins something at random moments, on the average `RATE` times a second, whether or not what it began
-before has been answered, and what counts is the time from that moment. Run by `load/users.py`, which brings a daemon along
-and looks afterwards at its memory and whether every accepted task ended; or by hand:
+before has been answered. Locust counts from each request's own start, not from when it was due. `load/users.py` runs it,
+brings a daemon along and looks afterwards at its memory and whether every accepted task ended; or by hand:
 
     FETCHML_API_KEY=... locust -f load/locustfile.py --headless -u 50 -r 10 -t 10m --host http://127.0.0.1:9101
 """
