@@ -46,8 +46,9 @@ def make(archive: Path, place: Path) -> None:
     venv.create(place, clear=True, with_pip=True)
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(archive) as packed:
         wheels = [name for name in packed.namelist() if name.endswith(".whl")]
-        packed.extractall(scratch, wheels)
-        files = [str(Path(scratch, name)) for name in wheels]
+        files = [str(Path(scratch, Path(name).name)) for name in wheels]
+        for name, file in zip(wheels, files, strict=True):
+            Path(file).write_bytes(packed.read(name))
         pip = [str(place / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "install", "--no-index", "--no-deps", *files], check=True)
 

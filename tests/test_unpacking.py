@@ -168,7 +168,8 @@ def test_remotes_lose_their_credentials(given: str, bare: str) -> None:
 
 
 def test_nothing_of_ours_unpacks_archives() -> None:
-    for file in [*ROOT.glob("fetchmld/**/*.py"), *ROOT.glob("actors/**/*.py")]:
+    ours = {*ROOT.glob("fetchmld/**/*.py"), *ROOT.glob("actors/**/*.py")}
+    for file in ours - {ROOT / "fetchmld" / "single.py"}:  # which reads the archive that it is itself
         for node in ast.walk(ast.parse(file.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

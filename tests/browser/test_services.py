@@ -1,9 +1,10 @@
 """What others wrote, reached through the console: JupyterLab runs a cell, MLflow shows what a task logged."""
 
+import contextlib
 import re
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from tests.browser.conftest import address, log_in
 from tests.e2e.conftest import Shell
@@ -25,6 +26,18 @@ def page(context: BrowserContext, served: Shell) -> Page:
     return opened
 
 
+def run_until_it_answers(lab: Page, cell: Locator) -> None:
+    """Run the cell, again where JupyterLab dropped it: it does so until its page is connected to the kernel."""
+    output = lab.locator(".jp-OutputArea-output").first
+    for _ in range(10):
+        cell.click()
+        cell.press("Shift+Enter")
+        with contextlib.suppress(AssertionError):
+            expect(output).to_have_text(re.compile("42"), timeout=LOAD_MAX_MS / 10)
+            return
+    expect(output).to_have_text(re.compile("42"))
+
+
 def test_a_cell_is_run_in_jupyterlab(page: Page, served: Shell) -> None:
     page.goto(f"{address(served)}/#/jupyter")
     page.get_by_label("Name").fill("notebook")
@@ -37,9 +50,9 @@ def test_a_cell_is_run_in_jupyterlab(page: Page, served: Shell) -> None:
     lab.locator('.jp-LauncherCard[data-category="Notebook"]').first.click(timeout=LOAD_MAX_MS)
     cell = lab.locator(".jp-Notebook .jp-CodeCell .cm-content").first
     cell.click(timeout=LOAD_MAX_MS)
-    cell.fill("print(6 * 7)")
-    cell.press("Shift+Enter")
-    expect(lab.locator(".jp-OutputArea-output").first).to_have_text(re.compile("42"), timeout=LOAD_MAX_MS)
+    lab.keyboard.type("print(6 * 7)")
+    expect(cell).to_have_text("print(6 * 7)")
+    run_until_it_answers(lab, cell)
     lab.close()
     page.get_by_role("button", name="stop").click()
     page.get_by_role("button", name="Yes, stop it").click()
