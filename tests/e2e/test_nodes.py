@@ -223,13 +223,16 @@ def test_machines_that_are_cut_off_go_offline_and_come_back_with_what_they_run(
     hello = "seq 30000; "
     ids = [cluster.run_on(node, f"cut-{n}", hello + sleeper(folder, f"cut-{n}")) for n, node in enumerate(nodes)]
     pids = [pid_of(folder, f"cut-{n}") for n in range(2)]
+    seq = "".join(f"{number}\n" for number in range(1, 30001))
+    for node, task_id in zip(nodes, ids, strict=True):
+        sent = cluster.shell.data_dir / "objects" / "logs" / node.worker_id / "live" / f"{task_id}-1-0.log"
+        until("the head has its log so far", lambda sent=sent: sent.exists() and sent.stat().st_size >= len(seq))  # type: ignore[misc]
     nodes[0].machine.cut()
     nodes[1].machine.deafen(cluster.head)
     for node in nodes:
         cluster.await_offline(node)
     for pid in pids:
         os.kill(pid, 0)  # it goes on
-    seq = "".join(f"{number}\n" for number in range(1, 30001))
     for task_id in ids:
         assert cluster.shell.fetchmld("logs", task_id) == seq  # what it sent before it was cut off
     (folder / "cut-1.go").touch()  # ends while nobody can be told
