@@ -106,8 +106,8 @@ bench-api: env  ## What requests, lists and streams take, beside a bare echo
 
 # -- working on it
 
-test: env-dev env-examples  ## Run every test (bounded: 25 minutes)
-	@timeout --kill-after=20 1500 $(BIN)/python -m pytest $(ARGS)
+test: env-dev env-examples  ## Run every test (bounded: 45 minutes)
+	@timeout --kill-after=20 2700 $(BIN)/python -m pytest $(ARGS)
 
 check: env-dev env-examples  ## Format, lint, types and the fast tests
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target types format-check fast
