@@ -47,7 +47,6 @@ _ERRORS: Final[dict[int, tuple[str, str]]] = {
     426: ("UpgradeRequired", "This is a WebSocket."),
     429: ("RateLimited", "Too many requests with this key, or from this address."),
     500: ("InternalError", "Our fault; quote the trace_id."),
-    501: ("NotBuilt", "In the contract, but not served by this version yet."),
     503: ("Unavailable", "Cannot be done now; try again after Retry-After seconds."),
 }
 _ALWAYS: Final = (400, 403, 417, 421, 429, 500)
@@ -154,7 +153,6 @@ _IDEMPOTENCY_KEY: Final[Schema] = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
 }
 _SET_PRIORITY: Final = record({"priority": {"type": "integer", "minimum": 1, "maximum": 10}}, required=["priority"])
-_LATER: Final = (501,)
 _PLUGINS, _SCHEDULER, _AUDIT = ("Plugins",), ("Scheduler",), ("Audit",)
 _TASKS, _EXPERIMENTS, _JUPYTER, _SERVER = ("Tasks",), ("Experiments",), ("Jupyter",), ("Server",)
 _KEYS, _SNAPSHOTS = ("Keys",), ("Snapshots",)

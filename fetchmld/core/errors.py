@@ -12,7 +12,6 @@
     ├── Misdirected                 BAD_REQUEST 421          meant for another server, by its Host header
     ├── Invalid                     VALIDATION_ERROR 422     readable, but its content is wrong
     ├── RateLimited                 RATE_LIMITED 429         too many requests for this key
-    ├── NotBuilt                    SERVICE_UNAVAILABLE 501  in the contract, not served by this version yet
     ├── Unavailable                 SERVICE_UNAVAILABLE 503  cannot be done now; try again later
     └── Internal                    INTERNAL_ERROR 500       our fault
 
@@ -97,11 +96,6 @@ class RateLimited(FetchmlError):
     status = 429
 
 
-class NotBuilt(FetchmlError):
-    code = "SERVICE_UNAVAILABLE"
-    status = 501
-
-
 class Unavailable(FetchmlError):
     code = "SERVICE_UNAVAILABLE"
     status = 503
@@ -126,7 +120,6 @@ BY_NAME: Final[dict[str, type[FetchmlError]]] = {
         Misdirected,
         Invalid,
         RateLimited,
-        NotBuilt,
         Unavailable,
         Internal,
     )
