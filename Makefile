@@ -17,7 +17,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 
 .DEFAULT_GOAL := help
 # `load` is a folder too.
-.PHONY: load bench-api help env env-dev env-examples start stop test check format-check types fast sim sim-release chaos tamper fuzz bench example dist-single lock clean
+.PHONY: load bench-api bench-peers help env env-dev env-examples start stop test check format-check types fast sim sim-release chaos tamper fuzz bench example dist-single lock clean
 
 help:  ## Show this
 	@echo "FetchML: make TARGET"
@@ -97,6 +97,9 @@ tamper: env-dev  ## Tamper with a ledger 1,000 times, and find each (minutes)
 bench: env  ## Measure latency, throughput, idle load, memory; each beside its limit
 	@$(BIN)/python load/bench.py $(ARGS)
 
+bench-peers: env  ## The same work through HyperQueue, Slurm and Ray, in turns (minutes; root for the first two)
+	@$(BIN)/python load/peers/compare.py $(ARGS)
+
 load: $(VENV)/.load  ## Locust's users at work for half a minute; ARGS="--users 50 --minutes 10"
 	@$(BIN)/python load/users.py $(ARGS)
 
@@ -140,7 +143,7 @@ lock: $(VENV)/.made  ## Resolve the dependencies of pyproject.toml anew, with ha
 	@$(LOCK) $(ARGS) pyproject.toml --extra examples --constraint requirements.lock --output-file requirements-examples.lock
 	@$(LOCK) $(ARGS) pyproject.toml --extra load --constraint requirements.lock --output-file requirements-load.lock
 	@rm build.in
-	@for each in $(basename $(wildcard fetchmld/environments/*.in)); do \
+	@for each in $(basename $(wildcard fetchmld/environments/*.in load/peers/*.in)); do \
 		$(LOCK) $(ARGS) $$each.in --output-file $$each.lock; done
 
 clean:  ## Remove what was built; var/ (the data) stays
