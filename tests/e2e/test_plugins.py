@@ -151,6 +151,36 @@ def test_mlflows_own_client_goes_on_with_the_run_that_was_made_for_it(served: Sh
     assert found["experiment"]["experiment_id"] == run["info"]["experiment_id"]
 
 
+def test_somebody_elses_server_with_its_credentials(served: Shell, tmp_path: Path) -> None:
+    """A second daemon, whose plugin is the first one's MLflow: a real server behind a real key."""
+    key = served.json("keys", "create", "--user", "ada")["key"]
+    address = f"http://127.0.0.1:{served.port}/plugins/mlflow"
+    other = Shell(tmp_path / "data", free_port(), {"FETCHMLD_PLUGIN_PRIVATE_HOSTS": "true"})
+    try:
+        other.start()
+        remote = ("--mode", "remote", "--set", f"tracking_uri={address}", "--wait")
+        refused = other.fetchmld("plugins", "enable", "mlflow", *remote, "--set", "token=fml_wrong", code=None)
+        assert "401" in refused, refused
+        other.fetchmld("plugins", "enable", "mlflow", *remote, "--set", f"token={key}")
+        shown = other.fetchmld("plugins", "show", "mlflow")
+        assert key not in shown
+        (python,) = (str(path) for path in (ENVIRONMENTS / "mlflow").glob("*/env/bin/python"))  # not in the first's directory
+        words = ("submit", "-q", "--name", "afar", "--plugin", "mlflow", "--env", "GIT_PYTHON_REFRESH=quiet")
+        task_id = other.fetchmld(*words, "--", python, "-c", CLIENT).strip()
+        other.fetchmld("wait", task_id, code=100, wait_s=300)
+        task = other.show(task_id)
+        assert "words.txt" in task["output"], task
+        run = ended_run(served, task)
+        assert metrics(run) == {"answer": 42.0}
+        until("the task's own status", lambda: run_of(served, task)["info"]["status"] == "FAILED")
+        assert {tag["key"]: tag["value"] for tag in run["data"]["tags"]}["fetchml.task_id"] == task_id
+        assert ask(other, f"mlflow/api/2.0/mlflow/runs/get?run_id={run['info']['run_id']}")["run"]["info"] == run["info"]
+        keyless = [path for path in other.data_dir.rglob("*") if path.is_file() and "secrets" not in path.parts]
+        assert not [path for path in keyless if key.encode() in path.read_bytes()]
+    finally:
+        other.end()
+
+
 WRITER = """
 import os, time
 from tensorboard.summary import Writer
