@@ -83,9 +83,9 @@ class Attacher:
                 return NOTHING
             return Attached(tracker.without(facts_of(name, tracker, body, "", None)))
         env = {variable: value.replace(OUTPUT, output_dir) for variable, value in use["env"].items()}
-        if tracker is None or not tracker.followed:
+        if not use["followed"]:
             return Attached(env)
-        return Attached(env, (Followed(name, use["run_id"], f"{output_dir}/{tracker.followed}"),))
+        return Attached(env, (Followed(name, use["run_id"], f"{output_dir}/{use['followed']}"),))
 
     def _question(self, given: dict[str, Any], order: LaunchOrder, output_dir: str) -> dict[str, Any]:
         request = order["request"]

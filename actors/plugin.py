@@ -464,7 +464,7 @@ class PluginActor:
             case "attach":
                 if self._tracking is None or not self._serving:
                     raise Unavailable(self._it.problem or f"plugin {self._name} is {self._it.status}")
-                return asdict(await self._tracking.begin(body))
+                return {**asdict(await self._tracking.begin(body)), "followed": self._tracking.followed}
             case "files.sizes" if self._files is not None:
                 return await asyncio.to_thread(self._files.sizes, body["run_id"])
             case "files.append" if self._files is not None:

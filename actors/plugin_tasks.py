@@ -63,6 +63,11 @@ class PluginTasks:
 
     # -- before an attempt starts
 
+    @property
+    def followed(self) -> str:
+        """Told to agents, whose machines need not have a third party's package."""
+        return self._tracker.followed
+
     async def begin(self, body: dict[str, Any]) -> Use:
         """What the attempt gets. Raises `CallFailed`, or `Invalid` for settings of a task that are none."""
         key = _key(body["task_id"], body["attempt"])

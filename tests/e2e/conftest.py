@@ -32,7 +32,7 @@ class Shell:
     def fetchmld(self, *words: str, code: int | None = 0, wait_s: float = COMMAND_MAX_S) -> str:
         """Run one command; what it printed on stdout. Fails where its exit code is another than `code`."""
         command = [*self.within, sys.executable, "-m", "fetchmld", "--data-dir", str(self.data_dir), *words]
-        environment = {**os.environ, **self.environment, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **self.environment}
         ran = subprocess.run(
             command, env=environment, cwd="/", capture_output=True, text=True, timeout=wait_s, check=False
         )

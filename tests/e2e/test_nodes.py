@@ -7,7 +7,10 @@ change can afford is in the release's numbers (`make chaos`).
 import contextlib
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -111,14 +114,26 @@ class Cluster:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with a_lan() as lan:
         head = lan.machine("h")
-        shell = Shell(
-            tmp_path_factory.mktemp("head") / "data", free_port(), {"FETCHMLD_REQUEUE_AFTER_S": "90"}, head.within
-        )
+        folder = tmp_path_factory.mktemp("head")
+        environment = {
+            "FETCHMLD_REQUEUE_AFTER_S": "90",
+            "PYTHONPATH": f"{ROOT}:{with_the_example_plugin(folder)}",
+        }
+        shell = Shell(folder / "data", free_port(), environment, head.within)
         with tempfile.TemporaryDirectory(prefix="fml-shared-") as shared, ending(shell):
             Path(shared).chmod(0o777)  # tasks may write to it, whoever they run as
             made = Cluster(lan, shell, head, Path(shared))
             made.start()
             yield made
+
+
+def with_the_example_plugin(folder: Path) -> Path:
+    """A directory with the plugin of a third party installed in it."""
+    copy, target = folder / "example", folder / "packages"  # building writes beside what is built
+    shutil.copytree(ROOT / "examples" / "plugin", copy)
+    uv = [str(Path(sys.executable).parent / "uv"), "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*uv, "--python", sys.executable, "--target", str(target), str(copy)], check=True)
+    return target
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +198,36 @@ def test_a_machine_that_joined_runs_tasks_and_their_output_is_at_the_head(
     assert cluster.shell.fetchmld("artifacts", task_id, "out") == content
     assert nodes[0].worker_id in nodes[0].shell.fetchmld("status")
     assert "3 of 3 active" in cluster.shell.fetchmld("status")
+
+
+def test_a_plugin_at_the_head_shows_what_a_task_on_another_machine_writes(
+    cluster: Cluster, nodes: tuple[Node, Node]
+) -> None:
+    """While the task runs: its files come over the network. The plugin is a third party's, installed at the head only."""
+    cluster.shell.fetchmld("plugins", "enable", "scoreboard", "--set", "title=Best so far", "--wait")
+    go = cluster.shared / "go"
+    script = f"mkdir -p $SCOREBOARD_DIR; echo 17 > $SCOREBOARD_DIR/s.txt; while [ ! -e {go} ]; do sleep 0.1; done"
+    task_id = cluster.run_on(nodes[0], "scored", script, "--plugin", "scoreboard")
+    page = [sys.executable, "-c", PAGE, f"https://{cluster.head.address}:{cluster.shell.port}/plugins/scoreboard/"]
+    key = (cluster.shell.data_dir / "admin.key").read_text().strip()
+
+    def shown() -> list[str]:
+        asked = subprocess.run([*cluster.head.within, *page, key], capture_output=True, text=True, check=False)
+        return asked.stdout.splitlines()
+
+    expected = ["Best so far", f"scored/{task_id}-1: 17"]
+    until("the page shows it", lambda: shown() == expected)
+    go.touch()
+    cluster.shell.fetchmld("wait", task_id)
+    assert cluster.shell.show(task_id)["plugin_status"]["scoreboard"]["status"] == "healthy"
+    cluster.shell.fetchmld("plugins", "disable", "scoreboard")
+
+
+PAGE = """
+import ssl, sys, urllib.request
+asked = urllib.request.Request(sys.argv[1], headers={"X-API-Key": sys.argv[2]})
+print(urllib.request.urlopen(asked, context=ssl._create_unverified_context()).read().decode())
+"""
 
 
 def test_a_gang_trains_on_two_machines_and_fails_as_one(cluster: Cluster, nodes: tuple[Node, Node]) -> None:

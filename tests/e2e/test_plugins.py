@@ -164,7 +164,9 @@ def test_somebody_elses_server_with_its_credentials(served: Shell, tmp_path: Pat
         other.fetchmld("plugins", "enable", "mlflow", *remote, "--set", f"token={key}")
         shown = other.fetchmld("plugins", "show", "mlflow")
         assert key not in shown
-        (python,) = (str(path) for path in (ENVIRONMENTS / "mlflow").glob("*/env/bin/python"))  # not in the first's directory
+        (python,) = (
+            str(path) for path in (ENVIRONMENTS / "mlflow").glob("*/env/bin/python")
+        )  # not in the first's directory
         words = ("submit", "-q", "--name", "afar", "--plugin", "mlflow", "--env", "GIT_PYTHON_REFRESH=quiet")
         task_id = other.fetchmld(*words, "--", python, "-c", CLIENT).strip()
         other.fetchmld("wait", task_id, code=100, wait_s=300)
@@ -174,7 +176,9 @@ def test_somebody_elses_server_with_its_credentials(served: Shell, tmp_path: Pat
         assert metrics(run) == {"answer": 42.0}
         until("the task's own status", lambda: run_of(served, task)["info"]["status"] == "FAILED")
         assert {tag["key"]: tag["value"] for tag in run["data"]["tags"]}["fetchml.task_id"] == task_id
-        assert ask(other, f"mlflow/api/2.0/mlflow/runs/get?run_id={run['info']['run_id']}")["run"]["info"] == run["info"]
+        assert (
+            ask(other, f"mlflow/api/2.0/mlflow/runs/get?run_id={run['info']['run_id']}")["run"]["info"] == run["info"]
+        )
         keyless = [path for path in other.data_dir.rglob("*") if path.is_file() and "secrets" not in path.parts]
         assert not [path for path in keyless if key.encode() in path.read_bytes()]
     finally:
