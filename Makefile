@@ -17,7 +17,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 
 .DEFAULT_GOAL := help
 # `load` is a folder too.
-.PHONY: load bench-api bench-peers help env env-dev env-examples start stop test check format-check types fast sim sim-release chaos tamper fuzz bench example dist-single lock clean
+.PHONY: load bench-api bench-peers help env env-dev env-examples start stop test check format-check types fast sim sim-release chaos tamper fuzz bench example dist-single audit sbom lock clean
 
 help:  ## Show this
 	@echo "FetchML: make TARGET"
@@ -119,7 +119,7 @@ format-check:
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
 
 types:
-	@$(BIN)/mypy fetchmld actors tests load examples
+	@$(BIN)/mypy fetchmld actors tests load examples .ci
 
 # What needs neither a disk's sync, nor processes, nor Ray.
 FAST := tests/core tests/api tests/cli tests/client tests/contract tests/test_channel.py tests/test_imports.py
@@ -135,6 +135,13 @@ dist-single: $(VENV)/.built  ## Write dist/fetchml.pyz, which runs on a machine 
 	@rm -rf build/single/pip build/single/wheels/.gitignore && cp fetchmld/single.py build/single/__main__.py
 	@$(BIN)/python -m zipapp build/single --output dist/fetchml.pyz --python '/usr/bin/env python3'
 	@ls -lh dist/fetchml.pyz
+
+# 0: nothing is known; 1: something is; 3: the registry at hand does not say (.ci/audit.py).
+audit: env-dev  ## Ask for known vulnerabilities of everything that the lock files name
+	@$(BIN)/python .ci/audit.py $(ARGS)
+
+sbom: env-dev  ## Write dist/fetchml.cdx.json: what FetchML is made of (CycloneDX)
+	@$(BIN)/python .ci/sbom.py --environments $(ARGS)
 
 lock: $(VENV)/.made  ## Resolve the dependencies of pyproject.toml anew, with hashes
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > build.in
