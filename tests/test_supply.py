@@ -1,4 +1,4 @@
-"""What we are made of: locked with hashes, in a bill that its format's schema accepts, and asked about where one can ask."""
+"""What we are made of: locked with hashes, in a bill that its format's schema accepts, asked about where that can be."""
 
 import json
 import os
