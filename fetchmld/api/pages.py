@@ -36,16 +36,19 @@ class Pages:
         """Where the server is. Raises NotFound for who has no business there, Unavailable while it does not answer."""
         known = self._found.get(service_id)
         if known is None or known[0] < time.monotonic():
-            known = await self._look(service_id)
+            known = await self._look(caller, service_id)
         _, user_id, upstream = known
-        if caller.user_id != user_id and caller.role != ADMIN:
+        if not _may_see(caller, user_id):
             raise no_such_service(service_id)
         return upstream
 
-    async def _look(self, service_id: str) -> tuple[float, str, Upstream]:
+    async def _look(self, caller: Caller, service_id: str) -> tuple[float, str, Upstream]:
+        """Whose it is comes first: that another's does not answer yet would tell that it is there."""
         self._found.pop(service_id, None)
         view = await self._head.task(TaskId(service_id)) if service_id.isascii() and len(service_id) <= 64 else None
         if view is None or "jupyter" not in view["request"] or view["status"] in ENDED:
+            raise no_such_service(service_id)
+        if not _may_see(caller, view["user_id"]):
             raise no_such_service(service_id)
         serving = (await self._head.serving([view])).get(view["id"])
         if serving is None or not serving.answers:
@@ -62,6 +65,10 @@ class Pages:
         except Unavailable:
             self._found.pop(prefix.rpartition("/")[2], None)
             raise
+
+
+def _may_see(caller: Caller, user_id: str) -> bool:
+    return caller.user_id == user_id or caller.role == ADMIN
 
 
 def no_such_service(service_id: str) -> NotFound:
