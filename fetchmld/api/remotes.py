@@ -51,6 +51,10 @@ class Remotes:
                     return await pass_down(request, found, upstream, prefix)
         except (TimeoutError, aiohttp.ClientError) as error:
             raise Unavailable(f"the plugin's server does not answer ({type(error).__name__})").passing(2) from None
+        except ValueError:  # what is wrong with the address may hold a password
+            raise Unavailable(
+                "the plugin's address is none that can be asked; an administrator can set another"
+            ) from None
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -107,8 +107,7 @@ class Mlflow:
         return Command([place.python, "-I", "-c", _SERVER, place.socket], env)
 
     def remote(self, settings: MlflowSettings) -> RemoteServer:
-        if urlsplit(settings.tracking_uri).scheme not in ("http", "https"):
-            raise ValueError("tracking_uri: must be the http(s) address of a server")
+        _check_address(settings.tracking_uri)
         if settings.token:
             return RemoteServer(settings.tracking_uri, {"Authorization": f"Bearer {settings.token}"})
         if settings.username:
@@ -188,6 +187,22 @@ def _new_run(experiment_id: str, task: TaskFacts) -> dict[str, Any]:
         "start_time": time.time_ns() // 1_000_000,
         "tags": [{"key": key, "value": value} for key, value in tags.items() if value],
     }
+
+
+def _check_address(address: str) -> None:
+    """Raises ValueError. What is recorded as it is must hold no credentials; there are settings for those."""
+    try:
+        parts = urlsplit(address)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("tracking_uri: is not a valid address") from None
+    is_plain = address.isascii() and address.isprintable() and " " not in address and "\\" not in address
+    if parts.scheme not in ("http", "https") or not parts.hostname or not is_plain:
+        raise ValueError("tracking_uri: must be the http(s) address of a server")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(
+            "tracking_uri: must not hold a user name or password; username, password and token are settings"
+        )
 
 
 def _basic(username: str, password: str) -> str:

@@ -96,4 +96,7 @@ def test_a_mode_that_the_plugin_does_not_have() -> None:
     for address in ("", "ftp://x/", "file:///etc/passwd", "unix:/x"):
         with pytest.raises(Invalid, match=r"^settings\.tracking_uri: must be"):
             catalog.check_config(of("mlflow"), config("remote"), {"tracking_uri": address})
+    with pytest.raises(Invalid, match="must not hold a user name") as refused:
+        catalog.check_config(of("mlflow"), config("remote"), {"tracking_uri": "https://ada:hunter2@mlflow.example.org"})
+    assert "hunter2" not in refused.value.message
     catalog.check_config(of("mlflow"), config("remote"), {"tracking_uri": "https://mlflow.example.org"})

@@ -249,6 +249,8 @@ def test_private_hosts_are_refused_whatever_their_name(tmp_path: Path, host: str
         ("fc00::1", False),
         ("::ffff:10.0.0.1", False),
         ("64:ff9b::a00:1", False),
+        ("::127.0.0.1", False),
+        ("::10.0.0.1", False),
         ("2002:7f00:1::", False),
         ("ff0e::1", False),
     ],
