@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import os
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -49,7 +49,7 @@ class Message:
         self.peer.send(-self.id, type(error).__name__, error.message, b"")
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)  # not frozen: one is made for each request, and that would take three times as long
 class Reply:
     body: Any
     blob: bytes
@@ -71,6 +71,8 @@ class Peer(asyncio.Protocol):
         self._received = bytearray()
         self._outgoing: list[tuple[int, str, Any, bytes]] = []
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
+        self._patient: dict[int, float] = {}  # those of the usual timeout, by when they are given up: the oldest first
+        self._watch: asyncio.TimerHandle | None = None  # for the first of them: one for each would cost more than it
         self._last_id = 0
         self.closed = asyncio.Event()
         self.name: str = ""  # set by whoever learns who this is
@@ -99,12 +101,33 @@ class Peer(asyncio.Protocol):
         self._waiting[message_id] = answer
         self.send(message_id, kind, body, blob)
         try:
+            if timeout_s == REQUEST_TIMEOUT_S:
+                self._give_up_at(message_id, self._loop.time() + timeout_s)
+                return await answer
             async with asyncio.timeout(timeout_s):  # wait_for of Python 3.11 can lose a cancellation
                 return await answer
         except TimeoutError:
             raise Unavailable(f"no answer to {kind!r} within {timeout_s:g} s; try again") from None
         finally:
             self._waiting.pop(message_id, None)
+            self._patient.pop(message_id, None)
+
+    def _give_up_at(self, message_id: int, until: float) -> None:
+        self._patient[message_id] = until
+        if self._watch is None:
+            self._watch = self._loop.call_at(until, self._give_up)
+
+    def _give_up(self) -> None:
+        """The oldest of those that wait may have waited for too long."""
+        self._watch, now = None, self._loop.time()
+        while (oldest := next(iter(self._patient.items()), None)) is not None:
+            message_id, until = oldest
+            if until > now:
+                self._watch = self._loop.call_at(until, self._give_up)
+                return
+            del self._patient[message_id]
+            if not self._waiting[message_id].done():
+                self._waiting[message_id].set_exception(TimeoutError())
 
     def _flush(self) -> None:
         messages, self._outgoing = self._outgoing, []
@@ -168,6 +191,8 @@ class Peer(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self.closed.set()
+        if self._watch is not None:
+            self._watch.cancel()
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(Unavailable("lost the connection while waiting for an answer; try again"))
@@ -297,10 +322,14 @@ class Client:
         if self._peer is not None:
             self._peer.close()
 
-    async def request(
+    def request(
         self, kind: str, body: Any = None, blob: bytes = b"", timeout_s: float = REQUEST_TIMEOUT_S
-    ) -> Reply:
+    ) -> Coroutine[Any, Any, Reply]:
         """Ask the peer, waiting for a connection first. `on_connect` itself may ask before the connection counts as up."""
+        ask = self._request_later if self._peer is None else self._peer.request
+        return ask(kind, body, blob, timeout_s)
+
+    async def _request_later(self, kind: str, body: Any, blob: bytes, timeout_s: float) -> Reply:
         if self._peer is None:
             try:
                 async with asyncio.timeout(timeout_s):

@@ -24,6 +24,7 @@ from fetchmld.api.context import (
     METRICS,
     PAGES,
     REMOTES,
+    SHORT_WAY,
     STREAMS,
     UNDER_WAY,
 )
@@ -60,6 +61,7 @@ from fetchmld.api.openapi import build_document
 from fetchmld.api.pages import Pages
 from fetchmld.api.protocol import make_runner
 from fetchmld.api.remotes import Remotes
+from fetchmld.api.short_way import ShortWay
 from fetchmld.api.streams import Streams
 from fetchmld.config import Config
 
@@ -78,10 +80,10 @@ _EXPERIMENT: Final = "/v1/experiments/{experimentId}"
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation("getHealth", "GET", "/health", health.health, is_open=True),
-    Operation("listTasks", "GET", "/v1/tasks", tasks.list_),
-    Operation("createTask", "POST", "/v1/tasks", tasks.create),
+    Operation("listTasks", "GET", "/v1/tasks", tasks.list_, is_brisk=True),
+    Operation("createTask", "POST", "/v1/tasks", tasks.create, is_brisk=True),
     Operation("createTasks", "POST", "/v1/tasks/batch", tasks.create_many),
-    Operation("getTask", "GET", _TASK, tasks.read),
+    Operation("getTask", "GET", _TASK, tasks.read, is_brisk=True),
     Operation("deleteTask", "DELETE", _TASK, tasks.delete),
     Operation("getQueueStats", "GET", "/v1/queue", scheduler.queue),
     Operation("listPlugins", "GET", "/v1/plugins", plugins.list_),
@@ -183,6 +185,8 @@ def build_app(head: Head, config: Config) -> web.Application:
             route = app.router.add_route(method, _without_namesakes(operation.path), operation.handler)
             mounted[route] = operation
     app.on_response_prepare.append(guard.add_headers)
+    short = app[SHORT_WAY] = ShortWay(app, meter, guard)
+    short.open(mounted, (operation.path for operation in OPERATIONS))
     app.cleanup_ctx.extend((long_answers.watching_keys, connections.watching, meter.watching_loop))
     app.on_shutdown.extend((long_answers.end_all, guard.close))
     app.on_cleanup.extend((pages.close, remotes.close))

@@ -7,7 +7,7 @@ Strict JSON: UTF-8, no duplicate names, no NaN or Infinity, no NUL and no lone s
 import asyncio
 import json
 from collections.abc import Iterator
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 from aiohttp import web
 
@@ -19,6 +19,7 @@ VALUES_MAX: Final = (
 )
 _NAME_CHARACTERS_MAX: Final = 64
 _VALUE_CHARACTERS_MAX: Final = 80
+Bytes = TypeVar("Bytes", bytes, bytearray)
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:
@@ -48,12 +49,19 @@ async def _read(request: web.Request, bytes_max: int) -> bytes:
     _check_type(request.headers.get("Content-Type"))
     if (request.content_length or 0) > bytes_max:
         raise BodyTooLarge(f"the body has {request.content_length} bytes; at most {bytes_max} are accepted")
+    if request.content.is_eof():  # all of it has come
+        return _bounded(request.content.read_nowait(), bytes_max)
     raw = bytearray()
     async for chunk in request.content.iter_any():
         raw += chunk
-        if len(raw) > bytes_max:
-            raise BodyTooLarge(f"the body has more than {bytes_max} bytes, which is the limit")
+        _bounded(raw, bytes_max)
     return bytes(raw)
+
+
+def _bounded(raw: Bytes, bytes_max: int) -> Bytes:
+    if len(raw) > bytes_max:
+        raise BodyTooLarge(f"the body has more than {bytes_max} bytes, which is the limit")
+    return raw
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:

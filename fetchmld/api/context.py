@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fetchmld.api.meter import Meter
     from fetchmld.api.pages import Pages
     from fetchmld.api.remotes import Remotes
+    from fetchmld.api.short_way import ShortWay
     from fetchmld.api.streams import Streams
 
 HEAD: Final[web.AppKey[Head]] = web.AppKey("head")
@@ -33,6 +34,7 @@ LOGINS: Final[web.AppKey["Logins"]] = web.AppKey("logins")
 PAGES: Final[web.AppKey["Pages"]] = web.AppKey("pages")
 METRICS: Final[web.AppKey["MetricsReader"]] = web.AppKey("metrics")
 REMOTES: Final[web.AppKey["Remotes"]] = web.AppKey("remotes")
+SHORT_WAY: Final[web.AppKey["ShortWay"]] = web.AppKey("short_way")
 METER: Final[web.AppKey["Meter"]] = web.AppKey("meter")
 DOCUMENT: Final = web.AppKey("document", bytes)
 CONNECTIONS: Final = web.AppKey("connections", Connections)

@@ -21,7 +21,7 @@ from fetchmld.api.doors import Doors
 from fetchmld.api.head import Head
 from fetchmld.api.logins import Logins, recorded_path
 from fetchmld.api.protocol import ApiProtocol
-from fetchmld.api.rates import Rates
+from fetchmld.api.rates import Rates, Standing
 from fetchmld.api.roles import WORKER
 from fetchmld.config import Config
 from fetchmld.core.errors import FetchmlError, RateLimited
@@ -41,6 +41,7 @@ class Operation:
     handler: Handler
     is_open: bool = False
     is_described: bool = True  # in the document; pages that are not ours are not
+    is_brisk: bool = False  # asked often: may go the short way (`short_way`)
 
 
 def make_guard(head: Head, config: Config, operations: Mapping[web.AbstractRoute, Operation]) -> "Guard":
@@ -57,6 +58,7 @@ class Guard:
         self._operations = operations
         services = urlsplit(config.services_url).netloc
         self._doors = Doors((config.host, config.node_address, services, *config.allowed_hosts), config.allowed_origins)
+        self._has_services = bool(config.services_url or config.services_port)
         self.logins = Logins(head, config.login_failures_per_minute)
         self._rates = Rates(config.rate_per_s, config.rate_burst)
         self._policy = self._rates.policy if self._rates.is_on else ""
@@ -77,7 +79,8 @@ class Guard:
     async def _admit(self, request: web.Request) -> None:
         """Lets a request pass whose key may do this, and often enough; to what is open, whoever asks, as often."""
         operation = self._operations.get(request.match_info.route)
-        browser.check_place(request, operation.id if operation is not None else "")
+        if self._has_services:
+            browser.check_place(request, operation.id if operation is not None else "")
         if operation is not None and operation.is_open:
             self._take(request, owner_of(request.remote or ""))
             return
@@ -109,7 +112,20 @@ class Guard:
                 headers.setdefault(name, value)
         if (standing := request.get(STANDING)) is not None:
             headers["RateLimit-Policy"] = self._policy
-            headers["RateLimit"] = f'"default";r={standing.remaining};t={standing.reset_s}'
+            headers["RateLimit"] = _rate(standing)
+
+    @property
+    def is_limiting(self) -> bool:
+        """Is there a limit to how often a key may ask?"""
+        return bool(self._policy)
+
+    def rate_headers(self, standing: Standing | None) -> str:
+        """What an answer says about that limit: lines of its head."""
+        return f"RateLimit-Policy: {self._policy}\r\nRateLimit: {_rate(standing)}\r\n" if standing is not None else ""
+
+
+def _rate(standing: Standing) -> str:
+    return f'"default";r={standing.remaining};t={standing.reset_s}'
 
 
 def _answer(request: web.Request, error: Exception, trace_id: str) -> web.Response:

@@ -11,14 +11,18 @@ import socket
 import ssl
 import struct
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage, StreamWriter
 
 from fetchmld.api.answers import refusal, refusal_of_http, trace_id_of, whole_refusal
 from fetchmld.api.connections import PROGRESS_BYTES, Connections, Limits, owner_of
-from fetchmld.api.context import CONNECTIONS
+from fetchmld.api.context import CONNECTIONS, SHORT_WAY
 from fetchmld.core.errors import FetchmlError, RateLimited, Stalled
+
+if TYPE_CHECKING:
+    from fetchmld.api.short_way import ShortWay, Stop
 
 SHUTDOWN_S: Final = 5.0  # for answers under way at a clean stop; streams are ended before
 KEEP_ALIVE_S: Final = 75.0  # between two requests
@@ -37,11 +41,17 @@ log = logging.getLogger(__name__)
 class ApiProtocol(web.RequestHandler):
     """One connection."""
 
-    __slots__ = ("_connections", "_idle_bytes", "_lag", "_moved", "_received_bytes", "_wait", "_wire", "owner")
+    __slots__ = (
+        *("_connections", "_idle", "_idle_bytes", "_lag", "_moved", "_received_bytes"),
+        *("_short", "_task", "_wait", "_wire", "owner"),
+    )
 
     def __init__(self, server: "ApiServer", **settings: Any) -> None:
         super().__init__(server, **settings)
         self._connections = server.kept
+        self._short = server.short
+        self._idle: asyncio.Future[None] | None = None  # what aiohttp's loop waits for, while one goes the short way
+        self._task: asyncio.Task[None] | None = None  # that one's
         self._wire: asyncio.Transport | None = None  # the base class lets go of it before all is sent
         self.owner = ""
         self._received_bytes = 0
@@ -66,12 +76,19 @@ class ApiProtocol(web.RequestHandler):
         """Lets go of the connection."""
         self._connections.remove(self)
         self._wire = None
+        self._give_back()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Counts what comes."""
+        """Counts what comes, and lets aiohttp's loop sleep on where it may go the short way."""
         self._received_bytes += len(data)
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            super().data_received(data)
+            return
+        self._waiter, self._idle = None, waiter
         super().data_received(data)
+        self._take_up()
 
     def handle_error(
         self,
@@ -98,11 +115,79 @@ class ApiProtocol(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Sends `resp`; an HTTP error that was raised before the guard (a bad Expect header) gets our shape first."""
+        if self._idle is not None and (whole := self._short.whole(request, resp)) is not None:
+            return resp, not await self._send(whole)
         if isinstance(resp, web.HTTPException):
             resp = refusal_of_http(resp, trace_id_of(request.headers.get("traceparent")))
         sent = await super().finish_response(request, resp, start_time)
         self._idle_bytes = self._received_bytes
         return sent
+
+    # -- the short way
+
+    def _take_up(self) -> None:
+        """Look at the next request of those that have come; where there is none that is short, aiohttp's loop goes on."""
+        found = self._short.find(*self._messages[0]) if self._messages else None
+        if found is not None:
+            self._task = self._loop.create_task(self._go(*found))
+            return
+        waiter = self._give_back()
+        if waiter is not None and self._messages and not waiter.done():
+            waiter.set_result(None)
+
+    def _give_back(self) -> "asyncio.Future[None] | None":
+        if self._idle is not None:
+            self._waiter, self._idle = self._idle, None
+        return self._waiter
+
+    async def _go(self, stop: "Stop", names: dict[str, str]) -> None:
+        """One request from its head to its answer, and on to the next."""
+        stays = False
+        try:
+            request = self._next_request()
+            self._short.lead(request, stop, names)
+            answer, is_lost = await self._handle_request(request, None, cast(Any, stop.handler))
+            stays = not (is_lost or self._close or self._force_close) and answer.keep_alive is not False
+        except ConnectionError:
+            pass  # the client is gone
+        finally:
+            if not stays:
+                self._give_back()
+                self.close()
+                if self._wire is not None:
+                    self._wire.close()
+        if stays:
+            self._stay()
+            self._take_up()
+
+    def _next_request(self) -> web.Request:
+        message, payload = self._messages.popleft()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        if self._manager is None or self._request_factory is None:
+            raise ConnectionResetError("the client is gone")
+        self._manager.requests_count += 1
+        writer = StreamWriter(self, self._loop)
+        task = cast("asyncio.Task[None]", self._task)
+        return cast(web.Request, self._request_factory(cast(RawRequestMessage, message), payload, self, writer, task))
+
+    async def _send(self, whole: bytes) -> bool:
+        """Send an answer; False where nobody is there to take it."""
+        if self.transport is None:
+            return False
+        self.transport.write(whole)
+        self._idle_bytes = self._received_bytes
+        if self._paused:
+            await self._drain_helper()
+        return True
+
+    def _stay(self) -> None:
+        """Wait for the next request so long."""
+        self._next_keepalive_close_time = at = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(at, self._process_keepalive)
 
     # -- ours
 
@@ -172,6 +257,7 @@ class ApiServer(web.Server):
     """Makes an `ApiProtocol` for each connection; aiohttp offers no setting for it."""
 
     kept: Connections
+    short: "ShortWay"
 
     def __call__(self) -> web.RequestHandler:
         return ApiProtocol(self, loop=self._loop, **self._kwargs)
@@ -185,7 +271,7 @@ class ApiRunner(web.AppRunner):
         server = ApiServer(
             plain.request_handler, request_factory=plain.request_factory, loop=plain._loop, **plain._kwargs
         )
-        server.kept = self.app[CONNECTIONS]
+        server.kept, server.short = self.app[CONNECTIONS], self.app[SHORT_WAY]
         return server
 
 
