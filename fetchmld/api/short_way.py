@@ -1,8 +1,8 @@
-"""The short way through the server, for what is asked often: past aiohttp's router, its writer and one of its two tasks.
+"""The short way through the server, for what is asked often: past aiohttp's router, its writer and one of two tasks.
 
-A request that has come whole, as plain HTTP/1.1, for an operation that `is_brisk` goes straight to the same meter, guard and
-handler, and its answer leaves as one piece. What is out of the ordinary, in the request or in the answer, goes aiohttp's way.
-Knows what an answer looks like on the wire; decides nothing about who may ask what.
+A request that has come whole, as plain HTTP/1.1, for an operation that `is_brisk` goes straight to the same meter, guard
+and handler, and its answer leaves as one piece. What is out of the ordinary, in the request or in the answer, goes
+aiohttp's way. Knows what an answer looks like on the wire; decides nothing about who may ask what.
 """
 
 import re
