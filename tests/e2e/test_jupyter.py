@@ -2,82 +2,49 @@
 
 import asyncio
 import json
-import uuid
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
 
-from tests.e2e.conftest import Shell
+from tests.certificates import make_certificate
+from tests.e2e.conftest import ROOT, Shell, free_port
+from tests.e2e.lan import a_lan, why_not
+from tests.e2e.notebook_user import Browser
 
 pytestmark = pytest.mark.e2e
 
 INSTALL_MAX_S = 400
-CELL_MAX_S = 90
 
 
-class Browser:
-    """Logged in by a ticket, as `fetchmld ui` prints it, and with nothing but its cookie from then on."""
-
-    def __init__(self, shell: Shell, service: dict[str, Any]) -> None:
-        self._ticket_url = shell.fetchmld("ui", "--page", f"/jupyter/{service['id']}/lab").strip()
-        self._base = service["url"].removesuffix("/lab")
-        self._origin = {"Origin": self._base.partition("/jupyter/")[0]}
-
-    async def __aenter__(self) -> "Browser":
-        self._session = aiohttp.ClientSession(headers=self._origin, cookie_jar=aiohttp.CookieJar(unsafe=True))
-        async with self._session.get(self._ticket_url) as page:
-            assert page.status == 200
-            assert "JupyterLab" in await page.text()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._session.close()
-
-    async def kernel(self) -> str:
-        async with self._session.post(f"{self._base}/api/kernels", json={"name": "python3"}) as made:
-            assert made.status == 201, await made.text()
-            return str((await made.json())["id"])
-
-    async def run(self, kernel: str, code: str) -> str:
-        """What the cell prints."""
-        async with (
-            asyncio.timeout(CELL_MAX_S),
-            self._session.ws_connect(f"{self._base}/api/kernels/{kernel}/channels", max_msg_size=0) as channel,
-        ):
-            await channel.send_json(_execute(code))
-            said = ""
-            while True:
-                message = json.loads(await channel.receive_str())
-                if message["msg_type"] == "stream":
-                    said += message["content"]["text"]
-                if message["msg_type"] == "error":
-                    raise AssertionError(message["content"])
-                if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle" and said:
-                    return said
+@pytest.fixture(scope="module")
+def environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where JupyterLab is installed, once, by a notebook that nobody looks at: the machines of a test have no network."""
+    shell = Shell(tmp_path_factory.mktemp("installing") / "data", free_port())
+    try:
+        shell.start()
+        shell.fetchmld("jupyter", "start", "lab", wait_s=INSTALL_MAX_S)
+    finally:
+        shell.end()
+    return shell.data_dir / "node" / "environments"
 
 
-def _execute(code: str) -> dict[str, Any]:
-    header = {
-        "msg_id": uuid.uuid4().hex,
-        "msg_type": "execute_request",
-        "username": "",
-        "session": "s",
-        "version": "5.3",
-    }
-    content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False}
-    return {
-        "header": {**header, "date": ""},
-        "parent_header": {},
-        "metadata": {},
-        "content": content,
-        "channel": "shell",
-    }
+def start_with(environments: Path, shell: Shell, start: Callable[[], str]) -> None:
+    """A node looks at what is installed when it starts, and only in a directory of its own making."""
+    start()
+    shell.fetchmld("stop")
+    mine = shell.data_dir / "node" / "environments"
+    for made in environments.glob("*/ready"):
+        shutil.copytree(made.parent, mine / made.parent.name, symlinks=True, copy_function=os.link)
+    start()
 
 
-def test_a_notebook_from_start_to_stop(shell: Shell) -> None:
-    shell.start()
+def test_a_notebook_from_start_to_stop(shell: Shell, environments: Path) -> None:
+    start_with(environments, shell, shell.start)
     service = json.loads(shell.fetchmld("jupyter", "start", "lab", "--json", wait_s=INSTALL_MAX_S))
     assert service["status"] == "running"
     _assert_hidden(shell, service["token"])
@@ -126,3 +93,39 @@ def _assert_nothing_left(shell: Shell, service_id: str) -> None:
     assert list((shell.data_dir / "node" / "services").iterdir()) == []
     assert [path for path in (shell.data_dir / "node" / "attempts").iterdir() if service_id in path.name] == []
     assert (shell.data_dir / "workspaces" / "admin" / "default" / "kept.txt").read_text() == "kept"
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+def test_a_notebook_on_a_machine_that_joined_over_tls(tmp_path: Path, environments: Path) -> None:
+    """Page and WebSocket come through the head and the tunnel that the machine dials; the head itself takes no service."""
+    certificate, key = tmp_path / "head.crt", tmp_path / "head.key"
+    make_certificate(certificate, key, "head.example")
+    with a_lan() as lan:
+        head, machine = lan.machine("h"), lan.machine("a")
+        shell = Shell(tmp_path / "data", free_port(), within=head.within)
+        joined = Shell(tmp_path / "joined", 0, within=machine.within)
+        try:
+            tls = ("--tls-cert", str(certificate), "--tls-key", str(key))
+            shell.start("--host", head.address, *tls)
+            token = str(shell.data_dir / "join.token")
+            join = ("start", "--address", f"{head.address}:{shell.port + 1}", "--token-file", token)
+            start_with(environments, joined, lambda: joined.fetchmld(*join))
+            there = (joined.data_dir / "node" / "id").read_text().strip()
+            (here,) = [worker["id"] for worker in shell.json("workers") if worker["id"] != there]
+            shell.fetchmld("drain", here)
+            service = json.loads(shell.fetchmld("jupyter", "start", "lab", "--json", wait_s=INSTALL_MAX_S))
+            assert shell.show(service["id"])["worker_id"] == there
+            words = [
+                *head.within,
+                sys.executable,
+                "-m",
+                "tests.e2e.notebook_user",
+                str(shell.data_dir),
+                str(shell.port),
+            ]
+            ran = subprocess.run([*words, json.dumps(service)], cwd=ROOT, capture_output=True, text=True, check=False)
+            assert ran.returncode == 0, ran.stderr
+            assert ran.stdout == "42 300000\n"
+        finally:
+            joined.end()
+            shell.end()
