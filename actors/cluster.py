@@ -32,7 +32,7 @@ PATIENCE: Final = {
 }  # such answers in a row; then it is replaced
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_MAX_S: Final = 10.0
-CALLS_AT_ONCE: Final = 1000
+CALLS_AT_ONCE: Final = 2 * ray_channel.LINES_MAX  # each line holds one while it waits for news
 SCHEDULER_METHODS: Final = (*ray_channel.METHODS, *native.METHODS, "plugins_wanted")
 
 
