@@ -1,5 +1,7 @@
 import contextlib
 import json
+import os
+import select
 import signal
 import subprocess
 import sys
@@ -151,6 +153,38 @@ def _interrupted(child: "subprocess.Popen[str]") -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return child.communicate(timeout=2)[1]
     raise AssertionError("Ctrl-C was not heard")
+
+
+def test_a_terminal_shows_why_a_task_waits_until_ctrl_c_is_pressed_in_it(stub: Stub, tmp_path: Path) -> None:
+    queued = answer(200, {"id": "t", "status": "queued", "wait_reason": "waits for 4 GPUs, 2 are free"})
+    stub.handlers["GET /v1/tasks/t"] = queued
+    ours, its = os.openpty()
+    environment = {"FETCHML_ADDRESS": stub.address, "HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
+    command = ["setsid", "--ctty", "--wait", sys.executable, "-m", "fetchmld", "wait", "t"]
+    with subprocess.Popen(command, env=environment, stdin=its, stdout=its, stderr=its) as child:
+        os.close(its)
+        shown = b""
+        while b"2 are free" not in shown:
+            shown += os.read(ours, 4096)
+        assert b"t queued: waits for 4 GPUs, 2 are free" in shown
+        os.write(ours, b"\x03")
+        shown += _rest(ours)
+    assert b"fetchmld wait t" in shown
+    assert child.returncode == 130
+
+
+def _rest(terminal: int) -> bytes:
+    """What is shown until the last process has left; Ctrl-C is pressed again where it was not heard, as people do."""
+    shown = b""
+    while True:
+        if not select.select([terminal], [], [], 2)[0]:
+            os.write(terminal, b"\x03")
+            continue
+        try:
+            shown += os.read(terminal, 4096)
+        except OSError:  # EIO: nobody has it open any more
+            os.close(terminal)
+            return shown
 
 
 def test_a_reader_that_leaves_is_no_error(stub: Stub, tmp_path: Path) -> None:
