@@ -1,5 +1,5 @@
-// N readers of one stream of server-sent events in one epoll loop, and one that never reads.
-// usage: listen PORT READERS EVENTS MARK REQUEST_FILE
+// N readers of one stream of server-sent events in one epoll loop, and some that ask and never read.
+// usage: listen PORT READERS STALLED EVENTS MARK REQUEST_FILE
 // Says "ready" once all are answered; ends when each reader has seen MARK so often, and prints one JSON line.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -31,13 +31,13 @@ static int opened(int port) {
 }
 
 int main(int count, char **words) {
-    if (count != 6) { fprintf(stderr, "usage: listen PORT READERS EVENTS MARK REQUEST_FILE\n"); return 2; }
-    int port = atoi(words[1]), readers = atoi(words[2]), poll = epoll_create1(0), unanswered = readers, live = readers;
-    long events = atol(words[3]);
-    const char *mark = words[4];
+    if (count != 7) { fprintf(stderr, "usage: listen PORT READERS STALLED EVENTS MARK REQUEST_FILE\n"); return 2; }
+    int port = atoi(words[1]), readers = atoi(words[2]), stalled = atoi(words[3]), poll = epoll_create1(0), unanswered = readers, live = readers;
+    long events = atol(words[4]);
+    const char *mark = words[5];
     int mark_bytes = strlen(mark);
-    FILE *file = fopen(words[5], "rb");
-    if (!file) fail(words[5]);
+    FILE *file = fopen(words[6], "rb");
+    if (!file) fail(words[6]);
     request_bytes = fread(request, 1, sizeof request, file);
     struct Reader *all = calloc(readers, sizeof *all);
     for (int i = 0; i < readers; i++) {
@@ -46,7 +46,7 @@ int main(int count, char **words) {
         struct epoll_event want = {.events = EPOLLIN, .data.ptr = &all[i]};
         epoll_ctl(poll, EPOLL_CTL_ADD, all[i].fd, &want);
     }
-    int stalled = opened(port);
+    for (int i = 0; i < stalled; i++) opened(port); // closed when we end
     double first = 0, last = 0, slowest = 0;
     long long bytes = 0;
     struct epoll_event ready[256];
@@ -74,7 +74,6 @@ int main(int count, char **words) {
             }
         }
     }
-    close(stalled);
     long long seen = 0;
     for (int i = 0; i < readers; i++) seen += all[i].seen;
     printf("{\"readers\": %d, \"seen\": %lld, \"short\": %d, \"bytes\": %lld, \"seconds\": %.4f}\n", readers, seen, live, bytes, slowest);
