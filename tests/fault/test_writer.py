@@ -63,10 +63,10 @@ def check(directory: Path, at_least: int) -> int:
 
 
 @contextmanager
-def failing(pid: int, call: str, error: str, when: str) -> Iterator[None]:
-    """From now on this call of the process fails, the times that `when` says (as strace's inject)."""
+def failing(pid: int, call: str, error: str, when: str, trace: Path = Path("/dev/null")) -> Iterator[None]:
+    """From now on this call of the process fails, the times that `when` says (as strace's inject). `trace` shows which."""
     inject = f"inject={call}:error={error}:when={when}"
-    command = ["strace", "-f", "-p", str(pid), "-e", f"trace={call}", "-e", inject, "-o", "/dev/null"]
+    command = ["strace", "-f", "-p", str(pid), "-e", f"trace={call}", "-e", inject, "-o", str(trace)]
     tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert tracer.stderr is not None
