@@ -27,6 +27,7 @@ cdef enum:
     HEADER_SUMMED = 36  # its bytes before its own sum
     END = 8
     COLUMN_BYTES_MAX = 1073741824  # of one column's texts, after which rows go into another batch
+    PLACE_EVERY = 32  # as event_rows.PLACE_EVERY
     DIGITS_MAX = 9  # of a number that is surely one of 32 bits
 
 include "native/crc.pxi"
@@ -45,15 +46,16 @@ cdef class Block:
     cdef const uint8_t** _records
     cdef Py_ssize_t _room
     cdef list _payloads  # what the records lie in
+    cdef readonly list places
     cdef readonly Py_ssize_t count, payload_bytes
 
     def __cinit__(self):
-        self._payloads = []
+        self._payloads, self.places = [], []
 
     def __dealloc__(self):
         free(self._records)
 
-    def take(self, bytes payload, Py_ssize_t at, uint64_t seq, Py_ssize_t count, bytes prev):
+    def take(self, bytes payload, Py_ssize_t at, uint64_t seq, Py_ssize_t count, bytes prev, int64_t origin=0):
         cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(payload)
         cdef const uint8_t* record
         cdef const uint8_t* link = NULL
@@ -78,6 +80,8 @@ cdef class Block:
             ):
                 raise LedgerDamaged(seq, "it does not follow from the event before it")
             link = record + size
+            if seq % PLACE_EVERY == 0:
+                self.places.append((seq, origin + at))
             self._records[self.count] = record
             self.count += 1
             self.payload_bytes += size
@@ -86,7 +90,7 @@ cdef class Block:
             seq += 1
         return at, (prev if link == NULL else PyBytes_FromStringAndSize(<const char*>link, HASH))
 
-    def take_frames(self, bytes buffer, Py_ssize_t at, uint64_t seq, uint64_t end, bytes prev):
+    def take_frames(self, bytes buffer, Py_ssize_t at, uint64_t seq, uint64_t end, bytes prev, int64_t origin=0):
         cdef const uint8_t* frame
         cdef Py_ssize_t left = PyBytes_GET_SIZE(buffer) - at, payload
         cdef uint64_t events
@@ -101,7 +105,7 @@ cdef class Block:
                 break
             if memcmp(frame + FRAME_HEADER + payload, b"FMLEND01", END):
                 break
-            _, prev = self.take(buffer, at + FRAME_HEADER, seq, events, prev)
+            _, prev = self.take(buffer, at + FRAME_HEADER, seq, events, prev, origin)
             at += FRAME_HEADER + payload + END
             left -= FRAME_HEADER + payload + END
             seq += events

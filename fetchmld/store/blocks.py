@@ -6,16 +6,16 @@ ordinary, and is what readers are given. One test suite drives both. A row is a 
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import pyarrow as pa
 
 from fetchmld.core.chain import HASH_BYTES, RECORD_HEADER, RECORD_TAG
 from fetchmld.store import event_rows, task_rows
-from fetchmld.store.event_rows import RawEvent
+from fetchmld.store.event_rows import PLACE_EVERY, RawEvent
 from fetchmld.store.segment import HEADER, SIZE, LedgerDamaged, payload_intact, read_header
 from fetchmld.store.tail import Tail, Taker
-from fetchmld.store.task_rows import TaskFilters, TaskRow
+from fetchmld.store.task_rows import TaskFilters, TaskRow, view_sum
 
 try:
     from fetchmld import _rows
@@ -55,6 +55,10 @@ class Block(Taker, Protocol):
     def last_hash(self) -> bytes:
         """The newest event's own."""
 
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """Number, and place in its segment, of every event whose number is a multiple of `event_rows.PLACE_EVERY`."""
+
     def events(self) -> pa.RecordBatch:
         """The events in the columns of `event_rows.SCHEMA`. Raises ValueError for a text that is not UTF-8."""
 
@@ -89,6 +93,7 @@ class PlainBlock:
 
     def __init__(self) -> None:
         self._events: list[RawEvent] = []
+        self.places: list[tuple[int, int]] = []
         self.payload_bytes = 0
 
     @property
@@ -107,19 +112,23 @@ class PlainBlock:
     def last_hash(self) -> bytes:
         return event_rows.hashes_of(self._events[-1])[1]
 
-    def take(self, payload: bytes, at: int, seq: int, count: int, prev: bytes | None) -> tuple[int, bytes | None]:
+    def take(
+        self, payload: bytes, at: int, seq: int, count: int, prev: bytes | None, origin: int = 0
+    ) -> tuple[int, bytes | None]:
         for due in range(seq, seq + count):
             start, end = at + SIZE.size, at + SIZE.size + _record_bytes(payload, at)
-            event = _cut(payload, start, end)
+            event = cut(payload, start, end)
             if event is None or event[0] != due or prev not in (None, event_rows.hashes_of(event)[0]):
                 raise LedgerDamaged(due, "it does not follow from the event before it")
+            if due % PLACE_EVERY == 0:
+                self.places.append((due, origin + at))
             self._events.append(event)
             self.payload_bytes += end - start
             at, prev = end + HASH_BYTES, event_rows.hashes_of(event)[1]
         return at, prev
 
     def take_frames(
-        self, buffer: bytes, at: int, seq: int, end: int, prev: bytes | None
+        self, buffer: bytes, at: int, seq: int, end: int, prev: bytes | None, origin: int = 0
     ) -> tuple[int, int, bytes | None]:
         while seq < end:
             header = read_header(buffer, at)
@@ -127,7 +136,7 @@ class PlainBlock:
                 break
             if not payload_intact(buffer, at, header):
                 break
-            _, prev = self.take(buffer, at + HEADER.size, seq, header.events, prev)
+            _, prev = self.take(buffer, at + HEADER.size, seq, header.events, prev, origin)
             at, seq = at + header.frame_bytes, header.next_seq
         return at, seq, prev
 
@@ -176,7 +185,7 @@ def _record_bytes(payload: bytes, at: int) -> int:
     return int.from_bytes(payload[at : at + SIZE.size], "big")
 
 
-def _cut(payload: bytes, start: int, end: int) -> RawEvent | None:
+def cut(payload: bytes, start: int, end: int) -> RawEvent | None:
     """The record at `payload[start:end]`, with its hash behind it, cut at the borders of its fields and no more."""
     if end - start < RECORD_HEADER.size or len(payload) < end + HASH_BYTES:
         return None
@@ -217,13 +226,24 @@ def task_table(rows: Sequence[Row]) -> pa.Table:
     return task_rows.to_arrow([row for row in map(plain, rows) if row is not None])
 
 
+_UNSUMMED: Final = task_rows.SCHEMA.remove(task_rows.SCHEMA.get_field_index("view_sum"))
+_SUM: Final = task_rows.SCHEMA.field("view_sum")
+
+
+def views_of(tasks: pa.Table) -> list[bytes]:
+    """The column of views in a table of tasks."""
+    found: list[bytes] = tasks["view"].cast(pa.binary()).to_pylist()
+    return found
+
+
 def _native_table(rows: list[Row]) -> pa.Table:
     batches, done = [], 0
     while done < len(rows):
         buffers, behind = _rows.task_columns(rows, done)
-        batches.append(_batch(task_rows.SCHEMA, behind - done, buffers))
+        batches.append(_batch(_UNSUMMED, behind - done, buffers))
         done = behind
-    return pa.Table.from_batches(batches, task_rows.SCHEMA)
+    table = pa.Table.from_batches(batches, _UNSUMMED)
+    return table.append_column(_SUM, pa.array(map(view_sum, views_of(table)), _SUM.type))
 
 
 def _batch(schema: pa.Schema, rows: int, columns: list[tuple[bytes, ...]]) -> pa.RecordBatch:

@@ -10,6 +10,8 @@ import pyarrow as pa
 # address, error, hash before, hash, metadata as canonical JSON.
 RawEvent = tuple[int, int, int, bytes, bytes, bytes, bytes, bool, bytes, bytes, bytes, bytes, bytes]
 
+PLACE_EVERY: Final = 32  # events, of which the place of one is kept
+
 SCHEMA: Final = pa.schema(
     [
         ("seq", pa.uint64()),
@@ -40,6 +42,12 @@ def to_arrow(events: Sequence[RawEvent]) -> pa.RecordBatch:
     """The events as one Arrow batch with `SCHEMA`, in their order. Raises ValueError for a text that is not UTF-8."""
     columns = zip(*events, strict=True) if events else [()] * len(SCHEMA)
     return pa.record_batch([pa.array(c, field.type) for c, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+
+
+def texts_of(event: RawEvent) -> tuple[Any, ...]:
+    """The event as a row, in the order of `SCHEMA`. Raises ValueError for a text that is not UTF-8."""
+    hashes = hashes_of(event)
+    return (*(part.decode() if isinstance(part, bytes) else part for part in event[:10]), *hashes, event[12].decode())
 
 
 def to_view(row: Sequence[Any]) -> dict[str, Any]:

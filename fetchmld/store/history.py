@@ -6,7 +6,7 @@ except `check` and those of
 people's own questions (`ask`, `tasks_at`, `task_at`), for each of which there may be one more thread meanwhile.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -23,8 +23,9 @@ from fetchmld.store import (
     history_sql,
     task_rows,
 )
-from fetchmld.store.blocks import Block, Row, next_block, task_table
+from fetchmld.store.blocks import Block, Row, next_block, task_table, views_of
 from fetchmld.store.boundary import Boundary, Pruned
+from fetchmld.store.event_places import EventPlaces
 from fetchmld.store.experiment_rows import ExperimentRow
 from fetchmld.store.history_check import Check, check_rows
 from fetchmld.store.history_file import SCHEMA_VERSION, IndexDoubt, IndexFile, doubting, move_aside
@@ -33,8 +34,9 @@ from fetchmld.store.history_sql import Answer
 from fetchmld.store.segment import LedgerDamaged
 from fetchmld.store.tail import Tail
 from fetchmld.store.task_rows import TaskRow
+from fetchmld.store.view_file import ViewFile
 
-BATCH_EVENTS: Final = 10_000
+BATCH_EVENTS: Final = 122_880  # a row group of DuckDB's, which it writes to the file at once and not to its log first
 LIVE_ROWS_MAX: Final = 20_000  # rows of unfinished tasks kept at hand; others are read back when a fact needs them
 
 
@@ -50,9 +52,11 @@ class History:
         self._path = index_path
         self._ledger_dir = ledger_dir
         self._file: IndexFile | None = None
+        self._views: ViewFile | None = None
         self._tail: Tail | None = None
         self._live: dict[str, Row] = {}
         self._tasks, self._events = TaskList(), EventList()
+        self._places = EventPlaces(ledger_dir)
         self._last_hash = b""
         self.next_seq = self.first_seq = 0
         self.rebuilt = ""
@@ -97,17 +101,22 @@ class History:
         first, next_seq, last_hash = block.first_seq, block.first_seq + block.count, block.last_hash
         self._refuse_gap(first, block.prev_hash)
         tasks, _ = block.fold(self._read_back(block.missing(self._live)), self._live)
-        events = block.events()
+        rows = sorted(tasks.values(), key=lambda row: row.submit_seq)
+        events, table = block.events(), task_table(rows)
+        slots = self._put_views(rows, table)
         with self.file.transaction():
             self.file.insert("events", pa.Table.from_batches([events]))
-            self._replace_tasks(tasks, first)
+            if block.places:
+                self.file.insert("places", _places_table(block.places))
+            self._replace_tasks(rows, first, table.append_column("slot", pa.array(slots, pa.uint64())))
             self._fold_experiments(block)
             self.file.db.execute("UPDATE meta SET next_seq = ?, last_hash = ?", [next_seq, last_hash])
             if first == 0:
                 self.file.db.execute("UPDATE meta SET installation = ?", [block.prev_hash])
         self.next_seq, self._last_hash = next_seq, last_hash
         self._events.add(events)
-        self._tasks.put(row.filters() for row in sorted(tasks.values(), key=lambda row: row.submit_seq))
+        self._places.add(block.places)
+        self._tasks.put((row.filters() for row in rows), slots, table["view_sum"].to_pylist())
         self._keep_live(tasks)
 
     def _refuse_gap(self, seq: int, prev_hash: bytes) -> None:
@@ -141,14 +150,19 @@ class History:
             ).fetchall()
         return {task_id: TaskRow.read(*kept) for task_id, *kept in found}
 
-    def _replace_tasks(self, rows: Mapping[str, Row], first_new: int) -> None:
+    def _put_views(self, rows: Sequence[Row], table: pa.Table) -> list[int]:
+        """Before the index says so: what a crash leaves between the two has another sum than the index says."""
+        slots = [self._tasks.slot_of(row.submit_seq) for row in rows]
+        return self.views.put(views_of(table), slots, [row.ended for row in rows])
+
+    def _replace_tasks(self, rows: Sequence[Row], first_new: int, table: pa.Table) -> None:
         """Delete and insert: DuckDB's own update of a row does the same, and slower. The key follows the rows' order."""
-        old = [row.submit_seq for row in rows.values() if row.submit_seq < first_new]
+        old = [row.submit_seq for row in rows if row.submit_seq < first_new]
         if old:
             with self.file.arriving(pa.table({"submit_seq": pa.array(old, pa.uint64())})):
                 self.file.db.execute("DELETE FROM tasks USING arriving WHERE tasks.submit_seq = arriving.submit_seq")
         if rows:
-            self.file.insert("tasks", task_table(list(rows.values())))
+            self.file.insert("tasks", table)
 
     def _keep_live(self, rows: Mapping[str, Row]) -> None:
         """Where there are too many, the newest queued ones go without: the oldest are likelier to start next."""
@@ -170,14 +184,17 @@ class History:
         with doubting(self._path):
             if query.get("array_id") is not None:
                 return history_pages.element_page(self.file.db, query)
-            seqs, total = self._tasks.page(query)
-            return {"tasks": history_pages.task_views(self.file.db, seqs), "total": total}
+            wanted, total = self._tasks.page(query)
+            return {"tasks": history_pages.task_views(self.file.db, self.views, wanted), "total": total}
 
     def events(self, query: Mapping[str, Any]) -> dict[str, Any]:
         """A page of audit events and the total, for the fields of the API's `EventQuery`."""
         with doubting(self._path):
             seqs, total = self._events.page(query)
-            return {"events": history_pages.event_views(self.file.db, seqs), "total": total}
+            found = history_pages.segment_views(self._places, seqs)
+            if missing := [seq for seq in seqs if seq not in found]:
+                found.update(zip(missing, history_pages.event_views(self.file.db, missing), strict=True))
+            return {"events": [found[seq] for seq in seqs], "total": total}
 
     def tasks_at(self, query: Mapping[str, Any], time_max_s: float) -> dict[str, Any]:
         """A page of tasks as they were at `query["at_us"]`, which reads every event up to then. Runs where `ask` does."""
@@ -224,6 +241,11 @@ class History:
         assert self._file is not None, "the history is closed"
         return self._file
 
+    @property
+    def views(self) -> ViewFile:
+        assert self._views is not None, "the history is closed"
+        return self._views
+
     def start_anew(self, why: str) -> None:
         """Move the file aside and begin an empty one. The caller then catches up; no `check` may be running."""
         self.close()
@@ -235,13 +257,17 @@ class History:
         """Close the file; harmless when it is closed."""
         if self._tail is not None:
             self._tail.close()
+        self._places.close()
+        if self._views is not None:
+            self._views.close()
         if self._file is not None:
             self._file.close()
-        self._file = self._tail = None
+        self._file = self._views = self._tail = None
 
     def _open(self) -> None:
         """Open the file, making it where there is none. Raises `IndexDoubt` unless it belongs to these segments."""
         self._file = IndexFile(self._path)
+        self._views = ViewFile(self._path.with_suffix(".views"))
         begins = boundary.read(self._ledger_dir)
         with doubting(self._path):
             rows = self._meta()
@@ -268,14 +294,20 @@ class History:
         """Take in what the file holds."""
         ((_, _, self.next_seq, self._last_hash, self.first_seq),) = self._meta()
         self._live, self._tasks, self._events = {}, TaskList(), EventList()
+        ((newest_slot,),) = self.file.db.execute("SELECT coalesce(max(slot), 0) FROM tasks").fetchall()
+        if not self.next_seq:
+            self.views.clear()
+        self.views.reach(newest_slot)
         self._tasks.load(self.file.db)
         self._events.load(self.file.db)
+        self._places.load(self.file.db)
 
     def follow_boundary(self) -> None:
         """Drop what was pruned since the last time. Raises `IndexDoubt` where the index had not reached that far.
 
         Cheap where nothing was. Raises LedgerDamaged, OSError.
         """
+        self._places.close_gone()
         begins = boundary.read(self._ledger_dir)
         if begins is None or begins.first_seq <= self.first_seq:
             return
@@ -289,6 +321,7 @@ class History:
             with doubting(self._path):
                 change(self.file, pruned)
                 self._load()
+                self.views.free_before(history_boundary.first_slot(self.file))
 
     def _doubt_what_differs(
         self, installation: bytes, newest_seq: int, newest_hash: bytes, begins: Boundary | None
@@ -312,3 +345,8 @@ class History:
 
 def _ends_before(begins: Boundary) -> IndexDoubt:
     return IndexDoubt(f"it ends before event {begins.first_seq}, at which the record begins now")
+
+
+def _places_table(places: list[tuple[int, int]]) -> pa.Table:
+    seqs, offsets = zip(*places, strict=True)
+    return pa.table({"seq": pa.array(seqs, pa.uint64()), "lies_at": pa.array(offsets, pa.uint64())})

@@ -27,6 +27,11 @@ CREATE TABLE events (                -- one row per event, appended in order, ne
     metadata VARCHAR USING COMPRESSION uncompressed  -- JSON exactly as the ledger hashed it
 );
 
+CREATE TABLE places (                -- where every 32nd event lies: hints for readers of single events
+    seq UBIGINT,
+    lies_at UBIGINT                  -- byte of its segment
+);
+
 CREATE TABLE carried (               -- events that were pruned and are kept: of tasks that live on, of experiments
     seq UBIGINT,
     at_us BIGINT,
@@ -67,7 +72,9 @@ CREATE TABLE tasks (                 -- one row per task, as its newest event le
     units INTEGER,                   -- how many tasks end with this row: 1; of an array, its elements without a row
     deleted BOOLEAN,                 -- taken out of the listings
     last_seq UBIGINT,                -- the newest event about it
-    view VARCHAR USING COMPRESSION uncompressed  -- the whole task view, JSON
+    view VARCHAR USING COMPRESSION uncompressed,  -- the whole task view, JSON
+    view_sum UBIGINT,                -- the first 64 bits of its BLAKE3 hash
+    slot UBIGINT DEFAULT 0           -- where index.views has it, too; 0: nowhere
 );
 
 CREATE TABLE experiments (

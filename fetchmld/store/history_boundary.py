@@ -52,12 +52,21 @@ def shorten(file: IndexFile, pruned: Pruned) -> None:
     with file.transaction():
         file.db.execute("DELETE FROM carried")
         _put_carried(file, block)
-        file.db.execute("DELETE FROM events WHERE seq < ?", [begins.first_seq])
+        for table in ("events", "places"):
+            file.db.execute(f"DELETE FROM {table} WHERE seq < ?", [begins.first_seq])
         file.db.execute(
             "DELETE FROM tasks WHERE submit_seq < ? AND id NOT IN (SELECT resource FROM carried)", [begins.first_seq]
         )
         file.db.execute("DELETE FROM tasks WHERE array_id <> '' AND array_id NOT IN (SELECT id FROM tasks)")
         file.db.execute("UPDATE meta SET first_seq = ?, before_us = ?", [begins.first_seq, begins.at_us])
+
+
+def first_slot(file: IndexFile) -> int | None:
+    """The lowest slot of a view whose task was submitted behind the boundary; None where there is none."""
+    ((slot,),) = file.db.execute(
+        "SELECT min(slot) FROM tasks WHERE slot > 0 AND submit_seq >= (SELECT first_seq FROM meta)"
+    ).fetchall()
+    return None if slot is None else int(slot)
 
 
 def _put_carried(file: IndexFile, block: Block) -> None:

@@ -22,7 +22,8 @@ CHUNK_ROWS: Final = 65_536
 FEW: Final = "b"  # a column of at most 128 different values, by their codes
 CODE: Final = "i"  # any number of values, by their codes, or small numbers
 WIDE: Final = "q"  # numbers that grow along the rows, or nearly, like times
-ARROW_TYPES: Final = {FEW: pa.int8(), CODE: pa.int32(), WIDE: pa.int64()}
+KEPT: Final = "Q"  # numbers that nothing is filtered by
+ARROW_TYPES: Final = {FEW: pa.int8(), CODE: pa.int32(), WIDE: pa.int64(), KEPT: pa.uint64()}
 _ANY: Final = -1
 
 Range = tuple[int | None, int | None]  # least and most, both included; None means no bound
@@ -51,15 +52,15 @@ class Codes:
 
 
 class Chunk:
-    """Up to `CHUNK_ROWS` rows: a full array per column, of which the first `rows` count."""
+    """Up to `size` rows: a full array per column, of which the first `rows` count."""
 
     __slots__ = ("bounds", "columns", "rows", "views")
 
-    def __init__(self, kinds: Mapping[str, str]) -> None:
+    def __init__(self, kinds: Mapping[str, str], size: int) -> None:
         self.rows = 0
-        self.columns = {name: array(kind, bytes(array(kind).itemsize * CHUNK_ROWS)) for name, kind in kinds.items()}
+        self.columns = {name: array(kind, bytes(array(kind).itemsize * size)) for name, kind in kinds.items()}
         self.views = {
-            name: pa.Array.from_buffers(ARROW_TYPES[kind], CHUNK_ROWS, [None, pa.py_buffer(self.columns[name])])
+            name: pa.Array.from_buffers(ARROW_TYPES[kind], size, [None, pa.py_buffer(self.columns[name])])
             for name, kind in kinds.items()
         }
         self.bounds: dict[str, tuple[int, int]] = {}  # least and greatest value of each wide column
@@ -100,11 +101,13 @@ class FilterTable:
     """The rows' columns. A place is a row's number, counted from 0 in the order of the ledger.
 
     `kinds`: each column's kind. `counted`: columns that never change, whose values are few in any chunk; how many rows
-    of a chunk have which of them is kept, so that filters on them alone need no look at the rows.
+    of a chunk have which of them is kept, so that filters on them alone need no look at the rows. `chunk_rows`: the
+    fewer, the less there is to look through around each row, and the more chunks there are to pass over.
     """
 
-    def __init__(self, kinds: Mapping[str, str], counted: tuple[str, ...] = ()) -> None:
+    def __init__(self, kinds: Mapping[str, str], counted: tuple[str, ...] = (), chunk_rows: int = CHUNK_ROWS) -> None:
         self._kinds = kinds
+        self._chunk_rows = chunk_rows
         self._counted = counted
         self._counts: dict[tuple[int, ...], array[int]] = {}  # per combination of values, or of any: rows in each chunk
         self._chunks: list[Chunk] = []
@@ -114,10 +117,10 @@ class FilterTable:
         """Add `count` rows behind the others."""
         done = 0
         while done < count:
-            if not self._chunks or self._chunks[-1].rows == CHUNK_ROWS:
-                self._chunks.append(Chunk(self._kinds))
+            if not self._chunks or self._chunks[-1].rows == self._chunk_rows:
+                self._chunks.append(Chunk(self._kinds, self._chunk_rows))
             chunk = self._chunks[-1]
-            part = min(count - done, CHUNK_ROWS - chunk.rows)
+            part = min(count - done, self._chunk_rows - chunk.rows)
             chunk.append(columns, done, part)
             if self._counted:
                 self._count(Counter(zip(*(columns[name][done : done + part] for name in self._counted), strict=True)))
@@ -125,11 +128,11 @@ class FilterTable:
         self.rows += count
 
     def value(self, name: str, place: int) -> int:
-        return self._chunks[place // CHUNK_ROWS].columns[name][place % CHUNK_ROWS]
+        return self._chunks[place // self._chunk_rows].columns[name][place % self._chunk_rows]
 
     def set(self, name: str, place: int, value: int) -> None:
         """Change a row's value in a column of codes that is not counted."""
-        self._chunks[place // CHUNK_ROWS].columns[name][place % CHUNK_ROWS] = value
+        self._chunks[place // self._chunk_rows].columns[name][place % self._chunk_rows] = value
 
     def place_of(self, name: str, value: int) -> int | None:
         """The row with this value of a wide column that grows from row to row; None where there is none."""
@@ -138,7 +141,7 @@ class FilterTable:
             return None
         chunk = self._chunks[number]
         at = bisect_left(chunk.columns[name], value, 0, chunk.rows)
-        return number * CHUNK_ROWS + at if chunk.columns[name][at] == value else None
+        return number * self._chunk_rows + at if chunk.columns[name][at] == value else None
 
     def find(
         self, among: Mapping[str, Sequence[int]], within: Mapping[str, Range], limit: int, offset: int
@@ -161,7 +164,7 @@ class FilterTable:
             mask = _among_all(chunk, among, inside)
             count = chunk.rows if mask is True else mask.true_count
             if count > skip and len(places) < limit:
-                places += _newest(mask, chunk.rows, skip, limit - len(places), number * CHUNK_ROWS)
+                places += _newest(mask, chunk.rows, skip, limit - len(places), number * self._chunk_rows)
             total += count
         return places, total
 

@@ -5,23 +5,27 @@ It holds the filter columns of both; the rows themselves are read from the index
 
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import duckdb
 import orjson
 import pyarrow as pa
 
-from fetchmld.store.history_filters import ARROW_TYPES, CODE, FEW, WIDE, Codes, FilterTable
+from fetchmld.store.history_filters import ARROW_TYPES, CODE, FEW, KEPT, WIDE, Codes, FilterTable
 from fetchmld.store.task_rows import TaskFilters
+from fetchmld.store.view_file import NO_SLOT
 
 PAGE_MAX: Final = 1_000
 OFFSET_MAX: Final = 2**53
 TASKS_DEFAULT: Final = 50
 EVENTS_DEFAULT: Final = 100
 LOAD_ROWS: Final = 100_000
+EVENT_CHUNK_ROWS: Final = 16_384  # their filters are counted: most chunks are passed over
 
 _LISTED: Final = "NOT deleted AND array_id = '' AS listed"
-TASK_FILTERS: Final = f"submit_seq, {_LISTED}, status, user_id, node_count, reservation_id, experiment_id, plugins"
+TASK_FILTERS: Final = (
+    f"submit_seq, {_LISTED}, status, user_id, node_count, reservation_id, experiment_id, plugins, slot, view_sum"
+)
 EVENT_FILTERS: Final = "event_type, user_id, at_us"
 
 _TASK_KINDS: Final = {
@@ -33,8 +37,18 @@ _TASK_KINDS: Final = {
     "reservation_id": CODE,
     "experiment_id": CODE,
     "plugins": CODE,
+    "slot": KEPT,
+    "view_sum": KEPT,
 }
 _EVENT_KINDS: Final = {"event_type": FEW, "user_id": CODE, "at_us": WIDE}
+
+
+class Listed(NamedTuple):
+    """A task by the event that submitted it; where its view is, and the sum that it has."""
+
+    submit_seq: int
+    slot: int
+    view_sum: int
 
 
 class TaskList:
@@ -51,36 +65,47 @@ class TaskList:
         wanted = f"SELECT * REPLACE (to_json(plugins)::VARCHAR AS plugins) FROM ({wanted}) tasks"
         for batch in db.sql(wanted).to_arrow_reader(LOAD_ROWS):
             columns = {
-                "submit_seq": _numbers(batch["submit_seq"], WIDE),
-                "listed": _numbers(batch["listed"].cast(pa.int8()), FEW),
+                "submit_seq": numbers(batch["submit_seq"], WIDE),
+                "listed": numbers(batch["listed"].cast(pa.int8()), FEW),
                 "status": _coded(batch["status"], self._statuses, FEW),
                 "user_id": _coded(batch["user_id"], self._users, CODE),
-                "node_count": _numbers(batch["node_count"], CODE),
+                "node_count": numbers(batch["node_count"], CODE),
                 "reservation_id": _coded(batch["reservation_id"], self._reservations, CODE),
                 "experiment_id": _coded(batch["experiment_id"], self._experiments, CODE),
                 "plugins": _coded(batch["plugins"], self._plugins, CODE, lambda text: tuple(orjson.loads(text))),
+                "slot": numbers(batch["slot"], KEPT),
+                "view_sum": numbers(batch["view_sum"], KEPT),
             }
             self._table.extend(columns, batch.num_rows)
 
-    def put(self, rows: Iterable[TaskFilters]) -> None:
+    def slot_of(self, submit_seq: int) -> int:
+        """Where the task's view is; NO_SLOT for an unknown one."""
+        place = self._table.place_of("submit_seq", submit_seq)
+        return NO_SLOT if place is None else self._table.value("slot", place)
+
+    def put(self, rows: Iterable[TaskFilters], slots: Sequence[int], sums: Sequence[int]) -> None:
         """Take in tasks as they are now, in the order of their submission: changed ones, then new ones."""
         new: list[tuple[int, ...]] = []
-        for submit_seq, listed, status, user_id, node_count, reservation_id, experiment_id, plugins in rows:
+        for row, slot, total in zip(rows, slots, sums, strict=True):
+            submit_seq, listed, status, user_id, node_count, reservation_id, experiment_id, plugins = row
             state = self._statuses.code(status)
             place = None if new else self._table.place_of("submit_seq", submit_seq)
             if place is not None:
                 self._table.set("status", place, state)
                 self._table.set("listed", place, listed)
+                self._table.set("slot", place, slot)
+                self._table.set("view_sum", place, total)
                 continue
             texts = (self._reservations.code(reservation_id), self._experiments.code(experiment_id))
             named = self._plugins.code(tuple(plugins))
-            new.append((submit_seq, int(listed), state, self._users.code(user_id), node_count, *texts, named))
+            user = self._users.code(user_id)
+            new.append((submit_seq, int(listed), state, user, node_count, *texts, named, slot, total))
         if new:
             columns = dict(zip(_TASK_KINDS, zip(*new, strict=True), strict=True))
             self._table.extend(columns, len(new))
 
-    def page(self, query: Mapping[str, Any]) -> tuple[list[int], int]:
-        """(submit_seq of each task on the page, newest first; how many tasks fit) for the API's `TaskQuery`."""
+    def page(self, query: Mapping[str, Any]) -> tuple[list[Listed], int]:
+        """(the tasks on the page, newest first; how many tasks fit) for the API's `TaskQuery`."""
         among: dict[str, Sequence[int]] = {"listed": [1]}
         for name, codes in (
             ("status", self._statuses),
@@ -96,7 +121,8 @@ class TaskList:
             among["plugins"] = self._plugins.where(lambda plugins: set(wanted) <= set(plugins))
         limit, offset = page_bounds(query)
         places, total = self._table.find(among, {}, limit, offset)
-        return [self._table.value("submit_seq", place) for place in places], total
+        value = self._table.value
+        return [Listed(*(value(name, place) for name in Listed._fields)) for place in places], total
 
 
 class EventList:
@@ -104,7 +130,7 @@ class EventList:
 
     def __init__(self) -> None:
         self._first_seq = 0
-        self._table = FilterTable(_EVENT_KINDS, counted=("event_type", "user_id"))
+        self._table = FilterTable(_EVENT_KINDS, ("event_type", "user_id"), EVENT_CHUNK_ROWS)
         self._types, self._users = Codes(), Codes()
 
     def load(self, db: duckdb.DuckDBPyConnection) -> None:
@@ -118,7 +144,7 @@ class EventList:
         columns = {
             "event_type": _coded(events["event_type"], self._types, FEW),
             "user_id": _coded(events["user_id"], self._users, CODE),
-            "at_us": _numbers(events["at_us"], WIDE),
+            "at_us": numbers(events["at_us"], WIDE),
         }
         self._table.extend(columns, events.num_rows)
 
@@ -140,10 +166,10 @@ def _coded(texts: pa.Array, codes: Codes, kind: str, meaning: Callable[[str], An
     """A column of texts as the codes of what they mean."""
     found = texts.dictionary_encode()
     own = pa.array([codes.code(meaning(text)) for text in found.dictionary.to_pylist()], pa.int32())
-    return _numbers(own.take(found.indices).cast(ARROW_TYPES[kind]), kind)
+    return numbers(own.take(found.indices).cast(ARROW_TYPES[kind]), kind)
 
 
-def _numbers(column: pa.Array, kind: str) -> "array[int]":
+def numbers(column: pa.Array, kind: str) -> "array[int]":
     """A column of numbers, none of them missing."""
     numbers = array(kind)
     first, size = column.offset * numbers.itemsize, len(column) * numbers.itemsize

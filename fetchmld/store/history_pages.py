@@ -1,5 +1,6 @@
 """Rows out of the index, as the API shows them. Values always travel as parameters, never inside the text."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -9,9 +10,11 @@ import orjson
 from fetchmld.core.arrays import element_id
 from fetchmld.core.model import TaskView
 from fetchmld.store import event_rows
+from fetchmld.store.event_places import EventPlaces
 from fetchmld.store.history_file import IndexDoubt
-from fetchmld.store.history_lists import page_bounds
-from fetchmld.store.task_rows import array_named_by, element_view
+from fetchmld.store.history_lists import Listed, page_bounds
+from fetchmld.store.task_rows import array_named_by, element_view, view_sum
+from fetchmld.store.view_file import ViewFile
 
 DAY_US: Final = 86_400_000_000
 EXPERIMENTS_MAX: Final = 10_000
@@ -19,17 +22,30 @@ EXPERIMENTS_MAX: Final = 10_000
 Connection = duckdb.DuckDBPyConnection
 
 
-def task_views(db: Connection, submit_seqs: Sequence[int]) -> list[TaskView]:
-    """The tasks that these events submitted, in this order. Raises `IndexDoubt` where one has no row."""
-    if not submit_seqs:
-        return []
+def task_views(db: Connection, views: ViewFile, wanted: Sequence[Listed]) -> list[TaskView]:
+    """These tasks, in this order. Raises `IndexDoubt` where one has no row."""
+    found = {one.submit_seq: views.get(one.slot, one.view_sum) for one in wanted}
+    if missing := [one for one in wanted if found[one.submit_seq] is None]:
+        rows = _rows_of_tasks(db, [one.submit_seq for one in missing])
+        found.update(rows)
+        with contextlib.suppress(OSError):
+            for one in missing:
+                if one.submit_seq in rows and view_sum(rows[one.submit_seq]) == one.view_sum:
+                    views.mend(one.slot, rows[one.submit_seq])
+    return [orjson.loads(view) if (view := found[one.submit_seq]) is not None else _lost(one) for one in wanted]
+
+
+def _lost(one: Listed) -> TaskView:
+    raise IndexDoubt(f"the task submitted by event {one.submit_seq} has no row")
+
+
+def _rows_of_tasks(db: Connection, submit_seqs: Sequence[int]) -> dict[int, bytes]:
     rows = db.execute(
         "SELECT submit_seq, view FROM tasks WHERE rowid IN"  # two steps: the first one scans, so let it be one number
         " (SELECT rowid FROM tasks WHERE submit_seq BETWEEN ? AND ? AND submit_seq IN (SELECT unnest(?)))",
         [min(submit_seqs), max(submit_seqs), list(submit_seqs)],
     ).fetchall()
-    found = {seq: orjson.loads(view) for seq, view in rows}
-    return [found[seq] for seq in _all_there("task submitted by event", submit_seqs, found)]
+    return {seq: view.encode() for seq, view in rows}
 
 
 _ELEMENTS: Final = """
@@ -70,6 +86,15 @@ def _fits(parent: TaskView, query: Mapping[str, Any]) -> bool:
     plugins = set(query.get("plugins") or ())
     same = all(query.get(name) in (None, value) for name, value in shared.items())
     return same and plugins <= request.get("plugin_configs", {}).keys()
+
+
+def segment_views(places: EventPlaces, seqs: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Those of these events that the segments give, by their numbers."""
+    views = {}
+    for seq, event in places.read(seqs).items():
+        with contextlib.suppress(ValueError):  # of a text or of metadata: the index has it as it can be shown
+            views[seq] = event_rows.to_view(event_rows.texts_of(event))
+    return views
 
 
 def event_views(db: Connection, seqs: Sequence[int]) -> list[dict[str, Any]]:

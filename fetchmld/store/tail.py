@@ -43,15 +43,18 @@ class Taker(Protocol):
     @property
     def payload_bytes(self) -> int: ...
 
-    def take(self, payload: bytes, at: int, seq: int, count: int, prev: bytes | None) -> tuple[int, bytes | None]:
+    def take(
+        self, payload: bytes, at: int, seq: int, count: int, prev: bytes | None, origin: int = 0
+    ) -> tuple[int, bytes | None]:
         """Add the `count` events that lie in `payload` from byte `at` on, of which the first is `seq`: where the next one
-        begins, and the last one's hash. Raises `LedgerDamaged` where one does not follow from the one before it."""
+        begins, and the last one's hash. `origin`: where in its segment `payload` begins. Raises `LedgerDamaged` where one
+        does not follow from the one before it."""
 
     def take_frames(
-        self, buffer: bytes, at: int, seq: int, end: int, prev: bytes | None
+        self, buffer: bytes, at: int, seq: int, end: int, prev: bytes | None, origin: int = 0
     ) -> tuple[int, int, bytes | None]:
         """Add the frames from byte `at` on that are there whole and intact, and end below event `end`; the first begins
-        with `seq`: where the next one begins, its first event, and the hash before it. Raises as `take`."""
+        with `seq`: where the next one begins, its first event, and the hash before it. The rest as `take`."""
 
 
 class Tail:
@@ -68,6 +71,7 @@ class Tail:
         self._buffer = b""
         self._buffer_at = 0
         self._payload = b""  # of the frame that is being read
+        self._payload_from = 0  # where it begins in the segment
         self._payload_at = 0
         self._payload_left = 0  # events
         self._prev_hash = prev_hash  # of the event before next_seq, once known
@@ -93,7 +97,9 @@ class Tail:
             if not count:
                 break
             at, seq = self._payload_at, self.next_seq
-            self._payload_at, self._prev_hash = block.take(self._payload, at, seq, count, self._prev_hash)
+            self._payload_at, self._prev_hash = block.take(
+                self._payload, at, seq, count, self._prev_hash, self._payload_from
+            )
             self.next_seq += count
             self._payload_left -= count
 
@@ -102,7 +108,7 @@ class Tail:
         at = self._offset - self._buffer_at
         if not self._payload_left and self._frame_seq == self.next_seq and 0 <= at < len(self._buffer):
             behind, self.next_seq, self._prev_hash = block.take_frames(
-                self._buffer, at, self.next_seq, end, self._prev_hash
+                self._buffer, at, self.next_seq, end, self._prev_hash, self._buffer_at
             )
             self._offset += behind - at
             self._frame_seq = self.next_seq
@@ -236,7 +242,7 @@ class Tail:
             return False
         start = at + HEADER.size
         self._payload = self._buffer[start : start + header.payload_bytes]
-        self._payload_at, self._payload_left = 0, header.events
+        self._payload_from, self._payload_at, self._payload_left = self._offset + HEADER.size, 0, header.events
         self._offset += header.payload_bytes + FRAME_EXTRA_BYTES
         self._frame_seq = header.next_seq
         self._skip(self.next_seq - header.first_seq)

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import orjson
 import pyarrow as pa
+from blake3 import blake3
 
 from fetchmld.core import arrays
 from fetchmld.core.chain import canonical_json
@@ -43,6 +44,7 @@ SCHEMA: Final = pa.schema(
         ("deleted", pa.bool_()),
         ("last_seq", pa.uint64()),
         ("view", pa.string()),
+        ("view_sum", pa.uint64()),
     ]
 )
 KEPT: Final = "submit_seq, created_us, started_us, ended_us, deleted, view"  # the columns a row can be read back from
@@ -99,6 +101,7 @@ class TaskRow(NamedTuple):
         """The row in the order of `SCHEMA`."""
         view = self.view
         request, assignments = view["request"], view["assignments"]
+        text = canonical_json(view)
         return (
             view["id"],
             view["user_id"],
@@ -123,8 +126,14 @@ class TaskRow(NamedTuple):
             self.units,
             self.deleted,
             view["last_seq"],
-            canonical_json(view),
+            text,
+            view_sum(text.encode()),
         )
+
+
+def view_sum(view: bytes) -> int:
+    """What a view is known by: the first 64 bits of its BLAKE3 hash."""
+    return int.from_bytes(blake3(view).digest(8), "little")
 
 
 def to_arrow(rows: Sequence[TaskRow]) -> pa.Table:

@@ -244,7 +244,7 @@ def test_a_read_that_meets_damage_says_try_again(tmp_path: Path) -> None:
         await room.ask("tasks", query={}, min_seq=seq)
         room.actor._history.file.db.execute("DROP TABLE tasks")
         with pytest.raises(Unavailable, match="made anew"):
-            await room.ask("tasks", query={}, min_seq=seq)
+            await room.ask("task", id="t1", min_seq=seq)
         assert (await room.ask("tasks", query={}, min_seq=seq))["total"] == 1
 
     play(tmp_path, story)
@@ -260,7 +260,7 @@ def test_it_does_not_make_the_index_anew_for_ever(tmp_path: Path, monkeypatch: p
             await room.ask("tasks", query={}, min_seq=seq)
             room.actor._history.file.db.execute("DROP TABLE tasks")
             with pytest.raises(Unavailable):
-                await room.ask("tasks", query={}, min_seq=seq)
+                await room.ask("task", id="t1", min_seq=seq)
         await until(lambda: "made anew 1 times" in room.actor._problem, "it says why it stopped")
         with pytest.raises(Unavailable, match="made anew 1 times"):
             await room.ask("tasks", query={}, min_seq=room.record.append(facts.login("ann")))

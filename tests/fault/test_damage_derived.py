@@ -96,6 +96,27 @@ def test_a_damaged_index_is_made_anew_or_found(original: Path, tmp_path: Path) -
     assert verdicts.get("made anew", 0) > 0, verdicts
 
 
+def pages(directory: Path) -> list[object]:
+    with closing(History(directory / "index.duckdb", directory / "ledger")) as history:
+        assert history.rebuilt == ""
+        events = [history.events({"limit": 100, "offset": offset}) for offset in range(0, EVENTS + 10, 100)]
+        return [history.tasks({}), history.events({"user_id": "alice"}), *events]
+
+
+@pytest.mark.parametrize("name", ["index.views", "ledger/segments/*.gz"])
+def test_pages_do_not_believe_the_damaged_places_that_they_are_read_from(
+    original: Path, tmp_path: Path, name: str
+) -> None:
+    right, path = pages(original), max(original.glob(name))
+
+    def judge(copy: Path) -> str:
+        assert pages(copy) == right
+        return "right"
+
+    verdicts = each_damage(original, tmp_path / "copy", str(path.relative_to(original)), count(12, 1_000), judge)
+    assert set(verdicts) == {"right"}
+
+
 @pytest.mark.parametrize("name", ["tiles/0/000", "tiles/0/001", "tiles/1/000.p/2", "checkpoints.log"])
 def test_a_damaged_tree_is_refused_or_found_or_made_anew(
     original: Path, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture

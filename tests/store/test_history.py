@@ -456,7 +456,7 @@ def test_damage_while_it_is_open_is_a_doubt(place: Place) -> None:
     history = place.with_facts(*lives(5))
     history.file.db.execute("DROP TABLE tasks")
     with pytest.raises(IndexDoubt):
-        history.tasks({})
+        history.task("t1")
     history.start_anew("tasks were gone")
     history.catch_up(14)
     assert history.tasks({})["total"] == 5
@@ -605,3 +605,67 @@ def test_a_block_that_cannot_be_read_is_damage(place: Place) -> None:
     history.file.db.execute("DROP TABLE tasks")
     found = history.check()
     assert (found["valid"], found["damaged"]) == (False, True)
+
+
+# -- beside the index
+
+
+def test_pages_are_the_same_without_their_copies_which_are_put_back(place: Place) -> None:
+    history = place.with_facts(*lives(80), facts.submit("waits"), facts.start("waits"))
+    queries: list[dict[str, Any]] = [
+        {},
+        {"status": "running"},
+        {"limit": 9, "offset": 44},
+        {"user_id": "ann", "limit": 100},
+    ]
+    right = [history.tasks(query) for query in queries]
+    events = [history.events(query) for query in queries]
+    history.close()
+    views = place.index.with_suffix(".views")
+    whole = views.read_bytes()
+    for broken in (b"", whole[:1000], whole[300:], bytes(len(whole))):
+        views.write_bytes(broken)
+        history = place.history()
+        assert history.rebuilt == ""
+        assert [history.tasks(query) for query in queries] == right
+        assert history.check()["valid"]
+        history.close()
+        assert views.read_bytes() == whole
+    views.unlink()
+    place.edit("DELETE FROM places")
+    history = place.history()
+    assert [history.tasks(query) for query in queries] == right
+    assert [history.events(query) for query in queries] == events
+    history.close()
+    place.edit("INSERT INTO places VALUES (0, 40), (96, 40)")
+    assert "places has gaps" in place.history().rebuilt
+
+
+def test_a_crash_between_the_copy_and_the_index_shows_the_index(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = place.with_facts(*(facts.submit(f"t{n}") for n in range(5)))
+    right = history.tasks({})
+    place.ledger.append([facts.start(f"t{n}") for n in range(5)])
+
+    def stop(*_: object) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(History, "_replace_tasks", stop)
+        with pytest.raises(InterruptedError):
+            history.catch_up()
+    assert history.tasks({}) == right
+    history.close()
+    history = place.history()
+    assert history.tasks({}) == right
+    history.catch_up()
+    assert {task["status"] for task in history.tasks({})["tasks"]} == {"running"}
+    assert history.check()["valid"]
+
+
+def test_an_edited_sum_is_found(place: Place) -> None:
+    history = place.with_facts(*lives(5))
+    task = history.task("t00003")
+    assert task is not None
+    history.close()
+    place.edit("UPDATE tasks SET view_sum = view_sum + 1 WHERE id = 't00003'")
+    assert place.history().check()["first_bad"] == task["last_seq"]

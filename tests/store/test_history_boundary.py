@@ -15,7 +15,7 @@ from fetchmld.verify import TAMPERED, VALID_UNVOUCHED, offline
 from tests.store import task_facts
 from tests.store.pruned_samples import LONG_LIVED, Life
 
-TABLES = ("meta", "events", "carried", "tasks", "experiments")
+TABLES = ("meta", "events", "places", "carried", "(SELECT * EXCLUDE slot FROM tasks)", "experiments")
 
 
 @pytest.fixture

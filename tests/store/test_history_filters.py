@@ -3,11 +3,9 @@
 from array import array
 from collections.abc import Mapping, Sequence
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fetchmld.store import history_filters
 from fetchmld.store.history_filters import CODE, FEW, WIDE, Codes, FilterTable, Range
 
 KINDS = {"kind": FEW, "user": CODE, "at": WIDE}
@@ -19,13 +17,8 @@ bound = st.none() | st.integers(-1, 41)
 within = st.dictionaries(st.just("at"), st.tuples(bound, bound))
 
 
-@pytest.fixture(autouse=True)
-def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history_filters, "CHUNK_ROWS", 8)
-
-
 def table_of(batches: Sequence[Sequence[Row]], counted: tuple[str, ...]) -> FilterTable:
-    table = FilterTable(KINDS, counted)
+    table = FilterTable(KINDS, counted, chunk_rows=8)
     for batch in batches:
         columns = dict(zip(KINDS, zip(*batch, strict=True), strict=True)) if batch else dict.fromkeys(KINDS, ())
         table.extend(columns, len(batch))
@@ -64,7 +57,7 @@ def test_a_changed_value_is_found(found: list[Row], place: int, kind: int) -> No
 
 @given(st.lists(st.integers(0, 100), unique=True, max_size=40))
 def test_a_row_is_found_by_a_value_that_grows(values: list[int]) -> None:
-    table = FilterTable({"seq": WIDE})
+    table = FilterTable({"seq": WIDE}, chunk_rows=8)
     table.extend({"seq": array("q", sorted(values))}, len(values))
     assert [table.place_of("seq", n) for n in range(101)] == [
         sorted(values).index(n) if n in values else None for n in range(101)

@@ -243,7 +243,7 @@ def test_the_file_is_as_it_was_after_all_that(history: History) -> None:
             ask(history, sql, time_max_s=0.2)
     assert history.check()["valid"]
     after = history.file.db.execute("SELECT table_name, estimated_size FROM duckdb_tables() ORDER BY 1").fetchall()
-    assert (len(after), after) == (5, tables)
+    assert (len(after), after) == (6, tables)
 
 
 def test_times_start_where_the_facts_do(history: History) -> None:

@@ -49,13 +49,17 @@ def test_it_is_a_gzip_file_and_takes_less(directory: Path) -> None:
     assert found.stat().st_size < len(raw) / 3
 
 
-def test_any_part_of_any_size_can_be_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block_bytes", [BLOCK_BYTES, 2**20])
+def test_any_part_of_any_size_can_be_read(tmp_path: Path, block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "00000000000000000000.log"
-    raw = os.urandom(BLOCK_BYTES) + bytes(BLOCK_BYTES) + b"end" * 1000
+    raw = os.urandom(block_bytes) + bytes(block_bytes) + b"end" * 1000
     path.write_bytes(raw)
-    file = open_segment(seal(path))
-    for start in (0, 7, BLOCK_BYTES - 3, BLOCK_BYTES, 2 * BLOCK_BYTES - 1, len(raw) - 5, len(raw), len(raw) + 9):
-        for size in (0, 1, 100, BLOCK_BYTES, 3 * BLOCK_BYTES):
+    with monkeypatch.context() as patch:
+        patch.setattr(sealed, "BLOCK_BYTES", block_bytes)  # older files have members of a MiB
+        path = seal(path)
+    file = open_segment(path)
+    for start in (0, 7, block_bytes - 3, block_bytes, 2 * block_bytes - 1, len(raw) - 5, len(raw), len(raw) + 9):
+        for size in (0, 1, 100, block_bytes, 3 * block_bytes):
             assert file.pread(size, start) == raw[start : start + size]
     assert file.problem == ""
     file.close()
