@@ -2,8 +2,9 @@
 
 The owner of a socket serves it, 0600 in the run directory; whoever needs the owner connects and reconnects by itself.
 Whoever is on another machine dials some other way (`Dial`): the bytes and the events are the same.
-Both sides may post (one way) and request (answered). All that is sent in one turn of the loop travels in one write, and
-all that has arrived is handed over as one batch, so a busy channel costs little per message.
+Both sides may post (one way) and request (answered). All that is sent in one turn of the loop travels in one write (of
+requests a few, so that both sides work at a time), and all that has arrived is handed over as one batch, so a busy channel
+costs little per message.
 
 A frame is `u32 length of the rest, u32 length of the JSON part, JSON, blob`, little-endian. The JSON part is a list of
 messages `[id, kind, body, blob length]`; the blobs follow it in the same order. `id` is 0 for a post, positive for a
@@ -25,6 +26,7 @@ from fetchmld.core.errors import FetchmlError, Unavailable, from_name
 
 FRAME_BYTES_MAX: Final = 64 * 2**20
 BUFFER_BYTES_MAX: Final = 256 * 2**20  # what may wait for a peer that does not read, before it is cut off
+REQUESTS_MAX: Final = 8  # that wait for the end of the loop's turn; with more the peer begins while we go on
 RECONNECT_FIRST_S: Final = 0.02
 RECONNECT_MAX_S: Final = 1.0
 REQUEST_TIMEOUT_S: Final = 30.0
@@ -100,6 +102,8 @@ class Peer(asyncio.Protocol):
         answer: asyncio.Future[Reply] = self._loop.create_future()
         self._waiting[message_id] = answer
         self.send(message_id, kind, body, blob)
+        if len(self._outgoing) >= REQUESTS_MAX:
+            self._flush()
         try:
             if timeout_s == REQUEST_TIMEOUT_S:
                 self._give_up_at(message_id, self._loop.time() + timeout_s)

@@ -23,7 +23,7 @@ from fetchmld.api.meter import Meter
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of a path's last part; what is written otherwise goes the other way
 _EMPTY: Final = frozenset({204, 304})  # answers that have no body
-_ALWAYS: Final = "Server: fetchmld\r\n" + "".join(f"{name}: {value}\r\n" for name, value in SECURITY_HEADERS.items())
+_ALWAYS: Final = "".join(f"{name}: {value}\r\n" for name, value in {"Server": "fetchmld", **SECURITY_HEADERS}.items())
 _OURS: Final = frozenset(
     name.lower()
     for name in (
