@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import resource
 import socket
 import ssl
@@ -52,6 +51,7 @@ from fetchmld.api.head import (
 )
 from fetchmld.api.native import Native
 from fetchmld.api.protocol import ApiSite, make_runner
+from fetchmld.chance import random_bytes
 from fetchmld.channel import REQUEST_TIMEOUT_S, Client, Dial
 from fetchmld.config import Config
 from fetchmld.core.errors import FetchmlError, NotFound, Unavailable, from_name
@@ -98,7 +98,7 @@ READY_TIMEOUT_S: Final = 2.0
 
 def new_id() -> str:
     """60 random bits in 12 letters and digits."""
-    return os.urandom(ID_CHARACTERS).translate(_LETTERS).decode()
+    return random_bytes(ID_CHARACTERS).translate(_LETTERS).decode()
 
 
 def _asker(caller: Caller) -> dict[str, str]:
@@ -213,12 +213,13 @@ class HeadActor:
     async def submit(
         self, caller: Caller, requests: list[TaskRequest], intents: Sequence[Intent | None] = ()
     ) -> list[TaskView | FetchmlError]:
-        tasks: list[dict[str, Any]] = [
-            {"id": new_id(), "request": request, "known_ended": await self._ended_needs(request)}
-            for request in requests
-        ]
+        tasks: list[dict[str, Any]] = [{"id": new_id(), "request": request} for request in requests]
+        for task, request in zip(tasks, requests, strict=True):
+            if "depends_on" in request:
+                task["known_ended"] = await self._ended_needs(request)
         for task, intent in zip(tasks, intents, strict=False):
-            task["intent"] = intent and asdict(intent)
+            if intent is not None:
+                task["intent"] = asdict(intent)
         body = {**_asker(caller), "tasks": tasks}
         outcomes = (await self._scheduler.request("submit", body)).body
         return [one["task"] if "task" in one else from_name(*one["refused"]) for one in outcomes]

@@ -3,7 +3,6 @@
 Knows status codes, headers and the ErrorResponse; knows nothing of requests, roles or tasks.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -12,6 +11,7 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
+from fetchmld.chance import random_bytes
 from fetchmld.core.errors import FetchmlError
 
 JSON_TYPE: Final = "application/json"
@@ -51,7 +51,7 @@ def trace_id_of(traceparent: str | None) -> str:
     """The trace id of a W3C `traceparent` header (32 hex digits), or a fresh random UUID where there is no valid one."""
     if traceparent is not None and (match := _TRACEPARENT.fullmatch(traceparent)):
         return match.group(1)
-    digits = os.urandom(16).hex()
+    digits = random_bytes(16).hex()
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"  # RFC 9562, version 4
 

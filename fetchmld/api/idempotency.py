@@ -6,8 +6,6 @@ known here: the same key again meanwhile is 409. In a batch each item has the ke
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 from aiohttp import web
@@ -22,36 +20,40 @@ KEY_CHARACTERS_MAX: Final = 255
 _DIGEST_BYTES: Final = 16
 
 
-@contextmanager
-def under_way(request: web.Request, route: str) -> Iterator[str]:
+class UnderWay:
     """What the request's key stands for while it is carried out; "" where it has none.
 
-    Raises BadRequest for what is no key, Conflict while another request with it is under way.
+    Raises BadRequest for what is no key, Conflict while another request with it is under way. No
+    `contextmanager`: most requests have no key, and for them that would be dear.
     """
-    key = _key_of(request)
-    if key is None:
-        yield ""
-        return
-    scope = f"{request[CALLER].user_id}\0{route}\0{key}"
-    others = request.app[UNDER_WAY]
-    if scope in others:
-        raise Conflict(f"{HEADER}: a request with this key is under way; send it again in a moment").passing(1)
-    others.add(scope)
-    try:
-        yield scope
-    finally:
-        others.discard(scope)
+
+    __slots__ = ("_others", "_scope")
+
+    def __init__(self, request: web.Request, route: str) -> None:
+        key = _key_of(request)
+        self._scope = "" if key is None else f"{request[CALLER].user_id}\0{route}\0{key}"
+        self._others = request.app[UNDER_WAY]
+
+    def __enter__(self) -> str:
+        if self._scope:
+            if self._scope in self._others:
+                raise Conflict(f"{HEADER}: a request with this key is under way; send it again in a moment").passing(1)
+            self._others.add(self._scope)
+        return self._scope
+
+    def __exit__(self, *_exc: object) -> None:
+        self._others.discard(self._scope)
 
 
 def intent_of(scope: str, body: Any, place: int = 0) -> Intent | None:
-    """The intent of one body of the request that `under_way` gave `scope` for; None where it has no key."""
+    """The intent of one body of the request that `UnderWay` gave `scope` for; None where it has no key."""
     return Intent(_hash(f"{scope}\0{place}"), _hash_of(body)) if scope else None
 
 
 def _key_of(request: web.Request) -> str | None:
-    given = request.headers.getall(HEADER, [])
-    if not given:
+    if HEADER not in request.headers:
         return None
+    given = request.headers.getall(HEADER)
     key = given[0]
     if len(given) > 1 or not 0 < len(key) <= KEY_CHARACTERS_MAX or not (key.isascii() and key.isprintable()):
         raise BadRequest(f"{HEADER}: must be one text of 1 to {KEY_CHARACTERS_MAX} printable ASCII characters")

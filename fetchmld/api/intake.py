@@ -21,13 +21,15 @@ from fetchmld.plugins.catalog import catalog, valid
 TABLE_BYTES_MAX: Final = 65_536  # env and metadata, names and values together
 TABLE_ENTRIES_MAX: Final = 1000
 
+_SURE_CHARACTERS: Final = FIELD_BYTES_MAX // 4  # have no more bytes than that in UTF-8
+
 # What shlex.split accepts, as one linear pass: it is a hundred times slower, and only its verdict is wanted here.
 _SPLITTABLE: Final = re.compile(r"""(?:[^'"\\]++|\\.|'[^']*+'|"(?:[^"\\]++|\\.)*+")*+""", re.DOTALL)
 
 
 def recordable(text: str) -> str:
     """The record is what a restart reads tasks from, so what it would cut is refused."""
-    if len(text) > FIELD_BYTES_MAX or len(text.encode()) > FIELD_BYTES_MAX:
+    if len(text) > _SURE_CHARACTERS and len(text.encode()) > FIELD_BYTES_MAX:
         raise ValueError(f"has {len(text.encode())} bytes, at most {FIELD_BYTES_MAX} are accepted")
     return text
 
@@ -46,6 +48,8 @@ def _command(text: str) -> str:
 
 
 def _small_table(table: dict[str, str]) -> dict[str, str]:
+    if sum(map(len, table)) + sum(map(len, table.values())) <= _SURE_CHARACTERS:
+        return table
     total = sum(len(recordable(name).encode()) + len(recordable(value).encode()) for name, value in table.items())
     if total > TABLE_BYTES_MAX:
         raise ValueError(f"has {total} bytes of names and values, at most {TABLE_BYTES_MAX} are accepted")

@@ -12,7 +12,7 @@ from fetchmld.api.body import read_object
 from fetchmld.api.context import CALLER, HEAD, METRICS
 from fetchmld.api.experiment_metrics import table
 from fetchmld.api.head import ExperimentRequest
-from fetchmld.api.idempotency import REPLAYED, intent_of, under_way
+from fetchmld.api.idempotency import REPLAYED, UnderWay, intent_of
 from fetchmld.api.validation import validate
 from fetchmld.core.errors import Invalid, NotFound, Repeated
 from fetchmld.core.model import Experiment, Intent
@@ -107,7 +107,7 @@ async def create(request: web.Request) -> web.Response:
     """POST /v1/experiments: 201 once it is on disk."""
     body = await read_object(request)
     given: CreateExperiment = validate(_CREATE_EXPERIMENT, body)
-    with under_way(request, "experiments") as scope:
+    with UnderWay(request, "experiments") as scope:
         made, more = await _create(request, given, intent_of(scope, body))
     return reply(wire.experiment(made), 201, more)
 

@@ -12,7 +12,7 @@ from fetchmld.api import access, browser, wire
 from fetchmld.api.answers import reply
 from fetchmld.api.body import read_object
 from fetchmld.api.context import ADMISSION, CALLER, HEAD, PAGES
-from fetchmld.api.idempotency import REPLAYED, intent_of, under_way
+from fetchmld.api.idempotency import REPLAYED, UnderWay, intent_of
 from fetchmld.api.intake import GpuType, Image, recordable
 from fetchmld.api.pages import no_such_service
 from fetchmld.api.validation import validate
@@ -67,7 +67,7 @@ async def start(request: web.Request) -> web.Response:
     """POST /v1/jupyter/services: 201 once it is on disk. It starts when a service slot is free."""
     body = await read_object(request)
     given: StartJupyter = validate(_START, body)
-    with under_way(request, "jupyter/services") as scope:
+    with UnderWay(request, "jupyter/services") as scope:
         asked = await _task_request(request, given)
         (found,) = await request.app[HEAD].submit(request[CALLER], [asked], [intent_of(scope, body)])
     view = await _made_before(request, found.message) if isinstance(found, Repeated) else found

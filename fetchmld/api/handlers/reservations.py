@@ -13,7 +13,7 @@ from fetchmld.api.answers import reply
 from fetchmld.api.body import read_object
 from fetchmld.api.context import CALLER, HEAD
 from fetchmld.api.head import ReservationRequest
-from fetchmld.api.idempotency import REPLAYED, intent_of, under_way
+from fetchmld.api.idempotency import REPLAYED, UnderWay, intent_of
 from fetchmld.api.intake import GpuType
 from fetchmld.api.query import instant_us
 from fetchmld.api.validation import validate
@@ -58,7 +58,7 @@ async def create(request: web.Request) -> web.Response:
         duration_s=given.get("expires_minutes", DEFAULT_MINUTES) * 60.0,
         starts_in_s=_starts_in_s(given["starts_at"]) if "starts_at" in given else 0.0,
     )
-    with under_way(request, "reservations") as scope:
+    with UnderWay(request, "reservations") as scope:
         made, more = await _reserve(request, wanted, intent_of(scope, body))
     return reply(wire.reservation(made), 201, {"Location": f"/v1/scheduler/reservations/{made['id']}", **more})
 

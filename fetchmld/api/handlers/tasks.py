@@ -13,7 +13,7 @@ from fetchmld.api.answers import error_body, reply
 from fetchmld.api.body import read_list, read_object
 from fetchmld.api.context import ADMISSION, CALLER, CONFIG, HEAD, STREAMS, TRACE
 from fetchmld.api.head import TaskQuery
-from fetchmld.api.idempotency import REPLAYED, intent_of, under_way
+from fetchmld.api.idempotency import REPLAYED, UnderWay, intent_of
 from fetchmld.api.outputs import add_output
 from fetchmld.api.validation import validate
 from fetchmld.core.errors import Conflict, FetchmlError, Invalid, Repeated
@@ -42,7 +42,7 @@ _SET_PRIORITY: Final[TypeAdapter[SetPriority]] = TypeAdapter(SetPriority)
 async def create(request: web.Request) -> web.Response:
     """POST /v1/tasks: 201 once the task is on disk."""
     body = await read_object(request)
-    with under_way(request, "tasks") as scope:
+    with UnderWay(request, "tasks") as scope:
         asked = await request.app[ADMISSION].accept(request[CALLER], body, set())
         (found,) = await request.app[HEAD].submit(request[CALLER], [asked], [intent_of(scope, body)])
     task = await _made_before(request, found) if isinstance(found, Repeated) else found
@@ -62,7 +62,7 @@ async def _made_before(request: web.Request, repeated: Repeated) -> TaskView | F
 async def create_many(request: web.Request) -> web.Response:
     """POST /v1/tasks/batch: an answer for each of a list, in its order, once all that were accepted are on disk."""
     items = await read_list(request, BATCH_BYTES_MAX, BATCH_ITEMS_MAX)
-    with under_way(request, "tasks/batch") as scope:
+    with UnderWay(request, "tasks/batch") as scope:
         asked = await _accept_many(request, items, scope)
         good = [one for one in asked if not isinstance(one, FetchmlError)]
         requests, intents = [one for one, _ in good], [intent for _, intent in good]
