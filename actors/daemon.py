@@ -22,6 +22,7 @@ from typing import Any, Final
 from actors import json_logs
 from actors.cluster import ActorFailed, Cluster, head_specs
 from actors.data_dir import DataDir, Refused
+from actors.listeners import Listeners
 from actors.member import Member
 from actors.ray_compat import WORKERS_MAX, RayFailed, RayOptions, RayRuntime, reap_leftovers
 from actors.ray_member import own_address
@@ -57,8 +58,9 @@ def run(settings: dict[str, Any]) -> int:
             if "join" in settings:
                 return asyncio.run(Member(directory, settings, started_at).run())
             check_exposure(settings)
-            directory.check_port(settings["host"], settings["port"])
-            return asyncio.run(Daemon(directory, settings, started_at).run())
+            ports = filter(None, (settings["port"], settings["services_port"]))
+            listeners = Listeners.listen(settings["host"], ports)
+            return asyncio.run(Daemon(directory, settings, started_at, listeners).run())
     except Refused as error:
         say({"error": str(error), "exit_code": error.exit_code})
         return error.exit_code
@@ -67,8 +69,9 @@ def run(settings: dict[str, Any]) -> int:
 class Daemon:
     """One life of the daemon on a data directory that is held."""
 
-    def __init__(self, directory: DataDir, settings: dict[str, Any], started_at: float) -> None:
+    def __init__(self, directory: DataDir, settings: dict[str, Any], started_at: float, listeners: Listeners) -> None:
         self._directory = directory
+        self._listeners = listeners
         self._started_at = started_at
         run_dir = directory.run_dir()
         worker_id = directory.worker_id()
@@ -106,11 +109,14 @@ class Daemon:
         """Start, watch, stop. 0 after a signal, 1 when the start failed."""
         stopping = stop_signals()
         log.info("daemon_starting", extra={"pid": os.getpid(), "data_dir": str(self._directory.path)})
+        lending = asyncio.create_task(self._listeners.lend(self._run_dir))
         starting = asyncio.create_task(self._start())
         try:
             return await self._until(starting, stopping)
         finally:
             await ended(starting)
+            await ended(lending)
+            self._listeners.close()  # before the head goes: from then on nobody is to wait for another
             await self._cluster.stop()
             self._directory.daemon_file.unlink(missing_ok=True)
             log.info("daemon_stopped", extra={"lived_s": round(time.time() - self._started_at, 3)})

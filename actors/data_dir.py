@@ -3,12 +3,10 @@
 One daemon at a time holds it, by a lock that ends with the process however it ends.
 """
 
-import errno
 import fcntl
 import json
 import os
 import secrets
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -97,16 +95,6 @@ class DataDir:
         if said.get("format") != FORMAT:
             raise Refused(f"{self.path} has format {said.get('format')!r}; this version reads {FORMAT} only")
 
-    def check_port(self, host: str, port: int) -> None:
-        """Raises `Refused` where `port` cannot be had, before anything is started for it."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                raise Refused(_why_no_port(error, host, port)) from None
-
     def run_dir(self) -> Path:
         """The short directory for sockets, made anew after a reboot. Raises `Refused`."""
         try:
@@ -139,14 +127,6 @@ class DataDir:
         """Say who the daemon is: `pid` and `start_ticks` name the process beyond doubt."""
         ticks = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()[19]
         write_new(self.daemon_file, json.dumps({"pid": os.getpid(), "start_ticks": int(ticks), **about}) + "\n")
-
-
-def _why_no_port(error: OSError, host: str, port: int) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} of {host} is taken by another program; stop it, or choose another (--port)"
-    if error.errno == errno.EACCES:
-        return f"port {port} needs more rights than we have; choose one from 1024 on (--port)"
-    return f"cannot listen on {host} port {port}: {error.strerror}; choose another address (--host)"
 
 
 def write_new(path: Path, text: str) -> None:

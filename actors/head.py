@@ -18,6 +18,7 @@ from aiohttp import web
 from actors import feed
 from actors.code_desk import CodeDesk
 from actors.content_keeper import ContentKeeper
+from actors.listeners import BACKLOG, borrow
 from actors.log_desk import LogDesk
 from actors.notes import Notes
 from actors.object_desk import ObjectDesk
@@ -168,8 +169,8 @@ class HeadActor:
         self._runner = make_runner(app)
         await self._runner.setup()
         tls = self._tls()
-        for port in filter(None, (self._config.port, self._config.services_port)):
-            await ApiSite(self._runner, self._config.host, port, tls).start()
+        for listening in await asyncio.to_thread(borrow, self._run_dir):
+            await ApiSite(self._runner, listening, tls, backlog=BACKLOG).start()
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)

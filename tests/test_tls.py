@@ -59,7 +59,7 @@ def with_tls(tmp_path: Path, test: Callable[[Served], None]) -> None:
         runner = make_runner(build_app(head, config_in(tmp_path)))
         await runner.setup()
         identities = tls.Identities(served.certificate, served.key, served.inner)
-        await ApiSite(runner, "127.0.0.1", 0, identities.context).start()
+        await ApiSite(runner, socket.create_server(("127.0.0.1", 0)), identities.context).start()
         served.port = runner.addresses[0][1]
         served.url = f"https://127.0.0.1:{served.port}"
         try:

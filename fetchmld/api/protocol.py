@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 SHUTDOWN_S: Final = 5.0  # for answers under way at a clean stop; streams are ended before
 KEEP_ALIVE_S: Final = 75.0  # between two requests
 HANDSHAKE_S: Final = 10.0  # of TLS
-BACKLOG: Final = 1024
 LINE_BYTES_MAX: Final = 2**15  # of a request line; a filter given as deepObject takes many words
 _TCP_INFO_BYTES: Final = 128
 _ACKED: Final = struct.Struct("=Q")  # tcpi_bytes_acked of Linux's struct tcp_info
@@ -287,26 +286,27 @@ def make_runner(app: web.Application, **settings: Any) -> ApiRunner:
 
 
 class ApiSite(web.BaseSite):
-    """Where a runner listens. As aiohttp's TCPSite, with a bound on TLS handshakes."""
+    """Where a runner accepts: a socket that listens. As aiohttp's SockSite, with a bound on TLS handshakes."""
 
-    __slots__ = ("_host", "_port")
+    __slots__ = ("_socket",)
 
-    def __init__(self, runner: web.BaseRunner, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(runner, ssl_context=tls, backlog=BACKLOG)
-        self._host = host
-        self._port = port
+    def __init__(
+        self, runner: web.BaseRunner, listening: socket.socket, tls: ssl.SSLContext | None = None, *, backlog: int = 128
+    ) -> None:
+        super().__init__(runner, ssl_context=tls, backlog=backlog)
+        self._socket = listening
 
     @property
     def name(self) -> str:
-        return f"{'https' if self._ssl_context else 'http'}://{self._host}:{self._port}"
+        host, port = self._socket.getsockname()[:2]
+        return f"{'https' if self._ssl_context else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def start(self) -> None:
-        """Listen. Raises OSError where the address is taken or not ours."""
+        """Begin to accept."""
         await super().start()
         self._server = await asyncio.get_running_loop().create_server(
             cast(Any, self._runner.server),
-            self._host,
-            self._port,
+            sock=self._socket,
             backlog=self._backlog,
             ssl=self._ssl_context,
             ssl_handshake_timeout=HANDSHAKE_S if self._ssl_context else None,

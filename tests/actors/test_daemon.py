@@ -20,7 +20,7 @@ import pytest
 
 from actors.daemon import url
 from actors.data_dir import DataDir, Refused
-from actors.ray_processes import kill_marked, marked
+from actors.ray_processes import kill_marked, marked, wait_for_all
 from fetchmld.config import Config
 from tests.actors.conftest import ROOT, until
 
@@ -124,13 +124,43 @@ def test_a_daemon_refuses_a_second_and_survives_every_kill(data_dir: Path, port:
         for pid in marked(Path(about["run_dir"])):  # everything but the daemon
             with contextlib.suppress(ProcessLookupError):  # some end with those before them
                 os.kill(pid, signal.SIGKILL)
-        until("it is down", lambda: not is_ready(port))
-        until("it is ready again", lambda: is_ready(port))
         until("its own file says where", lambda: json.loads((data_dir / "daemon.json").read_text()) != about)
+        until("it is ready again", lambda: is_ready(port))
     finally:
         took_s = again.stop()
     assert took_s < 10
     assert not (data_dir / "daemon.json").exists()
+
+
+@pytest.mark.ray
+def test_who_asks_while_the_head_is_replaced_waits_and_is_not_refused(data_dir: Path, port: int) -> None:
+    daemon = start(data_dir, port)
+    try:
+        run_dir = Path(json.loads((data_dir / "daemon.json").read_text())["run_dir"])
+        for _ in range(3):
+            old = head_of(run_dir)
+            pidfd = os.pidfd_open(old)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            assert wait_for_all([pidfd], 10)  # nobody accepts from here on
+            os.close(pidfd)
+            lines = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(20)]
+            for line in lines:
+                line.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert [line.recv(15) for line in lines] == [b"HTTP/1.1 200 OK"] * 20
+            for line in lines:
+                line.close()
+            assert head_of(run_dir) != old
+    finally:
+        daemon.stop()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+def head_of(run_dir: Path) -> int:
+    """The process of the head's actor."""
+    names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in marked(run_dir)}
+    (found,) = [pid for pid, name in names.items() if name.startswith(b"ray::head")]
+    return found
 
 
 @pytest.mark.ray
@@ -175,17 +205,6 @@ def test_a_marker_of_another_kind_is_refused(tmp_path: Path, text: str, reason: 
     (tmp_path / "fetchml.json").write_text(text)
     with pytest.raises(Refused, match=reason), DataDir(tmp_path).held():
         pass
-
-
-def test_a_taken_port_is_named(tmp_path: Path) -> None:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        port = holder.getsockname()[1]
-        with pytest.raises(Refused, match=f"port {port} of 127.0.0.1 is taken"):
-            DataDir(tmp_path).check_port("127.0.0.1", port)
-    with pytest.raises(Refused, match="cannot listen on 192.0.2.1"):
-        DataDir(tmp_path).check_port("192.0.2.1", port)
 
 
 def test_the_key_and_the_workers_id_are_made_once(tmp_path: Path) -> None:
