@@ -8,6 +8,7 @@ import contextlib
 import gc
 import logging
 import os
+from collections import deque
 from collections.abc import Coroutine, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -431,17 +432,21 @@ class Agent:
     def _apply(self, events: list[Event]) -> None:
         """Let the core handle `events` and what follows from them at once; phases already over are not told."""
         effects: list[Effect] = []
-        while events:
-            for effect in self._core.handle(events.pop(0)):
+        ahead = deque(events)
+        while ahead:
+            for effect in self._core.handle(ahead.popleft()):
                 following = self._do_now(effect)
                 if following is None:
                     effects.append(effect)
                 else:
-                    events.append(following)
+                    ahead.append(following)
         over = {effect.key for effect in effects if isinstance(effect, Report)}
         for effect in effects:
             if not (isinstance(effect, SayPhase) and effect.key in over):
                 self._perform(effect)
+        forgotten = [name_of(effect.key, effect.rank) for effect in effects if isinstance(effect, Forget)]
+        if forgotten:
+            self._runner.send({"do": "forget", "keys": forgotten})
 
     def _do_now(self, effect: Effect) -> Event | None:
         """The event of an effect that takes no time; None for all others, which `_perform` does."""
@@ -500,7 +505,6 @@ class Agent:
         self._preparer.forget(key)
         self._logs.forget(key)
         self._log_keeper.forget(key, rank)
-        self._runner.send({"do": "forget", "keys": [name]})
         self._environments.forget(name)
         self._services.forget(key)
         spoilt = name in self._spoilt

@@ -1,6 +1,7 @@
 """What a task may use, as the runner is told: its claim where it made one, else a default. Knows settings, does nothing."""
 
 import resource
+from functools import cache
 from typing import Any, Final
 
 from fetchmld.config import Config
@@ -42,15 +43,19 @@ def _unclaimed_gb(config: Config, capacity: Capacity) -> int:
 
 
 def _rlimits(request: TaskRequest, config: Config, isolation: dict[str, Any]) -> list[tuple[int, int, int]]:
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    files = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
     found = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: config.task_file_bytes_max,
-        resource.RLIMIT_NOFILE: files,
+        resource.RLIMIT_NOFILE: _files_max(),
     }
     if "uids" in isolation:  # else it would count every process of our own user
         found[resource.RLIMIT_NPROC] = config.task_pids_max
     if isolation.get("limits", {}).get("memory") == "rlimits" and "memory_gb" in request:
         found[resource.RLIMIT_DATA] = request["memory_gb"] * GB
     return [(which, value, value) for which, value in found.items()]
+
+
+@cache
+def _files_max() -> int:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, cast
 
-from fetchmld.runner.frames import Decoder, FrameError, Message, encode
+import orjson
+
+from fetchmld.runner.frames import Decoder, FrameError, Message, dumps, encode
 from fetchmld.runner.isolation import THE_BEST, Wanted
 from fetchmld.runner.process import IDLE_S, command
 
@@ -24,6 +26,14 @@ RETRY_S: Final = 1.0
 _ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}  # the runner's own: nothing of ours, no token
 
 
+def _compact(messages: list[Message]) -> bytes:
+    """What `frames` writes, several times faster."""
+    try:
+        return orjson.dumps(messages)
+    except orjson.JSONEncodeError:  # half of a surrogate pair in a text
+        return dumps(messages)
+
+
 class RunnerLink(asyncio.Protocol):
     """One runner, whichever process it is at the moment. `on_messages` gets each batch; `state` is the first of each."""
 
@@ -32,7 +42,7 @@ class RunnerLink(asyncio.Protocol):
         self._socket_path = socket_path
         self._on_messages = on_messages
         self._transport: asyncio.Transport | None = None
-        self._decoder = Decoder()
+        self._decoder = Decoder(orjson.loads)
         self._outgoing: list[Message] = []
         self._lost = asyncio.Event()
         self._greeted = asyncio.Event()
@@ -60,7 +70,7 @@ class RunnerLink(asyncio.Protocol):
     def _flush(self) -> None:
         messages, self._outgoing = self._outgoing, []
         if self._transport is not None and messages:
-            self._transport.write(encode(messages))
+            self._transport.write(encode(messages, _compact))
 
     async def close(self) -> None:
         """Let go of the runner, which goes on."""
@@ -88,7 +98,7 @@ class RunnerLink(asyncio.Protocol):
     async def _connect(self) -> None:
         """Connect to the runner that is there, or to one that we start."""
         self._lost.clear()
-        self._decoder = Decoder()
+        self._decoder = Decoder(orjson.loads)
         try:
             await self._try_connect()
         except (FileNotFoundError, ConnectionRefusedError):

@@ -13,8 +13,9 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,8 @@ from fetchmld.core.model import Gpu, ParamValue, TaskRequest
 SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SCRIPT: Final = "train.py"
 PARTS: Final = ("work", "output", "tmp")
+SETTLED_NS: Final = 50_000_000  # a time of change is this coarse at worst
+WORDS_MAX: Final = 1000  # commands that are kept split
 JOB_USER: Final = "job"  # what a user without a name is called
 _PASSED_ON: Final = ("LANG", "LC_ALL", "TZ")  # all that a task gets of our own environment
 
@@ -41,12 +44,21 @@ class CannotRun(Exception):
 class Workspace:
     """The directory of one attempt."""
 
-    __slots__ = ("base", "uid")
+    __slots__ = ("_is_container", "_looks", "base", "given_ns", "uid")
 
     def __init__(self, base: str, uid: int = -1) -> None:
         """`uid`: the user whose it is, with a group of the same number; -1 = ours."""
         self.base = base
         self.uid = uid
+        self.given_ns = 0  # wall time, when its attempt got it; 0 = an agent before us gave it
+        self._is_container = False
+        self._looks: dict[str, tuple[int, int]] = {}  # of parts, when they were seen to be as they were made
+
+    def moved(self, base: str, *, is_given: bool) -> "Workspace":
+        """The same directory where it is now: given to an attempt, or waiting for one."""
+        moved = Workspace(base, self.uid)
+        moved.given_ns, moved._looks = time.time_ns() if is_given else 0, self._looks
+        return moved
 
     @property
     def work(self) -> str:
@@ -79,6 +91,7 @@ class Workspace:
 
     def mark_container(self) -> None:
         """A container runs in it, which may outlive the command that started it."""
+        self._is_container = True
         with open(self._mark, "wb"):
             pass
 
@@ -88,7 +101,7 @@ class Workspace:
 
     @property
     def is_container(self) -> bool:
-        return os.path.exists(self._mark)
+        return self._is_container if self.given_ns else os.path.exists(self._mark)
 
     def has_leavings(self) -> bool:
         """Is there anything to collect, or to remove, now that the attempt is over?"""
@@ -96,10 +109,44 @@ class Workspace:
 
     def has_output(self) -> bool:
         try:
+            if self._looks_as_made("output", os.lstat(self.output)):
+                return False
             with os.scandir(self.output) as found:
                 return next(found, None) is not None
         except FileNotFoundError:
             return False
+
+    def is_untouched(self) -> bool:
+        """Whether it is as `create` makes it: its parts, nothing in them, nobody else let in or locked out."""
+        try:
+            if set(os.listdir(self.base)) != set(PARTS) or not self._is_private(self.base, os.lstat(self.base)):
+                return False
+            return all(map(self._is_as_made, PARTS))
+        except OSError:
+            return False
+
+    def _is_as_made(self, part: str) -> bool:
+        """Looked into only where it may have changed: three directories of each attempt would cost as much as its end."""
+        path = f"{self.base}/{part}"
+        found = os.lstat(path)
+        if self._looks_as_made(part, found):
+            return True
+        if not self._is_private(path, found) or os.listdir(path):
+            return False
+        self._looks[part] = _look(found)
+        return True
+
+    def _looks_as_made(self, part: str, found: os.stat_result) -> bool:
+        """Whether nothing was changed since it was seen to be as it was made: all that can be done to it or in it changes
+        its time of change, which nobody can set, but which tells moments apart only if they are not too close.
+        """
+        return self._looks.get(part) == _look(found) and found.st_ctime_ns < self.given_ns - SETTLED_NS
+
+    def _is_private(self, path: str, found: os.stat_result) -> bool:
+        """Also without an access list, which its mode does not always show."""
+        owner = self.uid if self.uid >= 0 else os.geteuid()
+        private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700 and found.st_uid == owner
+        return private and not os.listxattr(path, follow_symlinks=False)
 
     def remove_if_empty(self) -> bool:
         """Remove it at once if the attempt left nothing; whether it is gone."""
@@ -121,6 +168,10 @@ class Workspace:
         except FileNotFoundError:
             return False
         return True
+
+
+def _look(found: os.stat_result) -> tuple[int, int]:
+    return found.st_ino, found.st_ctime_ns
 
 
 def empty(trash: Path) -> None:
@@ -145,7 +196,7 @@ def program_of(request: TaskRequest, work: str, path: str, python: str = sys.exe
 
     `path` is the PATH that names without a slash are looked up in, `python` runs scripts. Raises `CannotRun`.
     """
-    words = _words("entrypoint", request.get("entrypoint", "")) or _default(work)
+    words = [*(_words("entrypoint", request.get("entrypoint", "")) or _default(work))]
     words += _words("args", request.get("args", ""))
     first = words[0]
     if first.endswith((".py", ".sh")):
@@ -164,21 +215,23 @@ def words_of(request: TaskRequest, work: str) -> list[str]:
     """
     words = _words("entrypoint", request.get("entrypoint", ""))
     if not words and os.path.isfile(f"{work}/{DEFAULT_SCRIPT}"):
-        words = [DEFAULT_SCRIPT]
+        words = (DEFAULT_SCRIPT,)
     if not words:
-        return _words("args", request.get("args", ""))
+        return [*_words("args", request.get("args", ""))]
     interpreters = {".py": ["python3"], ".sh": ["sh"]}
     return [*interpreters.get(words[0][-3:], []), *words, *_words("args", request.get("args", ""))]
 
 
 def script_of(request: TaskRequest) -> str:
     """The file that would be run by Python or a shell, or whatever the first word is. Raises `CannotRun`."""
-    return (_words("entrypoint", request.get("entrypoint", "")) or [DEFAULT_SCRIPT])[0]
+    return (_words("entrypoint", request.get("entrypoint", "")) or (DEFAULT_SCRIPT,))[0]
 
 
-def _words(name: str, text: str) -> list[str]:
+@lru_cache(WORDS_MAX)
+def _words(name: str, text: str) -> tuple[str, ...]:
+    """Kept: many tasks have the same command. Raises `CannotRun`."""
     try:
-        return shlex.split(text)
+        return tuple(shlex.split(text))
     except ValueError as error:
         raise CannotRun("ENTRYPOINT_NOT_FOUND", f"{name} {text[:200]!r} cannot be split into words: {error}") from None
 

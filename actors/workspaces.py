@@ -7,14 +7,13 @@ users of their own, a directory keeps its user for as long as it is there: who h
 
 import errno
 import os
-import stat
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from actors.sidecars import SLOTS_MAX
-from actors.workspace import PARTS, Workspace
+from actors.workspace import Workspace
 
 SPARES_MAX: Final = 128
 
@@ -30,6 +29,7 @@ class Workspaces:
         self._ready = node_dir / "spares"
         self.trash = node_dir / "trash"  # on the same file system: to discard is to rename
         self._spares: list[Workspace] = []
+        self._given: dict[str, Workspace] = {}  # by the name of the attempt that we gave it to
         self._made = 0
         self._users = range(0)
         self._free: deque[int] = deque()  # user ids that have no directory; the longest unused first
@@ -50,9 +50,13 @@ class Workspaces:
         for spare in self._spares:
             spare.discard(self.trash)
         self._spares.clear()
+        self._given.clear()  # whose they are now, the directories themselves say
 
     def of(self, name: str) -> Workspace:
         """The attempt's directory, whether it is there or not."""
+        given = self._given.get(name)
+        if given is not None:
+            return given
         base = f"{self._attempts}/{name}"
         if not self._users:
             return Workspace(base)
@@ -68,10 +72,14 @@ class Workspaces:
         with suppress(IndexError):
             spare = self._spares.pop()
             os.rename(spare.base, base)
-            return Workspace(base, spare.uid)
+            return self._give(name, spare)
         workspace = Workspace(base, self._new_user())
         workspace.create()
-        return workspace
+        return self._give(name, workspace)
+
+    def _give(self, name: str, workspace: Workspace) -> Workspace:
+        given = self._given[name] = workspace.moved(f"{self._attempts}/{name}", is_given=True)
+        return given
 
     def _new_user(self) -> int:
         if not self._users:
@@ -84,9 +92,10 @@ class Workspaces:
     def give_back(self, name: str, spoilt: bool = False) -> bool:
         """The attempt is over. True if something now lies in the trash. `spoilt`: a process of its user cannot be ended."""
         workspace = self.of(name)
-        if not spoilt and len(self._spares) < SPARES_MAX and _is_untouched(workspace):
+        self._given.pop(name, None)
+        if not spoilt and len(self._spares) < SPARES_MAX and workspace.is_untouched():
             self._made += 1
-            spare = Workspace(f"{self._ready}/{self._made}", workspace.uid)
+            spare = workspace.moved(f"{self._ready}/{self._made}", is_given=False)
             os.rename(workspace.base, spare.base)
             self._spares.append(spare)
             return False
@@ -102,22 +111,3 @@ class Workspaces:
         for name in os.listdir(self._ready):
             Workspace(f"{self._ready}/{name}").discard(self.trash)
         self._spares.clear()
-
-
-def _is_untouched(workspace: Workspace) -> bool:
-    """As `Workspace.create` makes it: its parts, nothing in them, nobody else let in or locked out."""
-    base, uid = workspace.base, workspace.uid if workspace.uid >= 0 else os.geteuid()
-    try:
-        if sorted(os.listdir(base)) != sorted(PARTS):
-            return False
-        directories = [base, *(f"{base}/{part}" for part in PARTS)]
-        return all(_is_private(path, uid) for path in directories) and not any(map(os.listdir, directories[1:]))
-    except OSError:
-        return False
-
-
-def _is_private(path: str, uid: int) -> bool:
-    """Also without an access list, which its mode does not always show."""
-    found = os.lstat(path)
-    private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700 and found.st_uid == uid
-    return private and not os.listxattr(path, follow_symlinks=False)

@@ -1,24 +1,33 @@
-"""One process start: a vfork-like start with directory, session, uid, limits, cgroups, mounts and no-new-privileges."""
+"""Process starts: vfork-like, with directory, session, uid, limits, cgroups, mounts and no-new-privileges."""
 
-def spawn(
-    path: bytes,
-    argv: list[bytes],
-    env: list[bytes],
-    cwd: bytes,
-    stdin_fd: int,
-    log_fd: int,
-    limits: list[tuple[int, int, int]],
-    uid: int = -1,
-    gid: int = -1,
-    cgroups: list[int] = ...,
-    view_fd: int = -1,
-    no_new_privs: bool = True,
-) -> tuple[int, int, int]:
-    """Start `path` in a new session; (pid, 0, 0), or (0, step, errno) when a step failed (`spawning.STEPS` names them).
+class Starts:
+    """Starts that are made ready one by one, and then made without the interpreter. `room`: how many at most."""
 
-    `cgroups` are descriptors that a process joins by writing to (8 at most), `view_fd` a mount namespace to enter.
-    `argv` and `env` ("NAME=value") are NUL-free bytes; `limits` are (resource, soft, hard) of setrlimit, 16 at most.
-    """
+    def __init__(self, room: int) -> None: ...
+    def add(
+        self,
+        path: bytes,
+        argv: bytes,
+        env: bytes,
+        cwd: bytes,
+        stdin_fd: int,
+        log_fd: int,
+        limits: list[tuple[int, int, int]],
+        uid: int = -1,
+        gid: int = -1,
+        cgroups: list[int] = ...,
+        view_fd: int = -1,
+        no_new_privs: bool = True,
+    ) -> None:
+        """One more, of `path` in a new session. Raises ValueError where it is too large, or beyond the room.
+
+        `argv` and `env` ("NAME=value") are their strings, each ended by a NUL. `cgroups` are descriptors that a process
+        joins by writing to (8 at most), `view_fd` a mount namespace to enter; `limits` are (resource, soft, hard) of
+        setrlimit, 16 at most.
+        """
+
+    def run(self) -> list[tuple[int, int, int]]:
+        """Make them, in order, once. Of each (pid, 0, 0), or (0, step, errno) where a step failed (`spawning.STEPS`)."""
 
 def become_subreaper() -> int:
     """Let processes whose parents end become our children from now on; errno, 0 on success."""

@@ -1,12 +1,13 @@
 # cython: language_level=3
-"""One process start: a vfork-like start with directory, session, uid, limits, cgroups, mounts and no-new-privileges.
+"""Process starts: vfork-like, with directory, session, uid, limits, cgroups, mounts and no-new-privileges.
 
 The child shares our memory until it executes, so between the two only system calls are made, raw ones where the C library
 would signal our other threads. The errno of the step that failed comes back through that shared memory.
 """
 
 from libc.errno cimport errno
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport strlen
 
 cdef extern from *:
     """
@@ -39,11 +40,13 @@ cdef extern from *:
     typedef struct {
         const char *path, *cwd;
         char **argv, **env;
-        int stdin_fd, log_fd, view_fd, no_new_privs, limit_count, cgroup_count;
+        const sigset_t *handled;  /* the signals that we do not leave to the kernel */
+        int stdin_fd, log_fd, view_fd, no_new_privs, limit_count, cgroup_count, policy;
         long uid, gid;
         int cgroup[FML_CGROUPS_MAX];
         int resource[FML_LIMITS_MAX];
         struct rlimit limit[FML_LIMITS_MAX];
+        pid_t pid;
         volatile int step, error;  /* written by the child, read by the parent after it has executed or ended */
     } fml_order;
 
@@ -53,17 +56,28 @@ cdef extern from *:
 
     #define FML_TRY(which, call) do { if ((call) < 0) { o->step = (which); o->error = errno; _exit(127); } } while (0)
 
-    static void fml_default_signals(void) {
+    static void fml_find_handled(sigset_t *handled) {
+        struct sigaction now;
+        sigemptyset(handled);
+        for (int number = 1; number < 32; number++)
+            if (sigaction(number, NULL, &now) == 0 && now.sa_handler != SIG_DFL) sigaddset(handled, number);
+    }
+
+    static void fml_default_signals(const sigset_t *handled) {
         struct sigaction plain;
         memset(&plain, 0, sizeof plain);
         plain.sa_handler = SIG_DFL;
         for (int number = 1; number < 32; number++)
-            if (number != SIGKILL && number != SIGSTOP) sigaction(number, &plain, NULL);
+            if (sigismember(handled, number)) sigaction(number, &plain, NULL);
     }
 
     __attribute__((noinline, noreturn)) static void fml_child(fml_order *o) {
         sigset_t none;
-        fml_default_signals();
+        fml_default_signals(o->handled);
+        if (o->policy == SCHED_BATCH) {  /* ours: it is not for what we start */
+            struct sched_param plain = {0};
+            sched_setscheduler(0, SCHED_OTHER, &plain);
+        }
         FML_TRY(FML_SESSION, setsid());
         FML_TRY(FML_FILES, dup2(o->stdin_fd, 0));
         FML_TRY(FML_FILES, dup2(o->log_fd, 1));
@@ -94,19 +108,28 @@ cdef extern from *:
         _exit(127);
     }
 
-    static pid_t fml_start(fml_order *o) {
-        sigset_t all, before;
-        pid_t pid;
+    __attribute__((noinline)) static void fml_start(fml_order *o) {
         int status;
         o->step = o->error = 0;
-        sigfillset(&all);
-        pthread_sigmask(SIG_BLOCK, &all, &before);  /* no handler of ours may run in the child, on our memory */
-        pid = vfork();
+        pid_t pid = vfork();
         if (pid == 0) fml_child(o);
         if (pid < 0) { o->step = FML_FORK; o->error = errno; }
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
         if (pid > 0 && o->error) while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
-        return pid;
+        o->pid = pid;
+    }
+
+    static void fml_start_all(fml_order *orders, int count) {
+        sigset_t all, before, handled;
+        int policy = sched_getscheduler(0);
+        sigfillset(&all);
+        pthread_sigmask(SIG_BLOCK, &all, &before);  /* no handler of ours may run in a child, on our memory */
+        fml_find_handled(&handled);
+        for (int i = 0; i < count; i++) {
+            orders[i].handled = &handled;
+            orders[i].policy = policy;
+            fml_start(&orders[i]);
+        }
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
     }
 
     /* Signal all processes of a user at once, as that user: the kernel lets none of them fork away meanwhile. */
@@ -172,8 +195,8 @@ cdef extern from *:
         int cgroup[8]
         int resource[16]
         rlimit_t limit[16]
-        int step, error
-    int fml_start(fml_order *o) nogil
+        int pid, step, error
+    void fml_start_all(fml_order *orders, int count) nogil
     int fml_kill_user(long uid, int number) nogil
     int fml_remove_ipc(int kind, int id) nogil
     int fml_clear_keys(long uid) nogil
@@ -181,67 +204,102 @@ cdef extern from *:
     int PR_SET_CHILD_SUBREAPER
 
 
-cdef char **_strings(list values) except NULL:
-    cdef char **array = <char **>malloc((len(values) + 1) * sizeof(char *))
-    if array == NULL:
-        raise MemoryError()
-    cdef Py_ssize_t i
-    for i in range(len(values)):
-        array[i] = <bytes?>values[i]
-    array[len(values)] = NULL
-    return array
+cdef class Starts:
+    """Starts that are made ready one by one, and then made without the interpreter."""
 
+    cdef fml_order *orders
+    cdef int count, room
+    cdef list kept
 
-def spawn(
-    bytes path not None,
-    list argv not None,
-    list env not None,
-    bytes cwd not None,
-    int stdin_fd,
-    int log_fd,
-    list limits not None,
-    long uid=-1,
-    long gid=-1,
-    list cgroups=[],
-    int view_fd=-1,
-    bint no_new_privs=True,
-):
-    """Start `path` and return (pid, 0, 0), or (0, step, errno) when a step before or of the execution failed."""
-    cdef fml_order order
-    cdef int pid
-    if len(limits) > 16:
-        raise ValueError(f"at most 16 limits, got {len(limits)}")
-    if len(cgroups) > 8:
-        raise ValueError(f"at most 8 cgroups, got {len(cgroups)}")
-    order.path = path
-    order.cwd = cwd
-    order.stdin_fd = stdin_fd
-    order.log_fd = log_fd
-    order.uid = uid
-    order.gid = gid
-    order.view_fd = view_fd
-    order.cgroup_count = <int>len(cgroups)
-    for i, fd in enumerate(cgroups):
-        order.cgroup[i] = fd
-    order.no_new_privs = no_new_privs
-    order.limit_count = <int>len(limits)
-    for i, (resource, soft, hard) in enumerate(limits):
-        order.resource[i] = resource
-        order.limit[i].rlim_cur = soft
-        order.limit[i].rlim_max = hard
-    order.argv = _strings(argv)
-    try:
+    def __cinit__(self, int room):
+        self.room = room
+        self.count = 0
+        self.kept = []
+        self.orders = <fml_order *>calloc(max(room, 1), sizeof(fml_order))
+        if self.orders == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        cdef int i
+        if self.orders != NULL:
+            for i in range(self.count):
+                free(self.orders[i].argv)
+                free(self.orders[i].env)
+            free(self.orders)
+
+    def add(
+        self,
+        bytes path not None,
+        bytes argv not None,
+        bytes env not None,
+        bytes cwd not None,
+        int stdin_fd,
+        int log_fd,
+        list limits not None,
+        long uid=-1,
+        long gid=-1,
+        list cgroups=[],
+        int view_fd=-1,
+        bint no_new_privs=True,
+    ):
+        """One more. Raises ValueError where it is too large, or one more than was made room for."""
+        cdef fml_order *order
+        if self.count == self.room:
+            raise ValueError(f"room for {self.room} starts, and one more")
+        if len(limits) > 16:
+            raise ValueError(f"at most 16 limits, got {len(limits)}")
+        if len(cgroups) > 8:
+            raise ValueError(f"at most 8 cgroups, got {len(cgroups)}")
+        order = &self.orders[self.count]
+        order.path = path
+        order.cwd = cwd
+        order.stdin_fd = stdin_fd
+        order.log_fd = log_fd
+        order.uid = uid
+        order.gid = gid
+        order.view_fd = view_fd
+        order.cgroup_count = <int>len(cgroups)
+        for i, fd in enumerate(cgroups):
+            order.cgroup[i] = fd
+        order.no_new_privs = no_new_privs
+        order.limit_count = <int>len(limits)
+        for i, (resource, soft, hard) in enumerate(limits):
+            order.resource[i] = resource
+            order.limit[i].rlim_cur = soft
+            order.limit[i].rlim_max = hard
+        order.argv = _strings(argv)
         order.env = _strings(env)
-        try:
-            with nogil:
-                pid = fml_start(&order)
-        finally:
+        if order.argv == NULL or order.env == NULL:
+            free(order.argv)
             free(order.env)
-    finally:
-        free(order.argv)
-    if order.error:
-        return 0, order.step, order.error
-    return pid, 0, 0
+            raise MemoryError()
+        self.kept.append((path, argv, env, cwd))
+        self.count += 1
+
+    def run(self):
+        """Make them, in order, and say of each (pid, 0, 0), or (0, step, errno) where a step failed. Once only."""
+        with nogil:
+            fml_start_all(self.orders, self.count)
+        return [
+            (0 if self.orders[i].error else self.orders[i].pid, self.orders[i].step, self.orders[i].error)
+            for i in range(self.count)
+        ]
+
+
+cdef char **_strings(bytes block) noexcept:
+    """Where each string of `block` begins, each ended by a NUL; NULL where there is no memory."""
+    cdef char *at = block
+    cdef char *end = at + len(block)
+    cdef Py_ssize_t count = block.count(b"\0"), i = 0
+    cdef char **array = <char **>malloc((count + 1) * sizeof(char *))
+    if array == NULL:
+        return NULL
+    while at < end and i < count:
+        array[i] = at
+        at += strlen(at) + 1
+        i += 1
+    array[i] = NULL
+    return array
 
 
 def become_subreaper():

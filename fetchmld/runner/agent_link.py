@@ -12,7 +12,7 @@ from typing import Final
 from fetchmld.runner.frames import Decoder, FrameError, Message, encode
 from fetchmld.runner.loop import Loop, boottime
 
-TOLD_DELAY_S: Final = 0.005  # a start may wait this long to travel together with its end
+TOLD_DELAY_S: Final = 0.005  # a start may wait this long: of short attempts the end says it all
 OUTGOING_BYTES_MAX: Final = 64 * 2**20
 RECEIVE_BYTES: Final = 1 << 20
 
@@ -51,7 +51,7 @@ class AgentLink:
         self._on_message = on_message
         self._say = say
         self._agent: _Agent | None = None
-        self._news: list[Message] = []
+        self._starts: dict[str, Message] = {}  # by attempt; told soon
         self.alone_since_t = boottime()
         self._listen()
 
@@ -65,22 +65,26 @@ class AgentLink:
         """Open the conversation: `state` says all that was news before it."""
         assert self._agent is not None
         self._agent.greeted = True
-        self._news = []
+        self._starts.clear()
         self.tell(state)
 
     def tell(self, *messages: Message) -> None:
-        """What nobody is there to hear is dropped: it is in the next `state`."""
-        self._news += messages
-        self._tell_now()
+        """What nobody is there to hear is dropped: it is in the next `state`. A start is not told beside its end."""
+        for message in messages if self._starts else ():
+            self._starts.pop(message.get("key", ""), None)
+        self._tell([*self._starts.values(), *messages])
 
-    def tell_soon(self, message: Message) -> None:
-        """Send with the next message, or within TOLD_DELAY_S."""
-        if not self._news:
-            self._loop.at(boottime() + TOLD_DELAY_S, self._tell_now)
-        self._news.append(message)
+    def tell_start(self, message: Message) -> None:
+        """Send with the next message, or within TOLD_DELAY_S; never where the attempt's end is sent by then."""
+        if not self._starts:
+            self._loop.at(boottime() + TOLD_DELAY_S, self._tell_starts)
+        self._starts[message["key"]] = message
 
-    def _tell_now(self) -> None:
-        news, self._news = self._news, []
+    def _tell_starts(self) -> None:
+        self._tell([*self._starts.values()])
+
+    def _tell(self, news: list[Message]) -> None:
+        self._starts.clear()
         if news and self._agent is not None and self._agent.greeted:
             self._agent.outgoing += encode(news)
             self.flush()

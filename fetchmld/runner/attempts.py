@@ -211,12 +211,15 @@ class Attempts:
         if not self._sweeping:
             return
         self._find_orphans()
-        left, now = set(self._orphans.values()), boottime()
+        left, now, over = set(self._orphans.values()), boottime(), list[Attempt]()
         for attempt in list(self._sweeping.values()):
             if attempt.key not in left and not self._hides(attempt):
-                self._finish(attempt)
+                over.append(attempt)
             elif now - attempt.swept_t >= AGAIN_S:
                 self._sweep(attempt, now)
+        for attempt in over:
+            self._finish(attempt)
+        self._take_back(over)
         if self._sweeping and not self._looks_again:
             self._looks_again = True
             self._loop.at(now + AGAIN_S, self._look_again)
@@ -236,26 +239,24 @@ class Attempts:
     def _finish(self, attempt: Attempt) -> None:
         del self._sweeping[attempt.key]
         self._blame_memory(attempt)
-        if attempt.unkillable:
-            self._stuck.append(attempt)
-        else:
-            self._take_back(attempt)
         self.ended.append(attempt)
 
-    def _take_back(self, attempt: Attempt) -> None:
-        """Nothing of it lives."""
-        self._isolation.clean_up(attempt.uid)
-        self._isolation.release(attempt.cell)
-        attempt.cell = None
+    def _take_back(self, attempts: list[Attempt]) -> None:
+        """Nothing of them lives."""
+        self._isolation.clean_up([attempt.uid for attempt in attempts])
+        for attempt in attempts:
+            self._isolation.release(attempt.cell)
+            attempt.cell = None
 
     def look_at_stuck(self) -> None:
         """Clean up after those whose last processes have ended after all."""
         if self._stuck:
             self._find_orphans()
         left = set(self._orphans.values())
-        for attempt in [attempt for attempt in self._stuck if attempt.key not in left and not self._hides(attempt)]:
+        over = [attempt for attempt in self._stuck if attempt.key not in left and not self._hides(attempt)]
+        self._take_back(over)
+        for attempt in over:
             self._stuck.remove(attempt)
-            self._take_back(attempt)
             self._say(f"{attempt.key}: what could not be killed has ended")
 
     def _blame_memory(self, attempt: Attempt) -> None:
@@ -275,6 +276,7 @@ class Attempts:
         elif now > attempt.give_up_t:
             self._say(f"{attempt.key} left processes that cannot be killed: {self._tree(attempt)}")
             attempt.unkillable = True
+            self._stuck.append(attempt)
             self._finish(attempt)
         else:
             self._signal(attempt, signal.SIGKILL)

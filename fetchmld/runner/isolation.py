@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -95,10 +95,11 @@ class Isolation:
     def adopt(self, number: int, ooms: int) -> Cell | None:
         return self.tree.adopt(number, ooms) if self.tree is not None and number >= 0 else None
 
-    def clean_up(self, uid: int) -> None:
-        """Remove what `uid`, which has no process any more, left in shared places."""
-        if uid >= 0 and self._leftovers is not None:
-            self._leftovers.remove(uid)
+    def clean_up(self, uids: Collection[int]) -> None:
+        """Remove what `uids`, which have no process any more, left in shared places."""
+        own = [uid for uid in uids if uid >= 0]
+        if own and self._leftovers is not None:
+            self._leftovers.remove(own)
 
     def close(self) -> None:
         if self.tree is not None:

@@ -1,11 +1,12 @@
-"""The runner's journal: what was started and how it ended, one JSON line each. Standard library only.
+"""The runner's journal: what was started and how it ended, in JSON lines. Standard library only.
 
     {"j": "intent", "key", "slot", "boot", "uid", "cell", "ooms"}  before the start, should we die in between
     {"j": "start", "key", "pid", "asked_t", "boot", ...}         before the start is reported; the page cache is enough
     {"j": "exit", "key", ...}                                    synced before the end is reported
     {"j": "forget", "key"}                                       the head has the end on record
 
-A killed runner loses nothing of it; a power failure may lose starts, which is right, as the processes are gone as well.
+A line is one of these, or a list of those that were written together. A killed runner loses nothing of it; a power
+failure may lose starts, which is right, as the processes are gone as well.
 """
 
 import json
@@ -16,7 +17,6 @@ from typing import Any, Final
 from fetchmld.runner.frames import encode_line
 
 COMPACT_BYTES: Final = 4 * 2**20
-LINE_BYTES_MAX: Final = 2**20
 
 Record = dict[str, Any]
 
@@ -72,7 +72,7 @@ class Journal:
 
         Raises OSError (a full disk) with nothing written and nothing remembered.
         """
-        data = "".join(map(encode_line, records)).encode("ascii")
+        data = encode_line(records if len(records) > 1 else records[0]).encode("ascii") if records else b""
         try:
             _write_all(self.fd, data)
         except OSError:
@@ -123,19 +123,21 @@ def _read(path: str) -> list[Record]:
         return []
     records: list[Record] = []
     for line in lines[:-1]:  # behind the last newline there is nothing, or a torn line
-        record = _parse(line)
-        if record is not None:
-            records.append(record)
+        records += _parse(line)
     return records
 
 
-def _parse(line: bytes) -> Record | None:
-    """The record, or None for a damaged line: the attempt's process itself is then looked for by its mark."""
+def _parse(line: bytes) -> list[Record]:
+    """Its records; none of a damaged line: the attempts' processes themselves are then looked for by their marks."""
     try:
-        record = json.loads(line)
+        found = json.loads(line)
     except ValueError:
-        return None
-    return record if isinstance(record, dict) and isinstance(record.get("key"), str) and "j" in record else None
+        return []
+    return [
+        record
+        for record in (found if isinstance(found, list) else [found])
+        if isinstance(record, dict) and isinstance(record.get("key"), str) and "j" in record
+    ]
 
 
 def _write_all(fd: int, data: bytes) -> None:

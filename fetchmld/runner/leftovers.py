@@ -6,7 +6,7 @@ Looked for only where something may be: a directory is read again once it has ch
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from fetchmld.runner.proctree import read_from_start
@@ -33,28 +33,32 @@ class Leftovers:
         self._ipc_fds = [_open(f"/proc/sysvipc/{name}") for name in IPC]
         self._keys_fd = _open("/proc/key-users")
 
-    def remove(self, uid: int) -> None:
-        """Remove all that belongs to `uid`, which has no process any more."""
+    def remove(self, uids: Collection[int]) -> None:
+        """Remove all that belongs to `uids`, which have no process any more. One look serves all of them."""
         for directory in self._seen:
-            self._clean(directory, uid)
+            self._clean(directory, uids)
         for kind, fd in enumerate(self._ipc_fds):
             if fd >= 0:
-                self._clean_ipc(kind, read_from_start(fd), uid)
-        if self._keys_fd >= 0 and b"\n%5d:" % uid in b"\n" + read_from_start(self._keys_fd):
-            self._clear_keys(uid)  # the next attempt of that user could read them
+                self._clean_ipc(kind, read_from_start(fd), uids)
+        if self._keys_fd >= 0:
+            listed = b"\n" + read_from_start(self._keys_fd)
+            for uid in uids:
+                if b"\n%5d:" % uid in listed:
+                    self._clear_keys(uid)  # the next attempt of that user could read them
 
-    def _clean(self, directory: str, uid: int) -> None:
+    def _clean(self, directory: str, uids: Collection[int]) -> None:
         try:
             changed_ns = os.stat(directory).st_mtime_ns
         except OSError:
             return
         seen_ns, owners = self._seen[directory]
-        if seen_ns == changed_ns and uid not in owners:
+        if seen_ns == changed_ns and owners.isdisjoint(uids):
             return
         began_ns = time.time_ns()
         found = self._owned(directory)
-        for name in found.pop(uid, ()):
-            _remove(f"{directory}/{name}")
+        for uid in uids:
+            for name in found.pop(uid, ()):
+                _remove(f"{directory}/{name}")
         self._seen[directory] = (changed_ns if changed_ns < began_ns - SETTLED_NS else 0, set(found))
 
     def _owned(self, directory: str) -> dict[int, list[str]]:
@@ -73,13 +77,13 @@ class Leftovers:
             pass
         return found
 
-    def _clean_ipc(self, kind: int, listed: bytes, uid: int) -> None:
+    def _clean_ipc(self, kind: int, listed: bytes, uids: Collection[int]) -> None:
         head, *lines = listed.splitlines()
         if not lines:
             return
         owner = head.split().index(b"uid")
         for words in map(bytes.split, lines):
-            if int(words[owner]) == uid:
+            if int(words[owner]) in uids:
                 self._remove_ipc(kind, int(words[1]))  # key, id, ...
 
 

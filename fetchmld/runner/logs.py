@@ -36,7 +36,9 @@ class LogPool:
         """Open `directory`; live files of slots that are not in `owned` are of no attempt any more and go."""
         self.directory = directory
         self._fds: dict[int, int] = {}
-        self._free: list[int] = []
+        self._free: dict[int, list[int]] = {}  # by the user who may open them
+        self._free_count = 0
+        self._users: dict[int, int] = {}  # of each slot with a descriptor
         for name in ("live", "segments", "whole"):
             os.makedirs(f"{directory}/{name}", mode=0o700, exist_ok=True)
         self._next_slot = max(owned, default=-1) + 1
@@ -58,14 +60,26 @@ class LogPool:
 
     def acquire(self, uid: int = -1) -> tuple[int, int]:
         """A slot that nobody uses, its file empty: (slot, descriptor). `uid` may open the file that it inherits anew."""
-        if self._free:
-            slot = self._free.pop()
-        else:
+        slot = self._free_slot(uid)
+        if slot < 0:
             slot, self._next_slot = self._next_slot, self._next_slot + 1
             self._open(slot)
-        if uid >= 0:
+        if uid >= 0 and self._users.get(slot, -1) != uid:
             os.fchown(self._fds[slot], uid, uid)
+            self._users[slot] = uid
         return slot, self._fds[slot]
+
+    def _free_slot(self, uid: int) -> int:
+        """One that `uid` had before, else any; -1 where there is none."""
+        if not self._free_count:
+            return -1
+        owner = uid if uid in self._free else next(iter(self._free))
+        slots = self._free[owner]
+        slot = slots.pop()
+        if not slots:
+            del self._free[owner]
+        self._free_count -= 1
+        return slot
 
     def cut(self, slot: int, bytes_max: int) -> bool:
         """Cut a slot's file where it is longer than `bytes_max` and its mark; whether it was."""
@@ -131,10 +145,11 @@ class LogPool:
         """The slot's output is kept elsewhere and acknowledged. `shared`: something may still hold its file open."""
         if slot < 0:
             return
-        if not shared and slot in self._fds and len(self._free) < FREE_SLOTS_MAX:
+        if not shared and slot in self._fds and self._free_count < FREE_SLOTS_MAX:
             if os.fstat(self._fds[slot]).st_size:
                 os.ftruncate(self._fds[slot], 0)
-            self._free.append(slot)
+            self._free.setdefault(self._users.get(slot, -1), []).append(slot)
+            self._free_count += 1
             return
         self._close(slot)
         try:
@@ -143,6 +158,7 @@ class LogPool:
             pass  # renamed to whole/
 
     def _close(self, slot: int) -> None:
+        self._users.pop(slot, None)
         fd = self._fds.pop(slot, -1)
         if fd >= 0:
             os.close(fd)

@@ -10,7 +10,7 @@ agent to runner   hello {} · start {key, path, argv, env, cwd, limits, uid, tim
                   cores, weight_cores, log_bytes_max, prelude} ·
                   stop {key, word, detail, grace_s} · lease {until} · forget {keys} · stop_if_idle {}
 runner to agent   state {pid, native, isolation, running: [{key, pid, slot}], ended: [exited, ...]} ·
-                  started {key, pid, slot} · start_failed {key, step, errno} · bye {idle} ·
+                  started {key, pid, slot}, unless its end is told as soon · start_failed {key, step, errno} · bye {idle} ·
                   exited {key, code | signal | neither: unknown, word, detail, usage, log, at, unkillable}
 """
 
@@ -38,7 +38,7 @@ from fetchmld.runner.process import IDLE_S, say
 from fetchmld.runner.recovery import recover
 from fetchmld.runner.syncer import Syncer
 
-STARTS_PER_TURN: Final = 4  # then exits are looked at again: a start takes about half a millisecond
+STARTS_PER_TURN: Final = 8  # then exits are looked at again: a start takes about half a millisecond
 TICK_S: Final = 1.0
 CUT_S: Final = 0.05  # between two cuts of a log that goes on growing
 RETRY_S: Final = 0.5  # between attempts to write to a full disk
@@ -237,7 +237,7 @@ class Runner:
         attempt.log_bytes_max = message.get("log_bytes_max", 0)
         attempt.deadline_t = attempt.started_t + limit_s if limit_s else 0.0
         self._enforce(attempt, attempt.started_t)
-        self._agent.tell_soon({"event": "started", "key": key, "pid": attempt.pid, "slot": order.slot})
+        self._agent.tell_start({"event": "started", "key": key, "pid": attempt.pid, "slot": order.slot})
         return {
             "j": "start",
             "key": key,

@@ -7,8 +7,10 @@ descriptors, signal settings or protection reaches it.
 import errno
 import os
 import resource
+import signal
 import subprocess
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Final
@@ -19,7 +21,7 @@ def _load() -> Any:
         from fetchmld import _spawn
     except ImportError:  # the extension was not built: slower, and without no-new-privileges
         return None
-    return _spawn if hasattr(_spawn, "clear_keys") else None  # built from older sources: as good as none
+    return _spawn if hasattr(_spawn, "Starts") else None  # built from older sources: as good as none
 
 
 _spawn: Final = _load()
@@ -68,25 +70,48 @@ class StartFailed(Exception):
 
 
 def spawn(start: Start, stdin_fd: int, log_fd: int) -> int:
-    """The new process's pid, which is also its session. Raises `StartFailed`; ValueError for a NUL in a string."""
+    """The new process's pid, which is also its session. Raises `StartFailed`."""
+    (result,) = _prepared([(start, log_fd)], stdin_fd)()
+    if isinstance(result, StartFailed):
+        raise result
+    return result
+
+
+Results = list[int | StartFailed]
+
+
+def _prepared(starts: list[tuple[Start, int]], stdin_fd: int) -> Callable[[], Results]:
+    """All that can be done before they start; the call starts them, one after the other."""
     if _spawn is None:
-        return _spawn_plain(start, stdin_fd, log_fd)
-    pid, step, error = _spawn.spawn(
-        _encoded(start.path),
-        [_encoded(word) for word in start.argv],
-        [_encoded(f"{name}={value}") for name, value in start.env.items()],
-        _encoded(start.cwd),
-        stdin_fd,
-        log_fd,
-        start.limits,
-        start.uid,
-        start.gid,
-        start.cgroups,
-        start.view_fd,
-    )
-    if error:
-        raise StartFailed(STEPS[step], error)
-    return int(pid)
+        return lambda: [_spawn_plain(start, stdin_fd, log_fd) for start, log_fd in starts]
+    batch, failed = _spawn.Starts(len(starts)), dict[int, StartFailed]()
+    for place, (start, log_fd) in enumerate(starts):
+        try:
+            batch.add(
+                _encoded([start.path])[:-1],
+                _encoded(start.argv),
+                _encoded([f"{name}={value}" for name, value in start.env.items()]),
+                _encoded([start.cwd])[:-1],
+                stdin_fd,
+                log_fd,
+                start.limits,
+                start.uid,
+                start.gid,
+                start.cgroups,
+                start.view_fd,
+            )
+        except ValueError:
+            failed[place] = StartFailed("execute", errno.EINVAL)
+
+    def run() -> Results:
+        made = iter(batch.run())
+        return [failed[place] if place in failed else _result(*next(made)) for place in range(len(starts))]
+
+    return run
+
+
+def _result(pid: int, step: int, error: int) -> int | StartFailed:
+    return StartFailed(STEPS[step], error) if error else pid
 
 
 class Spawner:
@@ -95,32 +120,28 @@ class Spawner:
     def __init__(self, stdin_fd: int) -> None:
         """`stdin_fd` becomes every child's input."""
         self._stdin_fd = stdin_fd
-        self._asked: SimpleQueue[list[tuple[Start, int]]] = SimpleQueue()
-        self._done: SimpleQueue[list[int | StartFailed]] = SimpleQueue()
+        self._asked: SimpleQueue[Callable[[], Results]] = SimpleQueue()
+        self._done: SimpleQueue[Results] = SimpleQueue()
         threading.Thread(target=self._help, name="spawn", daemon=True).start()
 
-    def spawn_all(self, starts: list[tuple[Start, int]]) -> list[int | StartFailed]:
+    def spawn_all(self, starts: list[tuple[Start, int]]) -> Results:
         """For each (start, log descriptor) the pid or the failure; returns when all of them have been started."""
         half = len(starts) // 2
         if half:
-            self._asked.put(starts[:half])
-        mine = self._spawn_each(starts[half:])
+            self._asked.put(_prepared(starts[:half], self._stdin_fd))
+        mine = _prepared(starts[half:], self._stdin_fd)()
         return self._done.get() + mine if half else mine
 
     def _help(self) -> None:
+        leave_signals_to_main()
         while True:
-            self._done.put(self._spawn_each(self._asked.get()))
+            self._done.put(self._asked.get()())
 
-    def _spawn_each(self, starts: list[tuple[Start, int]]) -> list[int | StartFailed]:
-        results: list[int | StartFailed] = []
-        for start, log_fd in starts:
-            try:
-                results.append(spawn(start, self._stdin_fd, log_fd))
-            except StartFailed as failure:
-                results.append(failure)
-            except ValueError:  # a NUL in a word
-                results.append(StartFailed("execute", errno.EINVAL))
-        return results
+
+def leave_signals_to_main() -> None:
+    """To be called by every other thread: a signal that wakes it costs as much as what it says is worth."""
+    if NATIVE:  # what `_spawn_plain` starts would inherit it
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 def become_subreaper() -> None:
@@ -136,11 +157,12 @@ def become_subreaper() -> None:
         raise OSError(number, f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(number)}")
 
 
-def _encoded(text: str) -> bytes:
-    raw = os.fsencode(text)
-    if b"\0" in raw:
-        raise ValueError(f"NUL in {text!r}")
-    return raw
+def _encoded(texts: list[str]) -> bytes:
+    """Each ended by a NUL. Raises ValueError where one has a NUL of its own."""
+    joined = "\0".join(texts)
+    if joined.count("\0") != max(len(texts) - 1, 0):
+        raise ValueError(f"NUL in one of {texts!r}")
+    return os.fsencode(joined) + b"\0" if texts else b""
 
 
 def kill_user(uid: int, number: int) -> bool:
@@ -161,7 +183,7 @@ def remove_ipc(kind: int, ident: int) -> int:
     return int(_spawn.remove_ipc(kind, ident))
 
 
-def _spawn_plain(start: Start, stdin_fd: int, log_fd: int) -> int:
+def _spawn_plain(start: Start, stdin_fd: int, log_fd: int) -> int | StartFailed:
     try:
         process = subprocess.Popen(
             start.argv,
@@ -180,7 +202,9 @@ def _spawn_plain(start: Start, stdin_fd: int, log_fd: int) -> int:
         )
     except OSError as error:
         step = "directory" if error.filename == start.cwd else "execute"
-        raise StartFailed(step, error.errno or 0) from None
+        return StartFailed(step, error.errno or 0)
+    except ValueError:  # a NUL in a word
+        return StartFailed("execute", errno.EINVAL)
     process.returncode = 0  # the runner reaps it, not subprocess
     _after_start(process.pid, start.limits)
     return process.pid

@@ -4,6 +4,7 @@ import os
 import threading
 
 from fetchmld.runner.journal import Journal
+from fetchmld.runner.spawning import leave_signals_to_main
 
 
 class Syncer:
@@ -22,6 +23,7 @@ class Syncer:
         self._asked.release()
 
     def _run(self) -> None:
+        leave_signals_to_main()
         while True:
             self._asked.acquire()
             try:

@@ -51,6 +51,33 @@ def test_a_touched_one_never_does(workspaces: Workspaces, touch: Callable[[Path]
     os.close(kept)
 
 
+@pytest.mark.parametrize("part", ["work", "output", "tmp"])
+def test_what_a_later_attempt_leaves_is_seen(workspaces: Workspaces, part: str) -> None:
+    """A directory that was looked into before is not looked into again unless something happened to it."""
+    number = Path(workspaces.create("a-1-0").work).stat().st_ino
+    for name in ("b-1-0", "c-1-0"):
+        workspaces.give_back("a-1-0" if name == "b-1-0" else "b-1-0")
+        given = workspaces.create(name)
+        given.given_ns += 10**9  # as if it had been made long before
+        assert Path(given.work).stat().st_ino == number
+        assert not given.has_output()
+    (Path(given.base) / part / "file").touch()
+    assert given.has_output() == (part == "output")
+    workspaces.give_back("c-1-0")
+    assert Path(workspaces.create("d-1-0").work).stat().st_ino != number
+
+
+def test_what_was_removed_again_is_looked_for(workspaces: Workspaces) -> None:
+    number = Path(workspaces.create("a-1-0").work).stat().st_ino
+    workspaces.give_back("a-1-0")
+    given = workspaces.create("b-1-0")
+    given.given_ns += 10**9
+    (Path(given.work) / "file").touch()
+    (Path(given.work) / "file").unlink()
+    workspaces.give_back("b-1-0")
+    assert Path(workspaces.create("c-1-0").work).stat().st_ino == number
+
+
 def test_no_more_are_kept_than_said(workspaces: Workspaces, tmp_path: Path) -> None:
     for number in range(SPARES_MAX + 5):
         workspaces.create(f"a-{number}-0")
