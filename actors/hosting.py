@@ -11,11 +11,14 @@ import importlib
 import logging
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from actors import json_logs
+from fetchmld.runner.process import be_patient
 
 log = logging.getLogger(__name__)
+
+PATIENT: Final = frozenset({"agent", "history", "audit"})
 
 
 class Hosted:
@@ -37,6 +40,8 @@ class Hosted:
         return self._starting
 
     async def _start(self) -> None:
+        if self._name.partition(":")[0] in PATIENT:
+            be_patient()  # on the loop's thread, and so of those that it starts
         try:
             await self._actor.start()
         except Exception:

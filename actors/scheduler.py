@@ -13,6 +13,7 @@ import contextlib
 import gc
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +67,7 @@ log = logging.getLogger(__name__)
 MAILBOX_MAX: Final = 200_000  # messages that wait for the loop; beyond it requests are refused
 WAITERS_MAX: Final = 100_000  # callers that wait for ends
 TICK_S: Final = 1.0
+QUICK_SYNC_S: Final = 0.002
 PROBE_SYNCS: Final = 20
 WANTED_HOLD_S: Final = 10.0
 RETRY_S: Final = 0.5  # between two tries to write, while that fails
@@ -103,6 +105,7 @@ class SchedulerActor:
         )
         self._writer = ThreadPoolExecutor(1, "ledger")
         self._mailbox: list[Message | Event] = []
+        self._sync_s = math.inf  # what the last write took
         self._arrived = 0.0  # when the oldest message in it did, monotonic
         self._counting = Counting()
         self._tickets: dict[int, Message] = {}
@@ -320,9 +323,7 @@ class SchedulerActor:
         first_seq = self._ledger.next_seq
         if facts:
             try:
-                begun = time.monotonic()
-                await self._in_thread(self._ledger.append, facts)
-                self._counting.appended(time.monotonic() - begun)
+                await self._append(facts)
             except LedgerUnavailable as error:
                 log.error("ledger.unavailable error=%s", error)
                 if self._config.audit_on_failure == "halt":
@@ -339,6 +340,25 @@ class SchedulerActor:
             self._plugins_changed = asyncio.Event()
         ticked = any(isinstance(item, TimePassed) for item in batch)
         self._watchers.tell(self._core, effects, first_seq, ticked=ticked)
+
+    async def _append(self, facts: list[Fact]) -> None:
+        """Make them durable. Raises LedgerUnavailable.
+
+        Here, while the disk is quick: the way to another thread and back takes longer than such a sync. Beside the loop
+        otherwise, which then answers whoever asks how we are.
+        """
+        if self._sync_s < QUICK_SYNC_S:
+            self._timed_append(facts)
+        else:
+            await self._in_thread(self._timed_append, facts)
+        self._counting.appended(self._sync_s)
+
+    def _timed_append(self, facts: list[Fact]) -> None:
+        begun = time.monotonic()
+        try:
+            self._ledger.append(facts)
+        finally:
+            self._sync_s = time.monotonic() - begun
 
     def _take(self, item: Message | Event, effects: list[Effect]) -> None:
         """Let the core decide on one message, after what the batch has come to so far. Nothing is said yet."""

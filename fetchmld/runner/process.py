@@ -3,6 +3,7 @@
 Standard library only.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -49,6 +50,18 @@ def protect() -> None:
         pass
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    be_patient()
+
+
+def be_patient() -> None:
+    """Where processors are short, let whoever wakes this thread go on until it waits itself.
+
+    It has then said all that it had to say, and one wake-up serves the whole of it. (A thread that the policy SCHED_BATCH
+    applies to interrupts nobody when it wakes; it loses nothing where a processor is free.) Processes and threads that it
+    starts have it too.
+    """
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def say(text: str) -> None:

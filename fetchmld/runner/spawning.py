@@ -215,6 +215,7 @@ def _after_start(pid: int, limits: list[tuple[int, int, int]]) -> None:
     try:
         for which, soft, hard in limits:
             resource.prlimit(pid, which, (soft, hard))
+        os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))  # not ours
         with open(f"/proc/{pid}/oom_score_adj", "w") as file:
             file.write("500")
     except (OSError, ValueError):
