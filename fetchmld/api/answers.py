@@ -20,6 +20,7 @@ ERROR_CHARACTERS_MAX: Final = 1000
 SECURITY_HEADERS: Final[dict[str, str]] = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
+    "Server": "fetchmld",  # what it is made of is nobody's business
 }
 _EXTRA_HEADERS: Final[dict[int, dict[str, str]]] = {
     401: {"WWW-Authenticate": 'ApiKey realm="fetchml"'},

@@ -107,7 +107,7 @@ class Guard:
         headers = response.headers
         if "X-Trace-Id" not in headers:
             headers["X-Trace-Id"] = request.get(TRACE, "")
-            headers["Server"] = "fetchmld"
+            headers["Server"] = SECURITY_HEADERS["Server"]  # aiohttp has put its own there
             for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
         if (standing := request.get(STANDING)) is not None:

@@ -106,7 +106,6 @@ class ApiProtocol(web.RequestHandler):
         else:
             log.error("request.failed trace_id=%s", trace_id, exc_info=exc)
             answer = refusal(500, "INTERNAL_ERROR", "something went wrong on our side; quote the trace_id", trace_id)
-        answer.headers["Server"] = "fetchmld"  # what it is made of is nobody's business
         answer.force_close()
         return answer
 

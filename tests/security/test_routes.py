@@ -92,6 +92,7 @@ def test_no_mounted_route_takes_less_than_a_key(tmp_path: Path, query: str, head
                 assert answer.status == 401, (method, path)
                 assert "WWW-Authenticate" in answer.headers
                 assert GOOD not in str(answer.headers)
+                assert answer.headers["Server"] == "fetchmld"
                 if method != "HEAD":
                     assert_is_error(await answer.json(), answer.headers["X-Trace-Id"])
         assert asked > 500
