@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors import ray_commands
+from actors.ray_closed import answers_strangers
 from actors.ray_commands import Layout, Offer
 from actors.ray_processes import free_ports, kill_marked, temp_dir
 from fetchmld import __version__
@@ -145,6 +146,7 @@ class RayRuntime:
         cluster_id = self._open_cluster(layout, deadline)
         self._become_raylet(ray_commands.raylet(layout, cluster_id))
         self._wait_for_node(layout, deadline)
+        check_closed(layout.gcs_host, layout.gcs_port)
 
     def _open_session(self, layout: Layout) -> None:
         """Make the session's directory, and the file that takes what its processes print."""
@@ -386,6 +388,19 @@ def reap_leftovers(run_dir: Path) -> int:
 
 def driver_address(host: str, port: int) -> str:
     return f"[::ffff:{host}]:{port}" if host == "127.0.0.1" else f"{host}:{port}"
+
+
+def check_closed(host: str, port: int) -> None:
+    """Raises `RayHopeless` where the GCS does what a stranger asks: whoever reaches it could run code as us."""
+    try:
+        is_open = answers_strangers(host, port)
+    except OSError as error:
+        raise RayFailed(f"Ray's GCS at {host}:{port} does not answer: {error}") from None
+    if is_open:
+        raise RayHopeless(
+            f"Ray's GCS at {host}:{port} answers who has no token, so anybody who reaches it could run programs as this "
+            f"user; RAY_AUTH_MODE=token was asked for: is this ray=={RAY_VERSION} as released?"
+        )
 
 
 def port_answers(host: str, port: int) -> bool:
