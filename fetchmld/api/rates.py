@@ -66,7 +66,7 @@ class Rates:
         bucket = self._filled(name, now_s)
         if not self._may_pass(bucket, now_s):
             return Standing(0, self._reset_s(bucket), self._promise(bucket, now_s))
-        if bucket.is_due(now_s):
+        if bucket.promises and bucket.is_due(now_s):
             heapq.heappop(bucket.promises)
         bucket.tokens -= 1.0
         return Standing(max(0, int(bucket.free)), self._reset_s(bucket))
@@ -80,6 +80,8 @@ class Rates:
         return Standing(max(0, int(bucket.free)), self._reset_s(bucket), wait_s)
 
     def _may_pass(self, bucket: _Bucket, now_s: float) -> bool:
+        if not bucket.promises:
+            return bucket.tokens >= _ONE
         return (bucket.tokens if bucket.is_due(now_s) else bucket.free) >= _ONE
 
     def _filled(self, name: str, now_s: float) -> _Bucket:
