@@ -12,16 +12,31 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 HERE: Final = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+import processes  # noqa: E402
 from bench import Daemon, free_port  # noqa: E402
 from wire import Wire, prepare  # noqa: E402
 
-__all__ = ["BODY", "Daemon", "Wire", "built", "daemon", "drive", "echo", "judged", "prepare", "request_file", "setting"]
+__all__ = [
+    "BODY",
+    "Daemon",
+    "Echo",
+    "Wire",
+    "built",
+    "daemon",
+    "drive",
+    "echo",
+    "judged",
+    "prepare",
+    "request_file",
+    "setting",
+]
 
 os.environ["FETCHMLD_RATE_PER_S"] = "0"  # the limit of a key is not what is measured here
 # It asks for a GPU that is not there, so that what is measured is what a submit costs, and not what running costs.
@@ -46,9 +61,20 @@ def daemon() -> Iterator[Daemon]:
         yield started
 
 
+@dataclass(slots=True, frozen=True)
+class Echo:
+    """A bare echo that runs."""
+
+    port: int
+    process: processes.Process
+
+    def cpu_s(self) -> float:
+        """Processor seconds so far."""
+        return sum(self.process.cpu_s())
+
+
 @contextlib.contextmanager
-def echo() -> Iterator[int]:
-    """The port of a bare echo."""
+def echo() -> Iterator[Echo]:
     port = free_port()
     with subprocess.Popen([sys.executable, str(HERE / "echo.py"), str(port)]) as server:
         try:
@@ -57,7 +83,7 @@ def echo() -> Iterator[int]:
                     Wire(port).close()
                     break
                 time.sleep(0.05)
-            yield port
+            yield Echo(port, processes.Process(server.pid, "echo", is_rays=False))
         finally:
             server.kill()  # it would wait for its followers
 

@@ -58,7 +58,8 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {"bare fan-out": [], "FetchML": [], "one stalled": []}
     with daemon() as ours:
         for _ in range(options.rounds):
-            with echo() as bare:  # it does not notice who left
+            with echo() as at:  # it does not notice who left
+                bare = at.port
                 make_bare, make_ours = partial(tell, bare, go), partial(submit, ours, options.events)
                 ways = {
                     "bare fan-out": (bare, prepare("GET", "/stream", ""), 0, make_bare),
