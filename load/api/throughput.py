@@ -1,8 +1,8 @@
 """POST /v1/tasks and GET /v1/tasks/{id} over 32 connections, beside the bare echo: `python load/api/throughput.py`.
 
-Every POST is acknowledged when its task is on disk. Bounds: half of the echo's rate for both, for POST with a p99 below 25 ms
-and 2.5 times the echo's. What a request takes of the processor is said beside, for that depends less on who else is busy: in
-the head, in the scheduler, in all of the daemon, and in the echo.
+Every POST is acknowledged when its task is on disk. Bounds: half of the echo's rate for both; for POST a p99 below 25 ms
+and 2.5 times the echo's. What a request takes of the processor is said beside, for that depends less on who else is
+busy: in the head, in the scheduler, in all of the daemon, and in the echo.
 """
 
 import argparse
