@@ -17,7 +17,7 @@ from actors import native, ray_channel
 from actors.hosting import hosted
 from actors.members import attend_members
 from actors.plugin_actors import attend_plugins
-from actors.ray_compat import NAMESPACE, RayRuntime
+from actors.ray_compat import NAMESPACE, RayFailed, RayLost, RayRuntime
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ PATIENCE: Final = {
     "silent": 3,
     "starting": int(ACTOR_START_S / PING_EVERY_S),
 }  # such answers in a row; then it is replaced
+LOOK_S: Final = 0.1
+LOST_S: Final = 6.0  # Ray's library may take so long to say that Ray has died: its calls have 5 s
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_MAX_S: Final = 10.0
 CALLS_AT_ONCE: Final = 2 * ray_channel.LINES_MAX  # each line holds one while it waits for news
@@ -118,15 +120,37 @@ class Cluster:
     # -- start
 
     async def start(self) -> None:
-        """Return when every actor has started. Raises `RayFailed` or `ActorFailed`; call `stop` also then."""
-        await asyncio.to_thread(self.runtime.start)
+        """Return when every actor has started. Raises `RayFailed` or `ActorFailed`; call `stop` also then, but not after
+        `RayLost`."""
+        await self._in_ray(self.runtime.start)
         await self._populate()
 
     async def _populate(self) -> None:
-        await asyncio.to_thread(self.runtime.connect)
-        await asyncio.to_thread(self._create_all)
-        await _all([self._start_actor(spec) for spec in self._specs])
+        await self._in_ray(self.runtime.connect)
+        await self._in_ray(self._create_all)
+        starting = asyncio.create_task(_all([self._start_actor(spec) for spec in self._specs]))
+        death = asyncio.create_task(self.runtime.wait_dead())
+        try:
+            await asyncio.wait([starting, death], return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                raise RayFailed(f"Ray's {death.result()} died while the actors were starting")
+            starting.result()
+        finally:
+            for waiting in (starting, death):
+                waiting.cancel()
+            await asyncio.gather(starting, death, return_exceptions=True)
         self.populated = True
+
+    async def _in_ray(self, work: Callable[[], None]) -> None:
+        """Do something in a thread that waits for Ray. Raises `RayLost` where Ray has died and the thread waits on."""
+        doing = asyncio.ensure_future(asyncio.to_thread(work))
+        dead_s = 0.0
+        while not doing.done():
+            await asyncio.wait([doing], timeout=LOOK_S)
+            dead_s = dead_s + LOOK_S if self.runtime.is_dead() else 0.0
+            if dead_s > LOST_S and not doing.done():
+                raise RayLost("Ray died, and its library waits for it")
+        doing.result()
 
     def _create_all(self) -> None:
         for spec in self._specs:
@@ -169,12 +193,13 @@ class Cluster:
     # -- watch
 
     async def watch(self) -> None:
-        """Keep all of it alive until cancelled. Call after `start`. Raises `ActorFailed` where an actor cannot go on."""
+        """Keep all of it alive until cancelled. Call after `start`. Raises `ActorFailed` where an actor cannot go on, and
+        `RayLost` where this process cannot."""
         self._given_up = asyncio.get_running_loop().create_future()
         while True:
             dead = await self._tend_until_death()
             log.error("ray_died", extra={"of": dead})
-            await self._revive()
+            await self.revive()
 
     async def _tend_until_death(self) -> str:
         tenders = [asyncio.create_task(self._tend(spec)) for spec in self._specs]
@@ -317,8 +342,8 @@ class Cluster:
         self._handles[spec.name] = handle = self._create(spec)
         handle.start.remote()  # of no effect on one that Ray started anew: it does so by itself
 
-    async def _revive(self) -> None:
-        """Ray is dead: clear the remains and start again, for as long as it takes."""
+    async def revive(self) -> None:
+        """Ray is dead: clear the remains and start again, for as long as it takes. Raises `RayLost`."""
         backoff = Backoff()
         while True:
             self.populated = False
@@ -327,6 +352,8 @@ class Cluster:
             try:
                 await self._renew_ray()
                 await self._populate()
+            except RayLost:
+                raise
             except Exception as error:  # Ray in ruins raises whatever it likes; all there is to do is to try again
                 log.error("ray_not_revived", extra={"reason": _reason(error)}, exc_info=error)
                 await backoff.wait()
@@ -339,11 +366,13 @@ class Cluster:
         """Leave the old cluster, if possible while it can answer: one whose GCS is dead keeps us for 5 s, in which its
         library holds the interpreter's lock. The new one's processes use that time to come up; but not where the new GCS
         has the old one's port: the library would find it there, take it for the old one, and end this process."""
-        steps = [self.runtime.disconnect, self.runtime.stop, self.runtime.start]
-        if "gcs_server" not in self.runtime.pids() and not self.runtime.options.gcs_port:
-            steps.append(steps.pop(0))
-        for step in steps:
-            await asyncio.to_thread(step)
+        leaves_late = "gcs_server" not in self.runtime.pids() and not self.runtime.options.gcs_port
+        if not leaves_late:
+            await asyncio.to_thread(self.runtime.disconnect)
+        await asyncio.to_thread(self.runtime.stop)
+        await self._in_ray(self.runtime.start)
+        if leaves_late:
+            await asyncio.to_thread(self.runtime.disconnect)
 
     async def ping(self) -> dict[str, dict[str, Any]]:
         """What each actor says of itself, by name; `{"error": ...}` for one that does not answer."""

@@ -1,8 +1,11 @@
-"""The daemon: `python -m actors.daemon --settings-file FILE` (`-` is standard input), which `fetchmld start` runs.
+"""The daemon: `python -m actors.daemon [--anew] --settings-file FILE` (`-` is standard input), run by `fetchmld start`.
 
 It takes the data directory for itself, prepares what must be there before any actor starts, starts the cluster, says on
 standard output in one JSON line that it is ready or why it is not, and watches until SIGTERM or SIGINT. Tasks do not
 notice its end: their parent is the node's runner.
+
+Ray's library ends a process that waited for 15 s for a Ray that died. A daemon that finds itself waiting so becomes a new
+one (`--anew`) in time, under the same pid: the data directory has all that it needs.
 """
 
 import argparse
@@ -17,14 +20,14 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from actors import json_logs
 from actors.cluster import ActorFailed, Cluster, head_specs
 from actors.data_dir import DataDir, Refused
 from actors.listeners import Listeners
 from actors.member import Member
-from actors.ray_compat import WORKERS_MAX, RayFailed, RayOptions, RayRuntime, reap_leftovers
+from actors.ray_compat import WORKERS_MAX, RayFailed, RayLost, RayOptions, RayRuntime, reap_leftovers
 from actors.ray_member import own_address
 from actors.ray_offer import offer_here
 from actors.starter import ended, say, silence, stop_signals
@@ -39,15 +42,26 @@ PRELOAD: Final = ("actors.head", "actors.scheduler", "actors.agent", "actors.aud
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m actors.daemon", description="The FetchML daemon.")
     parser.add_argument("--settings-file", required=True, help="Settings as JSON; - reads standard input.")
-    file = parser.parse_args().settings_file
+    parser.add_argument("--anew", action="store_true", help="It ran before: start for as long as it takes.")
+    given = parser.parse_args()
+    file = given.settings_file
     settings = json.loads(sys.stdin.read() if file == "-" else Path(file).read_bytes())
-    code = run(settings)
+    code = run(settings, given.anew)
     logging.shutdown()
     os._exit(code)  # all is written and closed; Ray's library may hang for seconds in what it does at an orderly exit
 
 
-def run(settings: dict[str, Any]) -> int:
-    """Be the daemon of `settings["data_dir"]` until a signal; the exit code."""
+def begin_anew(settings: dict[str, Any]) -> NoReturn:
+    """Become another process of the same pid. What this one was waiting for it will never know."""
+    memory = os.memfd_create("settings", 0)  # it stays open
+    os.write(memory, json.dumps(settings).encode())
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = (sys.executable, "-P", "-m", "actors.daemon", "--anew", "--settings-file", f"/proc/self/fd/{memory}")
+    os.execve(sys.executable, command, environment)
+
+
+def run(settings: dict[str, Any], anew: bool = False) -> int:
+    """Be the daemon of `settings["data_dir"]` until a signal; the exit code. `anew`: whoever started it has left."""
     os.umask(0o077)
     started_at = time.time()
     try:
@@ -60,7 +74,7 @@ def run(settings: dict[str, Any]) -> int:
             check_exposure(settings)
             ports = filter(None, (settings["port"], settings["services_port"]))
             listeners = Listeners.listen(settings["host"], ports)
-            return asyncio.run(Daemon(directory, settings, started_at, listeners).run())
+            return asyncio.run(Daemon(directory, settings, started_at, listeners, anew).run())
     except Refused as error:
         say({"error": str(error), "exit_code": error.exit_code})
         return error.exit_code
@@ -69,10 +83,14 @@ def run(settings: dict[str, Any]) -> int:
 class Daemon:
     """One life of the daemon on a data directory that is held."""
 
-    def __init__(self, directory: DataDir, settings: dict[str, Any], started_at: float, listeners: Listeners) -> None:
+    def __init__(
+        self, directory: DataDir, settings: dict[str, Any], started_at: float, listeners: Listeners, anew: bool = False
+    ) -> None:
         self._directory = directory
         self._listeners = listeners
         self._started_at = started_at
+        self._settings = settings
+        self._anew = anew
         run_dir = directory.run_dir()
         worker_id = directory.worker_id()
         directory.make_admin_key()
@@ -154,6 +172,8 @@ class Daemon:
         try:
             starting.result()
         except (RayFailed, ActorFailed) as error:
+            if self._anew and isinstance(error, RayLost):
+                self._begin_anew(error)
             log.error("daemon_start_failed", extra={"reason": str(error)})
             say({"error": f"{error} (more in {self._directory.logs})", "exit_code": FAILED})
             return FAILED
@@ -166,9 +186,17 @@ class Daemon:
             return 0
         try:
             watching.result()  # raises: it does not end by itself
+        except RayLost as error:
+            self._begin_anew(error)
         except ActorFailed as error:
             log.critical("daemon_gives_up", extra={"reason": str(error)})
         return FAILED
+
+    def _begin_anew(self, error: RayLost) -> NoReturn:
+        log.error("daemon_begins_anew", extra={"reason": str(error)})
+        self._runtime.stop()
+        logging.shutdown()
+        begin_anew(self._settings)
 
     async def _ready(self) -> dict[str, Any]:
         """What whoever starts us is told; `join` is what another machine joins with, where that is possible."""
@@ -185,7 +213,7 @@ class Daemon:
         return ready
 
     async def _start(self) -> None:
-        await self._cluster.start()
+        await (self._cluster.revive() if self._anew else self._cluster.start())
         self._write_about()
         log.info("daemon_ready", extra={"took_s": round(time.time() - self._started_at, 3), **self._runtime.pids()})
 

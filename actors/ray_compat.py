@@ -61,6 +61,10 @@ class RayHopeless(RayFailed):
     """Another try would end the same: somebody has to change something first."""
 
 
+class RayLost(RayFailed):
+    """Ray died while its library in this process was waiting for it: 15 s after that the library ends the process."""
+
+
 class RayWrongToken(RayHopeless):
     """The cluster refused our token."""
 
@@ -250,6 +254,10 @@ class RayRuntime:
 
     def is_alive(self) -> bool:
         return set(self.vital) <= self.pids().keys()
+
+    def is_dead(self) -> bool:
+        """One of the vital processes was started and has ended. May be asked while another thread is at work here."""
+        return any(process.poll() is not None for name, process in list(self._processes.items()) if name in self.vital)
 
     async def wait_dead(self) -> str:
         """Wait until a vital process ends, and say which."""

@@ -38,6 +38,16 @@ class Second(Pretend):
     pass
 
 
+class Hesitant(Pretend):
+    """Its start takes until nobody has the file `hold`."""
+
+    async def start(self) -> None:
+        self._note("hesitate")
+        while self._diary.with_name("hold").exists():
+            await asyncio.sleep(0.02)
+        await super().start()
+
+
 class Broken(Pretend):
     async def start(self) -> None:
         raise ValueError("no such colour: 'blurple'")

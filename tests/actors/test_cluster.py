@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -110,6 +112,33 @@ def test_all_comes_back_after_the_death_of_rays_processes(run_dir: Path, ray_opt
 
     asyncio.run(live())
     assert marked(run_dir) == []
+
+
+@pytest.mark.ray
+def test_all_comes_back_when_ray_dies_again_while_the_actors_start(run_dir: Path, ray_options: RayOptions) -> None:
+    """Nobody looked at Ray's processes then, and its library ended this process 15 s later."""
+    hold, diary = run_dir / "hold", run_dir / "diary"
+
+    async def live() -> None:
+        async with alive(run_dir, ray_options, (ActorSpec("scheduler", f"{HERE}:Hesitant"),)) as cluster:
+            hold.touch()
+            before = cluster.runtime.pids()
+            os.kill(before["raylet"], signal.SIGKILL)
+            await until("it starts once more", lambda: is_true(diary.read_text().count("hesitate") == 2))
+            os.kill(cluster.runtime.pids()["gcs_server"], signal.SIGKILL)
+            hold.unlink()
+            await until("all of it is back", lambda: revived(cluster))
+            assert cluster.revivals == 2
+
+    asyncio.run(live())
+    assert marked(run_dir) == []
+
+
+@pytest.mark.ray
+def test_who_waits_for_a_ray_that_died_knows_that_it_is_lost(run_dir: Path, ray_options: RayOptions) -> None:
+    """In a process of its own, which Ray's library would end."""
+    ran = subprocess.run([sys.executable, "-m", "tests.actors.lost", str(run_dir)], capture_output=True, check=False)
+    assert ran.stdout == b"lost\n", ran.stderr.decode()
 
 
 async def revived(cluster: Cluster) -> bool:
