@@ -4,8 +4,8 @@ It takes the data directory for itself, prepares what must be there before any a
 standard output in one JSON line that it is ready or why it is not, and watches until SIGTERM or SIGINT. Tasks do not
 notice its end: their parent is the node's runner.
 
-Ray's library ends a process that waited for 15 s for a Ray that died. A daemon that finds itself waiting so becomes a new
-one (`--anew`) in time, under the same pid: the data directory has all that it needs.
+Ray's library may wait for ever for a Ray that died, or end the process. A daemon that finds itself waiting so becomes a
+new one (`--anew`) in time, under the same pid: the data directory has all that it needs.
 """
 
 import argparse

@@ -41,6 +41,13 @@ ENVIRONMENT: Final = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 
+# The driver is the daemon itself: a GCS that dies is no reason to end the process. Some calls hold the interpreter's lock
+# until they are given up, so that is to be well before the end.
+DRIVER_ENVIRONMENT: Final = {
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "120",
+    "RAY_gcs_server_request_timeout_seconds": "15",
+}
+
 
 @dataclass(slots=True, frozen=True)
 class Offer:

@@ -62,7 +62,7 @@ class RayHopeless(RayFailed):
 
 
 class RayLost(RayFailed):
-    """Ray died while its library in this process was waiting for it: 15 s after that the library ends the process."""
+    """Ray died while its library in this process was waiting for it, which it may do for ever."""
 
 
 class RayWrongToken(RayHopeless):
@@ -119,7 +119,8 @@ class RayRuntime:
             del os.environ[name]
         # The pid whose end ends a driver that leaves a dead raylet's cluster; without it, that of its parent: and whoever
         # started a daemon has long ended.
-        return {**ray_commands.environment(self._plan()), "RAY_RAYLET_PID": str(os.getpid())}
+        ours = {"RAY_RAYLET_PID": str(os.getpid()), **ray_commands.DRIVER_ENVIRONMENT}
+        return {**ray_commands.environment(self._plan()), **ours}
 
     def _plan(self, raylet_port: int = 0, object_port: int = 0, runtime_env_port: int = 0, gcs_port: int = 0) -> Layout:
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S") + f"_{time.time_ns() // 1000 % 10**6:06}"

@@ -2,6 +2,10 @@
 
 import os
 
+from tests.e2e.conftest import shell
+
+__all__ = ["shell"]
+
 LONG = bool(os.environ.get("FETCHML_CHAOS"))
 
 

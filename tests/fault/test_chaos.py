@@ -21,8 +21,8 @@ from tests.fault.chaos.nemesis import Nemesis
 from tests.fault.chaos.scene import Scene, a_scene
 from tests.fault.conftest import count
 
-LASTS_S = count(20, 1200)
-ACTS_MIN = count(8, 100)
+LASTS_S = count(15, 1200)
+ACTS_MIN = count(6, 100)
 SETTLED_MAX_S = 400
 
 

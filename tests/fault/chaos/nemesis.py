@@ -29,7 +29,7 @@ PARTS: Final = {
     "raylet": "raylet/raylet",
     "runner": "fetchmld.runner",
 }
-STOPPED: Final = ("head", "scheduler", "agent", "history", "runner")
+STOPPED: Final = ("head", "scheduler", "agent", "history", "runner", "GCS")
 BACK_MAX_S: Final = 120.0
 
 
