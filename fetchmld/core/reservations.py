@@ -177,7 +177,8 @@ class Holds:
     ) -> set[WorkerId]:
         """Give it as many workers as it needs, where there are. Returns those that come or go.
 
-        One goes that is not to be had any more, or that came back without GPUs of the type that it gave.
+        One goes that is not to be had any more, that came back without GPUs of the type that it gave, or of which GPUs
+        failed.
         """
         changed = {name for name, target in targets.items() if target.gpu_type not in _types_of(usable.get(name))}
         for worker_id in changed:
@@ -188,7 +189,37 @@ class Holds:
                 break
             targets[new[0]] = Target(new[1])
             changed.add(new[0])
+        return changed | self._leave_the_short(reservation, targets, usable, promised)
+
+    def _leave_the_short(
+        self,
+        reservation: Reservation,
+        targets: dict[WorkerId, Target],
+        usable: dict[WorkerId, Worker],
+        promised: Collection[WorkerId],
+    ) -> set[WorkerId]:
+        """GPUs of a target failed, so that it can give no longer all that it should: another one that can takes its place.
+
+        Not while tasks of the reservation run there, and where there is no other, what is left stays. Returns both.
+        """
+        changed: set[WorkerId] = set()
+        for name in [name for name, target in targets.items() if self._is_short(reservation, target, usable[name])]:
+            new = self._best_target(reservation, targets, usable.values(), promised)
+            if new is not None:
+                del targets[name]
+                targets[new[0]] = Target(new[1])
+                changed |= {name, new[0]}
         return changed
+
+    def _is_short(self, reservation: Reservation, target: Target, worker: Worker) -> bool:
+        """Whether what is well of its type does not suffice for the older reservations there and for this one."""
+        if not worker.quarantined or claimants(self._state, reservation.id, worker):
+            return False
+        others = [
+            r for r, held in self.of(worker.id) if held.gpu_type == target.gpu_type and r.number < reservation.number
+        ]
+        room = worker.gpu_totals.get(target.gpu_type, 0) - sum(r.gpu_count for r in others)
+        return room < reservation.gpu_count
 
     def _settle_one(
         self,

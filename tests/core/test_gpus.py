@@ -140,6 +140,48 @@ def test_a_reservation_counts_on_no_failed_gpu() -> None:
     assert view["held"] == {"w1": 2}
 
 
+def held(driver: Driver, reservation: str = "r1") -> dict[str, int]:
+    view = driver.core.reservation_view(reservation)
+    assert view is not None
+    return view["held"]
+
+
+def test_a_reservation_moves_off_a_failed_gpu() -> None:
+    driver = Driver()
+    driver.join(W1, WITH_GPUS)
+    driver.reserve("r1", gpu_count=4)
+    assert held(driver) == {"w1": 4}
+    driver.beat(gpu_faults=XID)
+    assert held(driver) == {"w1": 3}, "there is no other place: what is well stays"
+    driver.join(W2, WITH_GPUS)
+    assert held(driver) == {"w2": 4}
+    assert driver.where(driver.submit(gpu=3, cpu=1)) == ["w1"], "what it left is everybody's"
+    assert driver.where(driver.submit(gpu=4, cpu=1, reservation_id="r1")) == ["w2"]
+
+
+def test_the_older_reservation_stays_where_a_gpu_failed_if_there_is_enough_for_it() -> None:
+    driver = Driver()
+    driver.join(W1, WITH_GPUS)
+    for name in ("r1", "r2"):
+        driver.reserve(name, gpu_count=2)
+    driver.join(W2, WITH_GPUS)
+    driver.beat(gpu_faults=XID)
+    driver.tick(1)  # what one leaves, another gathers with the next look
+    assert (held(driver, "r1"), held(driver, "r2")) == ({"w1": 2}, {"w2": 2})
+
+
+def test_a_reservation_stays_with_its_running_task_where_a_gpu_failed() -> None:
+    driver = Driver()
+    driver.join(W1, WITH_GPUS)
+    driver.reserve("r1", gpu_count=4)
+    task = driver.submit(gpu=1, cpu=1, reservation_id="r1")
+    driver.join(W2, WITH_GPUS)
+    driver.beat(gpu_faults={"GPU-3": "ecc"})
+    assert held(driver) == {"w1": 3}
+    driver.end(task, exit_code=0)
+    assert held(driver) == {"w2": 4}
+
+
 def test_use_is_shown_and_what_no_task_uses_is_told_apart() -> None:
     driver = Driver()
     driver.join(W1, WITH_GPUS)
