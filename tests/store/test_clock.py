@@ -1,5 +1,7 @@
 """The logical clock never goes back and goes on across restarts of ours."""
 
+import json
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,13 @@ def test_a_changed_digit_is_no_jump(tmp_path: Path, caplog: pytest.LogCaptureFix
     (tmp_path / "clock").write_text((tmp_path / "clock").read_text().replace("6.0", "9.0"))
     assert LogicalClock(tmp_path / "clock", 7_000_000, "b1", lambda: 1.0).now() == 7.0
     assert "clock_file_passed_over" in caplog.text
+
+
+def test_it_is_the_clock_that_nobody_sets(tmp_path: Path) -> None:
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    LogicalClock(tmp_path / "clock", 5_000_000)
+    after = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert before <= 5.0 - json.loads((tmp_path / "clock").read_text())["offset"] <= after
 
 
 def test_it_runs_with_the_machine(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -379,6 +380,38 @@ def test_a_failed_batch_does_not_count_and_the_next_does(
     ledger.abandon()
     with open_ledger(directory) as again:
         assert [event.fact for event in again.read()] == facts(0, total)
+
+
+def test_a_refused_batch_leaves_nothing_behind_what_counts(directory: Path, disk: Disk) -> None:
+    """Else a later torn frame could end in its bytes, and count."""
+    ledger = Ledger.open(directory, segment_bytes=SEGMENT_BYTES, genesis=GENESIS, sync=disk.sync)
+    fill(ledger, (3,))
+    disk.sync_error = errno.EIO
+    with pytest.raises(LedgerUnavailable):
+        ledger.append(facts(3, 8))
+    disk.sync_error = 0
+    fill(ledger, (1,))
+    (path,) = segment_paths(directory)
+    (*_, last) = frames_of(directory)
+    assert path.read_bytes()[last.end :].strip(b"\0") == b""
+    assert last.first_seq == 3
+    ledger.abandon()
+
+
+def test_a_frame_of_another_chain_is_refused(tmp_path: Path) -> None:
+    """Right in itself, at its place by number, and grown from another event than the one before it."""
+    for name, other in (("one", False), ("two", True)):
+        with open_ledger(tmp_path / name) as ledger:
+            first = facts(0, 2)
+            ledger.append([replace(first[0], at_us=first[0].at_us + other), first[1]])
+            fill(ledger, (3, 1))
+    (path,), (theirs,) = segment_paths(tmp_path / "one"), segment_paths(tmp_path / "two")
+    begins = frames_of(tmp_path / "one")[1].start
+    path.write_bytes(path.read_bytes()[:begins] + theirs.read_bytes()[begins:])
+    (tmp_path / "one" / "head").unlink()  # which would name the event that is gone
+    with pytest.raises(LedgerDamaged) as refused:
+        open_ledger(tmp_path / "one")
+    assert refused.value.first_bad in (1, 2)
 
 
 def test_a_disk_that_fails_for_good_is_refused_each_time(directory: Path, disk: Disk) -> None:
