@@ -1,9 +1,12 @@
 """Process starts: vfork-like, with directory, session, uid, limits, cgroups, mounts and no-new-privileges."""
 
 class Starts:
-    """Starts that are made ready one by one, and then made without the interpreter. `room`: how many at most."""
+    """Starts that are made ready one by one, and then made without the interpreter.
 
-    def __init__(self, room: int) -> None: ...
+    `room`: how many at most. `home_fd`: the cgroup file that the calling thread goes back to, -1: it never leaves.
+    """
+
+    def __init__(self, room: int, home_fd: int = -1) -> None: ...
     def add(
         self,
         path: bytes,
@@ -17,12 +20,14 @@ class Starts:
         gid: int = -1,
         cgroups: list[int] = ...,
         view_fd: int = -1,
+        enter_fd: int = -1,
         no_new_privs: bool = True,
     ) -> None:
         """One more, of `path` in a new session. Raises ValueError where it is too large, or beyond the room.
 
         `argv` and `env` ("NAME=value") are their strings, each ended by a NUL. `cgroups` are descriptors that a process
-        joins by writing to (8 at most), `view_fd` a mount namespace to enter; `limits` are (resource, soft, hard) of
+        joins by writing to (8 at most), `enter_fd` one that the calling thread joins before, so that the process is born
+        there; `view_fd` is a mount namespace to enter, `limits` are (resource, soft, hard) of
         setrlimit, 16 at most.
         """
 

@@ -41,7 +41,7 @@ cdef extern from *:
         const char *path, *cwd;
         char **argv, **env;
         const sigset_t *handled;  /* the signals that we do not leave to the kernel */
-        int stdin_fd, log_fd, view_fd, no_new_privs, limit_count, cgroup_count, policy;
+        int stdin_fd, log_fd, view_fd, enter_fd, no_new_privs, limit_count, cgroup_count, policy;
         long uid, gid;
         int cgroup[FML_CGROUPS_MAX];
         int resource[FML_LIMITS_MAX];
@@ -118,17 +118,26 @@ cdef extern from *:
         o->pid = pid;
     }
 
-    static void fml_start_all(fml_order *orders, int count) {
+    /* `home`: the cgroup file of the calling thread's own, where it goes back to after those of the orders; or -1. */
+    static void fml_start_all(fml_order *orders, int count, int home) {
         sigset_t all, before, handled;
-        int policy = sched_getscheduler(0);
+        int policy = sched_getscheduler(0), away = 0;
         sigfillset(&all);
         pthread_sigmask(SIG_BLOCK, &all, &before);  /* no handler of ours may run in a child, on our memory */
         fml_find_handled(&handled);
         for (int i = 0; i < count; i++) {
             orders[i].handled = &handled;
             orders[i].policy = policy;
+            int to = orders[i].enter_fd >= 0 ? orders[i].enter_fd : away ? home : -1;
+            if (to >= 0 && write(to, "0", 1) < 0) {
+                orders[i].step = FML_CGROUP;
+                orders[i].error = errno;
+                continue;
+            }
+            away = orders[i].enter_fd >= 0;
             fml_start(&orders[i]);
         }
+        if (away && write(home, "0", 1) < 0) {}  /* it goes on from there the next time */
         pthread_sigmask(SIG_SETMASK, &before, NULL);
     }
 
@@ -190,13 +199,13 @@ cdef extern from *:
         const char *cwd
         char **argv
         char **env
-        int stdin_fd, log_fd, view_fd, no_new_privs, limit_count, cgroup_count
+        int stdin_fd, log_fd, view_fd, enter_fd, no_new_privs, limit_count, cgroup_count
         long uid, gid
         int cgroup[8]
         int resource[16]
         rlimit_t limit[16]
         int pid, step, error
-    void fml_start_all(fml_order *orders, int count) nogil
+    void fml_start_all(fml_order *orders, int count, int home) nogil
     int fml_kill_user(long uid, int number) nogil
     int fml_remove_ipc(int kind, int id) nogil
     int fml_clear_keys(long uid) nogil
@@ -208,11 +217,12 @@ cdef class Starts:
     """Starts that are made ready one by one, and then made without the interpreter."""
 
     cdef fml_order *orders
-    cdef int count, room
+    cdef int count, room, home
     cdef list kept
 
-    def __cinit__(self, int room):
+    def __cinit__(self, int room, int home_fd=-1):
         self.room = room
+        self.home = home_fd
         self.count = 0
         self.kept = []
         self.orders = <fml_order *>calloc(max(room, 1), sizeof(fml_order))
@@ -240,6 +250,7 @@ cdef class Starts:
         long gid=-1,
         list cgroups=[],
         int view_fd=-1,
+        int enter_fd=-1,
         bint no_new_privs=True,
     ):
         """One more. Raises ValueError where it is too large, or one more than was made room for."""
@@ -258,6 +269,7 @@ cdef class Starts:
         order.uid = uid
         order.gid = gid
         order.view_fd = view_fd
+        order.enter_fd = enter_fd if self.home >= 0 else -1
         order.cgroup_count = <int>len(cgroups)
         for i, fd in enumerate(cgroups):
             order.cgroup[i] = fd
@@ -279,7 +291,7 @@ cdef class Starts:
     def run(self):
         """Make them, in order, and say of each (pid, 0, 0), or (0, step, errno) where a step failed. Once only."""
         with nogil:
-            fml_start_all(self.orders, self.count)
+            fml_start_all(self.orders, self.count, self.home)
         return [
             (0 if self.orders[i].error else self.orders[i].pid, self.orders[i].step, self.orders[i].error)
             for i in range(self.count)

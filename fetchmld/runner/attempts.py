@@ -108,7 +108,7 @@ class Attempts:
         self._say = say
         self._isolation = isolation
         self._marks = marks
-        self._spawner = spawning.Spawner(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
+        self._spawner = spawning.Spawner(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC), isolation.home_fd)
         self._children = proctree.OwnChildren()
         self._by_pid: dict[int, Attempt] = {}  # leaders that are our children and not reaped yet
         self._orphans: dict[int, str] = {}  # our other children: leftovers of the attempt of that key ("" = unknown)

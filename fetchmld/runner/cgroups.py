@@ -4,6 +4,10 @@ Version 1 has a hierarchy for each controller, version 2 one for all. Either way
 below the cgroup it runs in or below the root, and in it a directory per cell. A process joins by writing "0" to a file of
 the cell that was opened for it: in version 1 to `tasks`, which (unlike cgroup.procs) waits for no grace period of the
 kernel.
+
+In version 1 the thread that starts a process enters the `cpu` cell before it, so that the process is born there: one that
+moves there itself has to wait for the processor anew, which costs a third of a short program's whole time. The thread goes
+home afterwards. It stays out where the cell could hold it up: where it has less than a usual share, or a quota.
 """
 
 import contextlib
@@ -40,17 +44,22 @@ class Cell:
     number: int
     version: int
     directories: dict[str, str]  # of each controller; in version 2 the same one
-    join_fds: list[int] = field(default_factory=list)
+    join_fds: list[int] = field(default_factory=list)  # of its distinct directories
+    cpu_fd: int = -1  # the one of them that is the `cpu` controller's alone
     count_fd: int = -1  # how many processes and threads are in it
     events_fd: int = -1
     written: dict[str, str] = field(default_factory=dict)
     ooms: int = 0  # processes that the kernel had killed in it before the attempt
     memory_bytes: int = 0  # its limit
+    is_plain: bool = True  # nothing in it is slower than it would be outside
 
     def open(self) -> None:
         join = "tasks" if self.version == 1 else "cgroup.procs"
         distinct = list(dict.fromkeys(self.directories.values()))
         self.join_fds = [os.open(f"{path}/{join}", os.O_WRONLY | os.O_CLOEXEC) for path in distinct]
+        others = {path for name, path in self.directories.items() if name != "cpu"}
+        if self.version == 1 and "cpu" in self.directories and self.directories["cpu"] not in others:
+            self.cpu_fd = self.join_fds[distinct.index(self.directories["cpu"])]
         if "pids" in self.directories:
             self.count_fd = os.open(f"{self.directories['pids']}/pids.current", os.O_RDONLY | os.O_CLOEXEC)
         if "memory" in self.directories:
@@ -61,11 +70,12 @@ class Cell:
         for fd in [*self.join_fds, self.count_fd, self.events_fd]:
             if fd >= 0:
                 os.close(fd)
-        self.join_fds, self.count_fd, self.events_fd = [], -1, -1
+        self.join_fds, self.cpu_fd, self.count_fd, self.events_fd = [], -1, -1, -1
 
     def limit(self, limits: Limits) -> None:
         """Set what differs from what it has. Raises OSError."""
         self.memory_bytes = limits.memory_bytes
+        self.is_plain = not limits.cores and limits.weight_cores >= 1
         for controller, name, value in _knobs(self.version, limits):
             directory = self.directories.get(controller)
             if directory is not None and self.written.get(name) != value:
@@ -77,8 +87,11 @@ class Cell:
         return int(os.pread(self.count_fd, 32, 0)) == 0 if self.count_fd >= 0 else not self.pids()
 
     def pids(self) -> list[int]:
-        """The processes in it. (Version 1 gives who keeps the file open what it read before: so it is opened anew.)"""
-        directory = next(iter(self.directories.values()))
+        """The processes in it. (Version 1 gives who keeps the file open what it read before: so it is opened anew.)
+
+        Not of the `cpu` controller, whose cell a thread of ours may be in.
+        """
+        directory = self.directories["memory"]
         try:
             return [int(word) for word in _read(f"{directory}/cgroup.procs").split()]
         except OSError:
@@ -132,10 +145,11 @@ def _knobs(version: int, limits: Limits) -> list[tuple[str, str, str]]:
 class Tree:
     """Our directories, and the cells in them."""
 
-    def __init__(self, version: int, roots: dict[str, str]) -> None:
-        """`roots`: our own directory of each controller."""
+    def __init__(self, version: int, roots: dict[str, str], home: str = "") -> None:
+        """`roots`: our own directory of each controller; `home`: the directory of the `cpu` cgroup that we run in."""
         self.version = version
         self.roots = roots
+        self.home_fd = _opened(f"{home}/tasks") if home else -1  # where threads go back to
         self._free: list[Cell] = []
         self._next = 0
 
@@ -172,6 +186,12 @@ class Tree:
             cell.remove()
             raise
         return cell
+
+    def ways_in(self, cell: Cell) -> tuple[list[int], int]:
+        """What a new process is to write to, and what the thread that starts it (-1: nothing), to have it in the cell."""
+        if self.home_fd < 0 or cell.cpu_fd < 0 or not cell.is_plain:
+            return cell.join_fds, -1
+        return [fd for fd in cell.join_fds if fd != cell.cpu_fd], cell.cpu_fd
 
     def release(self, cell: Cell) -> None:
         """Nobody is in it any more."""
@@ -219,6 +239,9 @@ class Tree:
         for cell in self._free:
             cell.remove()
         self._free.clear()
+        if self.home_fd >= 0:
+            os.close(self.home_fd)
+            self.home_fd = -1
         for root in dict.fromkeys(self.roots.values()):
             with contextlib.suppress(OSError):
                 os.rmdir(root)
@@ -240,7 +263,7 @@ def find_tree(name: str, memory_bytes: int, mounts: str = "", own: str = "") -> 
                 problem = str(error)
                 continue
             if "memory" in roots:
-                return Tree(version, roots)
+                return Tree(version, roots, _home(mounts, own) if version == 1 else "")
             problem = "the memory controller is not available"
     raise NoCgroups(problem)
 
@@ -264,6 +287,23 @@ def _places_v1(mounts: str, own: str) -> list[dict[str, str]]:
         return []
     own_place = {name: _unique(mount, below.get(name, "/"))[0] for name, mount in mounted.items()}
     return [own_place, mounted] if own_place != mounted else [mounted]
+
+
+def _home(mounts: str, own: str) -> str:
+    """The directory of the `cpu` cgroup of version 1 that we run in; "" where it cannot be seen from here."""
+    mount = next(
+        (w[1] for w in map(str.split, mounts.splitlines()) if w[2] == "cgroup" and "cpu" in w[3].split(",")), ""
+    )
+    names = {name: path for _, of, path in (line.split(":", 2) for line in own.splitlines()) for name in of.split(",")}
+    home = mount + names.get("cpu", "/").rstrip("/")
+    return home if mount and "cpu" in names and os.path.isdir(home) else ""
+
+
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
 
 
 def _unique(mount: str, below: str) -> list[str]:

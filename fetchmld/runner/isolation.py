@@ -84,8 +84,13 @@ class Isolation:
         if self.tree is None:
             return None
         cell = self.tree.acquire(limits)
-        start.cgroups = cell.join_fds
+        start.cgroups, start.enter_fd = self.tree.ways_in(cell)
         return cell
+
+    @property
+    def home_fd(self) -> int:
+        """Where a thread that starts processes goes back to; -1 where it never leaves."""
+        return self.tree.home_fd if self.tree is not None else -1
 
     def release(self, cell: Cell | None) -> None:
         """Nobody is in it any more."""
@@ -224,11 +229,11 @@ def _try_out(found: Isolation, node_dir: str) -> None:
 
 
 def _run(found: Isolation, start: spawning.Start) -> int:
-    start.cgroups = []
+    start.cgroups, start.enter_fd = [], -1
     cell = found.box(start, Limits())
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
-        _, status = os.waitpid(spawning.spawn(start, null, null), 0)
+        _, status = os.waitpid(spawning.spawn(start, null, null, found.home_fd), 0)
     finally:
         os.close(null)
         found.release(cell)

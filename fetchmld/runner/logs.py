@@ -70,8 +70,8 @@ class LogPool:
         return slot, self._fds[slot]
 
     def _free_slot(self, uid: int) -> int:
-        """One that `uid` had before, else any; -1 where there is none."""
-        if not self._free_count:
+        """One that `uid` had before, else any once there are many; -1: another is to be made."""
+        if uid not in self._free and self._free_count < FREE_SLOTS_MAX // 2:
             return -1
         owner = uid if uid in self._free else next(iter(self._free))
         slots = self._free[owner]

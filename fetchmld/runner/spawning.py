@@ -54,6 +54,7 @@ class Start:
     uid: int = -1
     gid: int = -1
     cgroups: list[int] = field(default_factory=list)  # descriptors that it joins by writing to
+    enter_fd: int = -1  # one that its starter joins before, so that it is born there
     view_fd: int = -1  # the mount namespace that it enters
 
 
@@ -69,9 +70,9 @@ class StartFailed(Exception):
         return f"{self.step}: {os.strerror(self.error)}"
 
 
-def spawn(start: Start, stdin_fd: int, log_fd: int) -> int:
+def spawn(start: Start, stdin_fd: int, log_fd: int, home_fd: int = -1) -> int:
     """The new process's pid, which is also its session. Raises `StartFailed`."""
-    (result,) = _prepared([(start, log_fd)], stdin_fd)()
+    (result,) = _prepared([(start, log_fd)], stdin_fd, home_fd)()
     if isinstance(result, StartFailed):
         raise result
     return result
@@ -80,11 +81,14 @@ def spawn(start: Start, stdin_fd: int, log_fd: int) -> int:
 Results = list[int | StartFailed]
 
 
-def _prepared(starts: list[tuple[Start, int]], stdin_fd: int) -> Callable[[], Results]:
-    """All that can be done before they start; the call starts them, one after the other."""
+def _prepared(starts: list[tuple[Start, int]], stdin_fd: int, home_fd: int) -> Callable[[], Results]:
+    """All that can be done before they start; the call starts them, one after the other.
+
+    `home_fd`: what the calling thread joins at the end, where it has joined others for them.
+    """
     if _spawn is None:
         return lambda: [_spawn_plain(start, stdin_fd, log_fd) for start, log_fd in starts]
-    batch, failed = _spawn.Starts(len(starts)), dict[int, StartFailed]()
+    batch, failed = _spawn.Starts(len(starts), home_fd), dict[int, StartFailed]()
     for place, (start, log_fd) in enumerate(starts):
         try:
             batch.add(
@@ -99,6 +103,7 @@ def _prepared(starts: list[tuple[Start, int]], stdin_fd: int) -> Callable[[], Re
                 start.gid,
                 start.cgroups,
                 start.view_fd,
+                start.enter_fd,
             )
         except ValueError:
             failed[place] = StartFailed("execute", errno.EINVAL)
@@ -117,9 +122,9 @@ def _result(pid: int, step: int, error: int) -> int | StartFailed:
 class Spawner:
     """Starts several processes side by side: a start mostly waits, for the kernel to load the program."""
 
-    def __init__(self, stdin_fd: int) -> None:
-        """`stdin_fd` becomes every child's input."""
-        self._stdin_fd = stdin_fd
+    def __init__(self, stdin_fd: int, home_fd: int) -> None:
+        """`stdin_fd` becomes every child's input; `home_fd`: see `Isolation`."""
+        self._fds = stdin_fd, home_fd
         self._asked: SimpleQueue[Callable[[], Results]] = SimpleQueue()
         self._done: SimpleQueue[Results] = SimpleQueue()
         threading.Thread(target=self._help, name="spawn", daemon=True).start()
@@ -128,8 +133,8 @@ class Spawner:
         """For each (start, log descriptor) the pid or the failure; returns when all of them have been started."""
         half = len(starts) // 2
         if half:
-            self._asked.put(_prepared(starts[:half], self._stdin_fd))
-        mine = _prepared(starts[half:], self._stdin_fd)()
+            self._asked.put(_prepared(starts[:half], *self._fds))
+        mine = _prepared(starts[half:], *self._fds)()
         return self._done.get() + mine if half else mine
 
     def _help(self) -> None:

@@ -75,6 +75,27 @@ def start(runner: RunnerClient, key: str, code: str, *words: str, number: int = 
     return directory
 
 
+@pytest.mark.parametrize("limits", [{}, {"cores": 1}, {"weight_cores": 0}], ids=["plain", "quota", "small share"])
+def test_it_is_in_its_cgroups_and_who_starts_it_in_none_of_them(runner: RunnerClient, limits: dict[str, int]) -> None:
+    if "cgroup" not in runner.state["isolation"]["label"]:
+        pytest.skip("no cgroups here")
+    for number in range(3):
+        start(runner, f"t{number}-1-0", "import time; time.sleep(600)", number=number, **limits)
+    pids = [runner.take("started", f"t{number}-1-0")["pid"] for number in range(3)]
+    cells = [cgroups_of(f"/proc/{pid}") for pid in pids]
+    controllers = {"memory", "pids", "cpu"} & cells[0].keys() or {""}
+    assert all("fetchml-" in cell[name] for cell in cells for name in controllers)
+    assert len({tuple(cell[name] for name in controllers) for cell in cells}) == 3
+    for thread in Path(f"/proc/{runner.state['pid']}/task").iterdir():
+        assert not any("fetchml-" in path for path in cgroups_of(str(thread)).values())
+
+
+def cgroups_of(process: str) -> dict[str, str]:
+    """The cgroup of each controller, of version 1; of version 2 the one of the controller ""."""
+    lines = [line.split(":", 2) for line in Path(f"{process}/cgroup").read_text().splitlines()]
+    return {name: path for _, names, path in lines for name in names.split(",")}
+
+
 def test_probes_of_another_user_are_refused(runner: RunnerClient, tmp_path: Path) -> None:
     neighbour = start(runner, "n-1-0", "import time; open('secret', 'w').write('x'); time.sleep(600)", number=1)
     other_pid = runner.take("started", "n-1-0")["pid"]
