@@ -293,7 +293,8 @@ class Runner:
     def _sync_some(self) -> None:
         if self._unsynced and not self._syncer.busy:
             self._in_sync, self._unsynced = self._unsynced, []
-            self._syncer.ask()
+            if self._syncer.ask():
+                self._on_synced()
 
     def _on_synced(self) -> None:
         error = self._syncer.finish()
