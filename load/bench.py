@@ -2,7 +2,8 @@
 
 Starts a daemon of its own in a temporary directory with 64 slots, measures, stops it. Rates of processes are given as
 a share of what a C loop over posix_spawn reaches just before and just after (`spawn.c`), so that a slow or a busy
-machine cancels out. The load comes from one thread over raw sockets (`wire.py`), since it shares the machine.
+machine cancels out. Processor time stands beside each: neighbours change it least. The load comes from one thread over
+raw sockets (`wire.py`), since it shares the machine.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +30,9 @@ CONNECTIONS: Final = 32
 LOOP_PROCESSES, LOOP_WINDOW, LOOP_COUNT = 2, 8, 4000
 PROGRAM: Final = "/bin/true"
 IDLE_SETTLE_S: Final = 5.0
-DRAIN_MAX_S: Final = 120.0
+DRAIN_MAX_S: Final = 600.0
+BATCH: Final = 1000  # tasks of one batch POST
+SHARE_LEAST, LONE_MS_MOST, QUEUED_BYTES_MOST, GROWTH_MOST = 0.45, 0.7 * 5.4, 2000, 1.2  # HyperQueue's lone task: 5.4 ms
 
 
 class Daemon:
@@ -58,6 +62,11 @@ class Daemon:
     def processes(self) -> list[processes.Process]:
         marks = [str(self.directory), (self.directory / "run_dir").read_text().strip()]
         return processes.of_daemon(self.pid, marks)
+
+    def spent_us(self) -> dict[str, float]:
+        """Processor time of our own threads so far, of each process that is not Ray's."""
+        own = [process for process in self.processes() if not process.is_rays]
+        return {process.plain_name: process.cpu_s()[0] * 1e6 for process in own}
 
     def stop(self) -> None:
         subprocess.run([*self.command, "stop"], check=True, stdout=subprocess.DEVNULL)
@@ -114,23 +123,43 @@ def burst(daemon: Daemon, count: int) -> tuple[float, float]:
     begun = time.perf_counter()
     answers = post_many(daemon.port, post, count, CONNECTIONS)
     posted_s = time.perf_counter() - begun
-    last = decoded(answers[-1])["id"]
+    ids = [decoded(answer)["id"] for answer in answers]
+    return count / posted_s, count / (posted_s + until_ended(daemon, ids, begun + posted_s))
+
+
+def burst_of_batches(daemon: Daemon, count: int) -> tuple[float, float]:
+    """The same by batch POSTs, one after the other."""
+    wire, ids = Wire(daemon.port), []
+    sizes = [min(BATCH, count - at) for at in range(0, count, BATCH)]
+    posts = [prepare("POST", "/v1/tasks/batch", daemon.key, [task_body("burst")] * size) for size in sizes]
+    begun = time.perf_counter()
+    for post in posts:
+        ids += [outcome["task"]["id"] for outcome in wire.ask(post)]
+    posted_s = time.perf_counter() - begun
+    wire.close()
+    return count / posted_s, count / (posted_s + until_ended(daemon, ids, begun + posted_s))
+
+
+def until_ended(daemon: Daemon, ids: list[str], since: float) -> float:
+    """Seconds since `since` (of the performance counter) until none is left; then each is read, and must be completed."""
     wire = Wire(daemon.port)
-    wire.ask(prepare("GET", f"/v1/tasks/{last}?wait_s=60&output=0", daemon.key))
-    until_idle(wire, daemon.key)
-    ended_s = time.perf_counter() - begun
-    for answer in answers:
-        task = wire.ask(prepare("GET", f"/v1/tasks/{decoded(answer)['id']}?output=0", daemon.key))
+    until_idle(wire, daemon.key, ids[-1])
+    took_s = time.perf_counter() - since
+    for task_id in ids:
+        task = wire.ask(prepare("GET", f"/v1/tasks/{task_id}?output=0", daemon.key))
         if task["status"] != "completed":
             raise SystemExit(f"a task of the burst did not complete: {task}")
     wire.close()
-    return count / posted_s, count / ended_s
+    return took_s
 
 
-def until_idle(wire: Wire, key: str) -> None:
-    """Return once nothing is queued or running."""
+def until_idle(wire: Wire, key: str, last: str) -> None:
+    """Return once nothing is queued or running. `last`: the task that is waited for first, since that costs nobody."""
+    wait = prepare("GET", f"/v1/tasks/{last}?wait_s=30&output=0", key)
     ask = prepare("GET", "/v1/scheduler/status", key)
     deadline = time.monotonic() + DRAIN_MAX_S
+    while wire.ask(wait)["status"] not in ("completed", "failed") and time.monotonic() < deadline:
+        pass
     while time.monotonic() < deadline:
         now = wire.ask(ask)
         if not (now["batch_queue_depth"] or now["service_queue_depth"] or now["tasks_running"]):
@@ -157,20 +186,84 @@ def report_lone(daemon: Daemon, loop: Path, count: int) -> dict[str, float]:
     median, p95 = statistics.median(took), percentile(took, 0.95)
     print(f"\nOne {PROGRAM}, POST to `completed` seen, {count} one after the other")
     line("median", median, "ms", bare["lone_p50_ms"], "ms from posix_spawn to reaped, in C", 2)
+    print(f"{'':18}{verdict(median <= LONE_MS_MOST, f'at most {LONE_MS_MOST:.2f} ms, on a quiet machine')}")
     line("95th percentile", p95, "ms", bare["lone_p95_ms"], "ms", 2)
     return {"lone_median_ms": median, "lone_p95_ms": p95, "lone_limit_ms": bare["lone_p50_ms"]}
 
 
-def report_burst(daemon: Daemon, loop: Path, count: int, rounds: int) -> dict[str, float]:
-    print(f"\n{count} x {PROGRAM} by POSTs of their own over {CONNECTIONS} connections, first POST to last end")
-    shares: list[float] = []
+def report_bursts(daemon: Daemon, loop: Path, counts: dict[str, int], rounds: int) -> dict[str, float]:
+    """Each way of submitting in turn, `rounds` times."""
+    ways = {"posts": burst, "batches": burst_of_batches}
+    words = {"posts": f"by POSTs of their own over {CONNECTIONS} connections", "batches": f"by POSTs of {BATCH} each"}
+    shares: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(1, rounds + 1):
-        (posts, ended), bare = between(loop, lambda: burst(daemon, count))
-        shares.append(ended / bare)
-        line(f"round {number}", ended, "tasks/s", bare, "starts/s of the C loop", 0)
-        print(f"{'':18}{posts:9.0f} POST/s accepted meanwhile")
-    print(f"{'median share':18}{statistics.median(shares):9.2f}")
-    return {"burst_share": statistics.median(shares)}
+        for way, submit in ways.items():
+            count = counts[way]
+            if not count:
+                continue
+            (posts, ended), bare = between(loop, lambda submit=submit, count=count: submit(daemon, count))  # type: ignore[misc]
+            shares[way].append(ended / bare)
+            print(f"\n{count} x {PROGRAM} {words[way]}, first POST to last end")
+            line(f"round {number}", ended, "tasks/s", bare, "starts/s of the C loop", 0)
+            print(f"{'':18}{posts:9.0f} tasks/s accepted meanwhile")
+    medians = {way: statistics.median(found) for way, found in shares.items() if found}
+    for way, share in medians.items():
+        print(f"median share, {way:8} {share:.2f} {verdict(share >= SHARE_LEAST, f'at least {SHARE_LEAST}')}")
+    return {f"burst_share_{way}": share for way, share in medians.items()}
+
+
+def report_growth(daemon: Daemon, sizes: list[int]) -> dict[str, float]:
+    """What one task takes of the processor as there are more of them. (`growth.py` has many nodes, and more tasks.)"""
+    print(f"\nProcessor time of our own threads for each of N x {PROGRAM} by batch, in us, by process")
+    costs: dict[int, float] = {}
+    for size in sizes:
+        before = daemon.spent_us()
+        burst_of_batches_only(daemon, size)
+        spent = {name: (us - before.get(name, 0.0)) / size for name, us in daemon.spent_us().items()}
+        costs[size] = sum(spent.values())
+        parts = ", ".join(f"{name} {us:.0f}" for name, us in sorted(spent.items(), key=lambda one: -one[1]) if us >= 1)
+        print(f"  {size:7}: {costs[size]:5.0f}   {parts}")
+    for small, large in pairwise(sizes):
+        ratio = costs[large] / costs[small]
+        print(f"  {small} to {large}: {ratio:.2f} times {verdict(ratio < GROWTH_MOST, f'below {GROWTH_MOST}')}")
+    return {f"task_us_of_{size}": cost for size, cost in costs.items()}
+
+
+def burst_of_batches_only(daemon: Daemon, count: int) -> None:
+    """Without looking at each afterwards: asking costs the daemon as well. Their number is looked at instead."""
+    wire = Wire(daemon.port)
+    completed = prepare("GET", "/v1/tasks?status=completed&limit=1", daemon.key)
+    before = wire.ask(completed)["total"]
+    for at in range(0, count, BATCH):
+        size = min(BATCH, count - at)
+        last = wire.ask(prepare("POST", "/v1/tasks/batch", daemon.key, [task_body("growth")] * size))[-1]["task"]["id"]
+    until_idle(wire, daemon.key, last)
+    if (found := wire.ask(completed)["total"] - before) != count:
+        raise SystemExit(f"{found} of {count} tasks completed")
+    wire.close()
+
+
+def report_queued(daemon: Daemon, count: int) -> dict[str, float]:
+    """What the scheduler's memory grows by with `count` tasks that wait, on a worker that is drained."""
+    wire = Wire(daemon.port)
+    worker_id = wire.ask(prepare("GET", "/v1/scheduler/workers", daemon.key))[0]["id"]
+    wire.ask(prepare("DELETE", f"/v1/scheduler/workers/{worker_id}", daemon.key))
+    (scheduler,) = [process for process in daemon.processes() if "ray::scheduler" in process.name]
+    before = scheduler.memory_mib()[1]
+    for at in range(0, count, BATCH):
+        size = min(BATCH, count - at)
+        wire.ask(prepare("POST", "/v1/tasks/batch", daemon.key, [task_body("waits")] * size))
+    each = (scheduler.memory_mib()[1] - before) * 2**20 / count
+    print(
+        f"\n{count} tasks wait: the scheduler, which holds the queue, has grown by {each:.0f} bytes for each ", end=""
+    )
+    print(verdict(each < QUEUED_BYTES_MOST, f"below {QUEUED_BYTES_MOST}"))
+    wire.close()
+    return {"queued_bytes": each}
+
+
+def verdict(holds: bool, bound: str) -> str:
+    return f"({bound}: {'met' if holds else 'MISSED'})"
 
 
 def report_idle(daemon: Daemon, for_s: float) -> dict[str, float]:
@@ -213,7 +306,12 @@ def line(name: str, value: float, unit: str, bare: float, bare_unit: str, digits
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lone", type=int, default=200, help="tasks one after the other")
-    parser.add_argument("--burst", type=int, default=1000, help="tasks at once")
+    parser.add_argument("--burst", type=int, default=1000, help="tasks at once, by a POST each")
+    parser.add_argument("--batch", type=int, default=10_000, help="tasks at once, by batch POSTs")
+    parser.add_argument(
+        "--growth", default="1000,10000", help="numbers of tasks to compare; 1000,10000,100000 takes minutes"
+    )
+    parser.add_argument("--queued", type=int, default=100_000, help="tasks that wait")
     parser.add_argument("--rounds", type=int, default=3, help="bursts")
     parser.add_argument("--idle-s", type=float, default=20.0, help="seconds of idleness")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
@@ -231,7 +329,10 @@ def main() -> None:
         print(f"\nStart, command to ready: {figures['first_start_s']:.2f} s, again {figures['start_s']:.2f} s")
         figures |= report_idle(daemon, options.idle_s)
         figures |= report_lone(daemon, loop, options.lone)
-        figures |= report_burst(daemon, loop, options.burst, options.rounds)
+        counts = {"posts": options.burst, "batches": options.batch}
+        figures |= report_bursts(daemon, loop, counts, options.rounds)
+        figures |= report_growth(daemon, [int(word) for word in options.growth.split(",") if word])
+        figures |= report_queued(daemon, options.queued)
     if options.json:
         options.json.write_text(json.dumps({name: round(value, 4) for name, value in figures.items()}, indent=2))
 

@@ -22,6 +22,12 @@ class Process:
     name: str
     is_rays: bool
 
+    @property
+    def plain_name(self) -> str:
+        """`scheduler` of `ray::scheduler.a_method`, `runner` of `fetchmld.runner`."""
+        rays = self.name.startswith("ray::")
+        return self.name.removeprefix("ray::").partition(".")[0] if rays else self.name.rpartition(".")[2]
+
     def cpu_s(self) -> tuple[float, float]:
         """Processor seconds so far: in FetchML's threads, and in Ray's."""
         spent = [0.0, 0.0]
