@@ -86,7 +86,7 @@ sim-release: env  ## Simulate 100,000 clusters under faults (hours)
 	@$(BIN)/python -m fetchmld.sim --seeds 100000 --jobs $$(nproc) $(ARGS)
 
 chaos: env-dev  ## Kill, fail and damage everything thousands of times (hours)
-	@FETCHML_CHAOS=1 $(BIN)/python -m pytest tests/fault tests/e2e/test_nodes.py tests/e2e/test_kills.py tests/e2e/test_figures.py tests/e2e/test_clock.py $(ARGS)
+	@FETCHML_CHAOS=1 $(BIN)/python -m pytest tests/fault tests/e2e/test_nodes.py tests/e2e/test_kills.py tests/e2e/test_figures.py tests/e2e/test_clock.py tests/e2e/test_secrets.py tests/plants $(ARGS)
 
 fuzz: env-dev  ## Hold a daemon against the served document, 50,000 cases (half an hour)
 	@FETCHML_FUZZ=50000 $(BIN)/python -m pytest tests/e2e/test_fuzz.py $(ARGS)

@@ -1,4 +1,4 @@
-"""S8: no name that anybody gives leads out of its root, and no archive is unpacked: each of some 200 names and 80 archives.
+"""S8: no name that anybody gives leads out of its root, and no archive is unpacked: some 200 names and 70 archives.
 
 At the door where the name comes in, and once more at the place that writes, without the door before it. What is around
 the root is looked at before and after. (Names of a snapshot's files at the writer: `tests/test_unpacking.py`.)
