@@ -94,8 +94,8 @@ fuzz: env-dev  ## Hold a daemon against the served document, 50,000 cases (half 
 tamper: env-dev  ## Tamper with a ledger 1,000 times, and find each (minutes)
 	@FETCHML_TAMPERINGS=1000 $(BIN)/python -m pytest tests/test_tampering.py --basetemp=/dev/shm/fetchml-tamper
 
-bench: env  ## Measure latency, throughput, idle load, memory; each beside its limit
-	@$(BIN)/python load/bench.py $(ARGS)
+bench: env-dev  ## Measure every claim beside its limit (ten minutes); ARGS="--only requests"
+	@$(BIN)/python load/every.py $(ARGS)
 
 bench-peers: env  ## The same work through HyperQueue, Slurm and Ray, in turns (minutes; root for the first two)
 	@$(BIN)/python load/peers/compare.py $(ARGS)
