@@ -481,6 +481,10 @@ class SchedulerActor:
             match effect:
                 case Persist():
                     pass
+                case Reply():
+                    self._answer(effect)
+                case TaskChanged():
+                    self._changed(effect.task_id)
                 case Launch():
                     self._tell(effect.worker_id, "launch", {"order": effect.order})
                 case StopAttempt():
@@ -500,10 +504,6 @@ class SchedulerActor:
                     self._tell(effect.worker_id, "unstage", {"task_id": effect.task_id})
                 case AcknowledgeEnd():
                     self._tell(effect.worker_id, "ack", {"task_id": effect.task_id, "attempt": effect.attempt})
-                case Reply():
-                    self._answer(effect)
-                case TaskChanged():
-                    self._changed(effect.task_id)
 
     def _tell(self, worker_id: WorkerId, kind: str, body: dict[str, Any]) -> None:
         """Tell an agent. One that is away hears it again when it says hello."""
@@ -521,6 +521,8 @@ class SchedulerActor:
             message.reply(reply.value)
 
     def _changed(self, task_id: TaskId) -> None:
+        if not self._waiters:
+            return
         task = self._core.state.task(task_id)
         self._release(task_id)
         if task is not None and task.array is not None:  # with it end those elements that nobody ever named

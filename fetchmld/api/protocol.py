@@ -41,7 +41,7 @@ class ApiProtocol(web.RequestHandler):
     """One connection."""
 
     __slots__ = (
-        *("_connections", "_idle", "_idle_bytes", "_lag", "_moved", "_received_bytes"),
+        *("_connections", "_early", "_idle", "_idle_bytes", "_lag", "_moved", "_received_bytes"),
         *("_short", "_task", "_wait", "_wire", "owner"),
     )
 
@@ -51,6 +51,7 @@ class ApiProtocol(web.RequestHandler):
         self._short = server.short
         self._idle: asyncio.Future[None] | None = None  # what aiohttp's loop waits for, while one goes the short way
         self._task: asyncio.Task[None] | None = None  # that one's
+        self._early: Any = None  # a request that came a moment before aiohttp's loop was back, and may go the short way
         self._wire: asyncio.Transport | None = None  # the base class lets go of it before all is sent
         self.owner = ""
         self._received_bytes = 0
@@ -83,11 +84,19 @@ class ApiProtocol(web.RequestHandler):
         self._received_bytes += len(data)
         waiter = self._waiter
         if waiter is None or waiter.done():
+            was_empty = not self._messages and waiter is None and self._idle is None
             super().data_received(data)
+            if was_empty and self._messages:
+                self._keep_back()
             return
         self._waiter, self._idle = None, waiter
         super().data_received(data)
         self._take_up()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Goes on reading, if it was paused: aiohttp asks for that at the end of each body, and looks for more then."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
 
     def handle_error(
         self,
@@ -119,12 +128,15 @@ class ApiProtocol(web.RequestHandler):
             resp = refusal_of_http(resp, trace_id_of(request.headers.get("traceparent")))
         sent = await super().finish_response(request, resp, start_time)
         self._idle_bytes = self._received_bytes
+        if self._early is not None:
+            self._loop.call_soon(self._loop.call_soon, self._let_in)
         return sent
 
     # -- the short way
 
     def _take_up(self) -> None:
         """Look at the next request of those that have come; where there is none that is short, aiohttp's loop goes on."""
+        self._put_back()
         found = self._short.find(*self._messages[0]) if self._messages else None
         if found is not None:
             self._task = self._loop.create_task(self._go(*found))
@@ -132,6 +144,35 @@ class ApiProtocol(web.RequestHandler):
         waiter = self._give_back()
         if waiter is not None and self._messages and not waiter.done():
             waiter.set_result(None)
+
+    def _keep_back(self) -> None:
+        """aiohttp's loop is at work, or on its way back from it: it is not to find a request that may go the short way.
+
+        Else a client that asks again at once would have all of its requests go the long way after one that had to.
+        """
+        if self._early is not None:
+            self._put_back()  # more than one: they go as they came
+        elif len(self._messages) == 1 and self._short.find(*self._messages[0]) is not None:
+            self._early = self._messages.popleft()
+            if self._current_request is None:
+                self._loop.call_soon(self._loop.call_soon, self._let_in)  # the loop is back by then
+
+    def _put_back(self) -> None:
+        if self._early is not None:
+            self._messages.appendleft(self._early)
+            self._early = None
+            if not self._buffer_paused and len(self._messages) >= self._max_msg_queue_size:
+                self._pause_reading_for_buffer()  # the parser has counted all of them
+
+    def _let_in(self) -> None:
+        waiter = self._waiter
+        if self._early is None or self._idle is not None or self._manager is None:
+            return
+        if waiter is None or waiter.done():
+            self._put_back()  # it is still at work, and takes it from here
+            return
+        self._waiter, self._idle = None, waiter
+        self._take_up()
 
     def _give_back(self) -> "asyncio.Future[None] | None":
         if self._idle is not None:

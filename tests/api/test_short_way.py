@@ -129,11 +129,9 @@ def test_a_body_in_pieces_and_an_old_client_are_served_as_well(tmp_path: Path, g
     async def test(api: Api) -> None:
         whole = post({"job_name": "pieces"})
         async with wire(api, whole[:-5]) as (reader, writer):
-            while not (connection := next(iter(api.client.server.app[CONNECTIONS]._all)))._current_request:  # type: ignore[attr-defined]
-                await asyncio.sleep(0)
+            await under_way(api)
             writer.write(whole[-5:].encode())
             assert (await answer(reader))[0] == 201
-            assert isinstance(connection, ApiProtocol)
         old = get("/v1/tasks").replace("HTTP/1.1", "HTTP/1.0")
         async with wire(api, old) as (reader, _):
             assert (await answer(reader))[0] == 200
@@ -157,6 +155,45 @@ def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind(tmp_path: Pat
         assert (await api.call("GET", f"/v1/tasks/{task['id']}"))[0] == 200
 
     with_api(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    ("more", "short"), [([], ["GET /v1/tasks"]), (["/livez", "/v1/tasks"], []), (["/livez"] * 600, [])]
+)
+def test_who_asks_while_a_long_one_is_answered_is_next_in_turn(
+    tmp_path: Path, gone: list[str], more: list[str], short: list[str]
+) -> None:
+    async def test(api: Api) -> None:
+        task = await api.submit(cpu=2)
+        gone.clear()
+        long = get(f"/v1/tasks/%{ord(task['id'][0]):x}{task['id'][1:]}?wait_s=60")  # the router alone can read that
+        async with wire(api, long) as (reader, writer):
+            connection = await under_way(api)
+            for targets in (["/v1/tasks"], more):
+                received = connection._received_bytes
+                writer.write("".join(map(get, targets)).encode())
+                while targets and connection._received_bytes == received:
+                    await asyncio.sleep(0)
+            await api.head.end(task["id"])
+            assert (await answer(reader))[2]["status"] == "completed"
+            for _ in ("/v1/tasks", *more):
+                assert (await answer(reader))[0] == 200
+            assert gone == short
+            writer.write(get("/v1/tasks").encode())
+            assert (await answer(reader))[0] == 200
+            assert gone == [*short, "GET /v1/tasks"]
+
+    with_api(tmp_path, test)
+
+
+async def under_way(api: Api) -> ApiProtocol:
+    """The connection whose request is being answered."""
+    while True:
+        for connection in api.client.server.app[CONNECTIONS]._all:  # type: ignore[attr-defined]
+            assert isinstance(connection, ApiProtocol)
+            if connection._current_request is not None:
+                return connection
+        await asyncio.sleep(0)
 
 
 def test_the_server_ends_while_somebody_waits_and_says_nothing_more(tmp_path: Path, gone: list[str]) -> None:
