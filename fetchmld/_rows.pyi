@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from fetchmld.store.event_rows import RawEvent
-from fetchmld.store.task_rows import TaskFilters
 
 class Row:
     """An ordinary task."""
@@ -13,7 +12,6 @@ class Row:
     def submit_seq(self) -> int: ...
     @property
     def ended(self) -> bool: ...
-    def filters(self) -> TaskFilters: ...
     def kept(self) -> tuple[int, int, int, int, bool, str]: ...
 
 class Block:

@@ -27,31 +27,11 @@ cdef class Row:
     def ended(self):
         return self.status >= COMPLETED
 
-    def filters(self):
-        return (
-            self.submit_seq,
-            True,
-            (<bytes>STATUSES[self.status]).decode(),
-            self.user.decode(),
-            self.node_count,
-            self.request[self.reservation_at : self.reservation_at + self.reservation_size].decode(),
-            self.request[self.experiment_at : self.experiment_at + self.experiment_size].decode(),
-            self._plugins(),
-        )
-
     def kept(self):
         """The columns `task_rows.KEPT`."""
         cdef Buffer view = Buffer()
         self.push_view(view)
         return self.submit_seq, self.created_us, self.started_us, self.ended_us, False, view.whole().decode()
-
-    cdef list _plugins(self):
-        cdef Span rest, key, value
-        cdef list names = []
-        rest.at, rest.size = PyBytes_AS_STRING(self.request) + self.plugins_at, self.plugins_size
-        while _next_member(&rest, &key, &value):
-            names.append(PyUnicode_DecodeUTF8(key.at, key.size, NULL))
-        return names
 
     cdef Row copy(self):
         cdef Row other = Row.__new__(Row)

@@ -15,7 +15,7 @@ from fetchmld.store import event_rows, task_rows
 from fetchmld.store.event_rows import PLACE_EVERY, RawEvent
 from fetchmld.store.segment import HEADER, SIZE, LedgerDamaged, payload_intact, read_header
 from fetchmld.store.tail import Tail, Taker
-from fetchmld.store.task_rows import TaskFilters, TaskRow, view_sum
+from fetchmld.store.task_rows import TaskRow, view_sum
 
 try:
     from fetchmld import _rows
@@ -32,7 +32,6 @@ class Row(Protocol):
     def submit_seq(self) -> int: ...
     @property
     def ended(self) -> bool: ...
-    def filters(self) -> TaskFilters: ...
 
 
 Rows = Mapping[str, Row]

@@ -103,12 +103,12 @@ class History:
         tasks, _ = block.fold(self._read_back(block.missing(self._live)), self._live)
         rows = sorted(tasks.values(), key=lambda row: row.submit_seq)
         events, table = block.events(), task_table(rows)
-        slots = self._put_views(rows, table)
+        table = table.append_column("slot", pa.array(self._put_views(rows, table), pa.uint64()))
         with self.file.transaction():
             self.file.insert("events", pa.Table.from_batches([events]))
             if block.places:
                 self.file.insert("places", _places_table(block.places))
-            self._replace_tasks(rows, first, table.append_column("slot", pa.array(slots, pa.uint64())))
+            self._replace_tasks(rows, first, table)
             self._fold_experiments(block)
             self.file.db.execute("UPDATE meta SET next_seq = ?, last_hash = ?", [next_seq, last_hash])
             if first == 0:
@@ -116,7 +116,7 @@ class History:
         self.next_seq, self._last_hash = next_seq, last_hash
         self._events.add(events)
         self._places.add(block.places)
-        self._tasks.put((row.filters() for row in rows), slots, table["view_sum"].to_pylist())
+        self._tasks.put(table, first)
         self._keep_live(tasks)
 
     def _refuse_gap(self, seq: int, prev_hash: bytes) -> None:

@@ -4,15 +4,15 @@ It holds the filter columns of both; the rows themselves are read from the index
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import duckdb
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fetchmld.store.history_filters import ARROW_TYPES, CODE, FEW, KEPT, WIDE, Codes, FilterTable
-from fetchmld.store.task_rows import TaskFilters
 from fetchmld.store.view_file import NO_SLOT
 
 PAGE_MAX: Final = 1_000
@@ -22,9 +22,8 @@ EVENTS_DEFAULT: Final = 100
 LOAD_ROWS: Final = 100_000
 EVENT_CHUNK_ROWS: Final = 16_384  # their filters are counted: most chunks are passed over
 
-_LISTED: Final = "NOT deleted AND array_id = '' AS listed"
 TASK_FILTERS: Final = (
-    f"submit_seq, {_LISTED}, status, user_id, node_count, reservation_id, experiment_id, plugins, slot, view_sum"
+    "submit_seq, deleted, array_id, status, user_id, node_count, reservation_id, experiment_id, plugins, slot, view_sum"
 )
 EVENT_FILTERS: Final = "event_type, user_id, at_us"
 
@@ -64,45 +63,44 @@ class TaskList:
         wanted = f"SELECT {TASK_FILTERS} FROM tasks ORDER BY submit_seq"
         wanted = f"SELECT * REPLACE (to_json(plugins)::VARCHAR AS plugins) FROM ({wanted}) tasks"
         for batch in db.sql(wanted).to_arrow_reader(LOAD_ROWS):
-            columns = {
-                "submit_seq": numbers(batch["submit_seq"], WIDE),
-                "listed": numbers(batch["listed"].cast(pa.int8()), FEW),
-                "status": _coded(batch["status"], self._statuses, FEW),
-                "user_id": _coded(batch["user_id"], self._users, CODE),
-                "node_count": numbers(batch["node_count"], CODE),
-                "reservation_id": _coded(batch["reservation_id"], self._reservations, CODE),
-                "experiment_id": _coded(batch["experiment_id"], self._experiments, CODE),
-                "plugins": _coded(batch["plugins"], self._plugins, CODE, lambda text: tuple(orjson.loads(text))),
-                "slot": numbers(batch["slot"], KEPT),
-                "view_sum": numbers(batch["view_sum"], KEPT),
-            }
-            self._table.extend(columns, batch.num_rows)
+            self._extend(batch, _coded(batch["plugins"], self._plugins, CODE, lambda text: tuple(orjson.loads(text))))
 
     def slot_of(self, submit_seq: int) -> int:
         """Where the task's view is; NO_SLOT for an unknown one."""
         place = self._table.place_of("submit_seq", submit_seq)
         return NO_SLOT if place is None else self._table.value("slot", place)
 
-    def put(self, rows: Iterable[TaskFilters], slots: Sequence[int], sums: Sequence[int]) -> None:
-        """Take in tasks as they are now, in the order of their submission: changed ones, then new ones."""
-        new: list[tuple[int, ...]] = []
-        for row, slot, total in zip(rows, slots, sums, strict=True):
-            submit_seq, listed, status, user_id, node_count, reservation_id, experiment_id, plugins = row
-            state = self._statuses.code(status)
-            place = None if new else self._table.place_of("submit_seq", submit_seq)
+    def put(self, tasks: pa.Table, first_new: int) -> None:
+        """Take in tasks as they are now, in the order of their submission, with their slots: those that were submitted
+        before event `first_new` have changed, the others are new."""
+        known = pc.sum(pc.less(tasks["submit_seq"], first_new)).as_py() or 0
+        for row in tasks.slice(0, known).select(["submit_seq", "status", "deleted", "slot", "view_sum"]).to_pylist():
+            place = self._table.place_of("submit_seq", row["submit_seq"])
             if place is not None:
-                self._table.set("status", place, state)
-                self._table.set("listed", place, listed)
-                self._table.set("slot", place, slot)
-                self._table.set("view_sum", place, total)
-                continue
-            texts = (self._reservations.code(reservation_id), self._experiments.code(experiment_id))
-            named = self._plugins.code(tuple(plugins))
-            user = self._users.code(user_id)
-            new.append((submit_seq, int(listed), state, user, node_count, *texts, named, slot, total))
-        if new:
-            columns = dict(zip(_TASK_KINDS, zip(*new, strict=True), strict=True))
-            self._table.extend(columns, len(new))
+                self._table.set("status", place, self._statuses.code(row["status"]))
+                self._table.set("slot", place, row["slot"])
+                self._table.set("view_sum", place, row["view_sum"])
+                if row["deleted"]:
+                    self._table.set("listed", place, 0)
+        for batch in tasks.slice(known).to_batches():
+            named = [self._plugins.code(tuple(plugins)) for plugins in batch["plugins"].to_pylist()]
+            self._extend(batch, array(CODE, named))
+
+    def _extend(self, batch: pa.RecordBatch, plugins: "array[int]") -> None:
+        listed = pc.and_(pc.invert(batch["deleted"]), pc.equal(batch["array_id"], ""))
+        columns = {
+            "submit_seq": numbers(batch["submit_seq"], WIDE),
+            "listed": numbers(listed.cast(pa.int8()), FEW),
+            "status": _coded(batch["status"], self._statuses, FEW),
+            "user_id": _coded(batch["user_id"], self._users, CODE),
+            "node_count": numbers(batch["node_count"], CODE),
+            "reservation_id": _coded(batch["reservation_id"], self._reservations, CODE),
+            "experiment_id": _coded(batch["experiment_id"], self._experiments, CODE),
+            "plugins": plugins,
+            "slot": numbers(batch["slot"], KEPT),
+            "view_sum": numbers(batch["view_sum"], KEPT),
+        }
+        self._table.extend(columns, batch.num_rows)
 
     def page(self, query: Mapping[str, Any]) -> tuple[list[Listed], int]:
         """(the tasks on the page, newest first; how many tasks fit) for the API's `TaskQuery`."""

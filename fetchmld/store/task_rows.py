@@ -50,10 +50,6 @@ SCHEMA: Final = pa.schema(
 KEPT: Final = "submit_seq, created_us, started_us, ended_us, deleted, view"  # the columns a row can be read back from
 
 
-# submit_seq, whether it is listed, status, user, nodes, reservation, plugins
-TaskFilters = tuple[int, bool, str, str, int, str, str, Sequence[str]]
-
-
 class TaskRow(NamedTuple):
     """A task as its newest fact left it. The view says the rest; times are kept once more here as whole microseconds."""
 
@@ -81,21 +77,6 @@ class TaskRow(NamedTuple):
     ) -> "TaskRow":
         """The row that the columns `KEPT` describe."""
         return cls(submit_seq, created_us, started_us, ended_us, deleted, orjson.loads(view))
-
-    def filters(self) -> TaskFilters:
-        """What lists filter by, in the order of `history_lists.TASK_FILTERS`."""
-        view = self.view
-        request = view["request"]
-        return (
-            self.submit_seq,
-            not self.deleted and "array_id" not in view,
-            view["status"],
-            view["user_id"],
-            request.get("node_count", 1),
-            request.get("reservation_id", ""),
-            request.get("experiment_id", ""),
-            sorted(request.get("plugin_configs", ())),
-        )
 
     def columns(self) -> tuple[Any, ...]:
         """The row in the order of `SCHEMA`."""
