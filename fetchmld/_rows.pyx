@@ -27,7 +27,7 @@ cdef enum:
     HEADER_SUMMED = 36  # its bytes before its own sum
     END = 8
     COLUMN_BYTES_MAX = 1073741824  # of one column's texts, after which rows go into another batch
-    PLACE_EVERY = 32  # as event_rows.PLACE_EVERY
+    PLACE_EVERY = 8  # as event_rows.PLACE_EVERY
     DIGITS_MAX = 9  # of a number that is surely one of 32 bits
 
 include "native/crc.pxi"

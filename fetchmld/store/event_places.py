@@ -23,7 +23,7 @@ from fetchmld.store.sealed import SegmentFile, open_segment
 from fetchmld.store.segment import ENTRY, ENTRY_EXTRA_BYTES, HEADER, MAGIC, SIZE, TRAILER, list_segments
 
 FILES_MAX: Final = 256  # segments that are kept open: a sealed one takes some milliseconds to find its way in
-_READ_BYTES: Final = 8 * 1024
+_READ_BYTES: Final = 4 * 1024
 
 
 class EventPlaces:

@@ -10,7 +10,7 @@ import pyarrow as pa
 # address, error, hash before, hash, metadata as canonical JSON.
 RawEvent = tuple[int, int, int, bytes, bytes, bytes, bytes, bool, bytes, bytes, bytes, bytes, bytes]
 
-PLACE_EVERY: Final = 32  # events, of which the place of one is kept
+PLACE_EVERY: Final = 8  # events, of which the place of one is kept
 
 SCHEMA: Final = pa.schema(
     [

@@ -27,7 +27,7 @@ CREATE TABLE events (                -- one row per event, appended in order, ne
     metadata VARCHAR USING COMPRESSION uncompressed  -- JSON exactly as the ledger hashed it
 );
 
-CREATE TABLE places (                -- where every 32nd event lies: hints for readers of single events
+CREATE TABLE places (                -- where every 8th event lies: hints for readers of single events
     seq UBIGINT,
     lies_at UBIGINT                  -- byte of its segment
 );

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from fetchmld.core.errors import FetchmlError, Internal, Unavailable
 
-SCHEMA_VERSION: Final = 6  # another one in the file: it is made anew
+SCHEMA_VERSION: Final = 7  # another one in the file: it is made anew
 MEMORY_LIMIT: Final = "1GB"
 ASKER_MEMORY: Final = "256MB"  # for what one query of people's sorts, groups and joins
 SPILL_MAX: Final = "2GB"  # of disk, for what does not fit in memory
