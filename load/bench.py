@@ -243,8 +243,8 @@ def burst_of_batches_only(daemon: Daemon, count: int) -> None:
     wire.close()
 
 
-def report_queued(daemon: Daemon, count: int) -> dict[str, float]:
-    """What the scheduler's memory grows by with `count` tasks that wait, on a worker that is drained."""
+def queued_bytes(daemon: Daemon, count: int) -> float:
+    """What the scheduler's memory grows by for each of `count` tasks that wait, on a worker that is drained."""
     wire = Wire(daemon.port)
     worker_id = wire.ask(prepare("GET", "/v1/scheduler/workers", daemon.key))[0]["id"]
     wire.ask(prepare("DELETE", f"/v1/scheduler/workers/{worker_id}", daemon.key))
@@ -253,12 +253,16 @@ def report_queued(daemon: Daemon, count: int) -> dict[str, float]:
     for at in range(0, count, BATCH):
         size = min(BATCH, count - at)
         wire.ask(prepare("POST", "/v1/tasks/batch", daemon.key, [task_body("waits")] * size))
-    each = (scheduler.memory_mib()[1] - before) * 2**20 / count
+    wire.close()
+    return (scheduler.memory_mib()[1] - before) * 2**20 / count
+
+
+def report_queued(daemon: Daemon, count: int) -> dict[str, float]:
+    each = queued_bytes(daemon, count)
     print(
         f"\n{count} tasks wait: the scheduler, which holds the queue, has grown by {each:.0f} bytes for each ", end=""
     )
     print(verdict(each < QUEUED_BYTES_MOST, f"below {QUEUED_BYTES_MOST}"))
-    wire.close()
     return {"queued_bytes": each}
 
 
