@@ -207,6 +207,7 @@ class Agent:
             self._spawn_task(work)
         gc.collect()
         gc.freeze()  # what start-up made lives as long as we do
+        gc.set_threshold(50_000, 20, 100)
 
     async def ping(self) -> dict[str, Any]:
         return {

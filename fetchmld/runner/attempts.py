@@ -255,6 +255,7 @@ class Attempts:
         left = set(self._orphans.values())
         over = [attempt for attempt in self._stuck if attempt.key not in left and not self._hides(attempt)]
         self._take_back(over)
+        self._isolation.free([attempt.uid for attempt in over])
         for attempt in over:
             self._stuck.remove(attempt)
             self._say(f"{attempt.key}: what could not be killed has ended")

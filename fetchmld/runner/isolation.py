@@ -106,6 +106,12 @@ class Isolation:
         if own and self._leftovers is not None:
             self._leftovers.remove(own)
 
+    def free(self, uids: Collection[int]) -> None:
+        """Other attempts may get them from now on."""
+        own = [uid for uid in uids if uid >= 0]
+        if own and self._leftovers is not None:
+            self._leftovers.forget_keys(own)
+
     def close(self) -> None:
         if self.tree is not None:
             self.tree.close()

@@ -34,17 +34,23 @@ class Leftovers:
         self._keys_fd = _open("/proc/key-users")
 
     def remove(self, uids: Collection[int]) -> None:
-        """Remove all that belongs to `uids`, which have no process any more. One look serves all of them."""
+        """Remove all but keys that belongs to `uids`, which have no process any more. One look serves all of them."""
         for directory in self._seen:
             self._clean(directory, uids)
         for kind, fd in enumerate(self._ipc_fds):
             if fd >= 0:
                 self._clean_ipc(kind, read_from_start(fd), uids)
-        if self._keys_fd >= 0:
-            listed = b"\n" + read_from_start(self._keys_fd)
-            for uid in uids:
-                if b"\n%5d:" % uid in listed:
-                    self._clear_keys(uid)  # the next attempt of that user could read them
+
+    def forget_keys(self, uids: Collection[int]) -> None:
+        """Before another attempt gets one of `uids`, which could read them. Not at once: the kernel needs a moment to
+        forget those of processes that have ended, and to do it for the kernel takes a process.
+        """
+        if self._keys_fd < 0:
+            return
+        listed = b"\n" + read_from_start(self._keys_fd)
+        for uid in uids:
+            if b"\n%5d:" % uid in listed:
+                self._clear_keys(uid)
 
     def _clean(self, directory: str, uids: Collection[int]) -> None:
         try:

@@ -29,7 +29,7 @@ def recover(
 def _ended(key: str, entry: Entry, exit_: Record) -> Attempt:
     """An end that was recorded and perhaps reported, but not acknowledged."""
     told = {name: value for name, value in exit_.items() if name != "j"}
-    return Attempt(key, 0, entry.slot, 0.0, 0.0, adopted=True, leader_gone=True, exit=told)
+    return Attempt(key, 0, entry.slot, 0.0, 0.0, entry.uid, adopted=True, leader_gone=True, exit=told)
 
 
 def _unwritten_start(pids: list[int], boot_id: str) -> Record:

@@ -16,6 +16,7 @@ runner to agent   state {pid, native, isolation, running: [{key, pid, slot}], en
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import signal
@@ -94,6 +95,8 @@ class Runner:
     def run(self) -> None:
         """Serve until idle for `idle_s` with no agent, or told to stop while idle."""
         self._idle_since_t = boottime()
+        gc.freeze()  # what start-up made lives as long as we do
+        gc.set_threshold(10_000, 20, 100)
         self._tick()
         while not self._stopping:
             self._loop.turn(wait=not self._has_work())
@@ -310,6 +313,7 @@ class Runner:
         ends = {key: a for key in keys if (a := self._attempts.all.get(key)) and a.exit and key not in hidden}
         if self._write([{"j": "forget", "key": key} for key in ends]):
             return  # the agent is told of these ends once more
+        self._isolation.free([attempt.uid for attempt in ends.values() if not attempt.unkillable])
         for key, attempt in ends.items():
             del self._attempts.all[key]
             self._logs.release(attempt.slot, shared=attempt.unkillable or attempt.adopted)
