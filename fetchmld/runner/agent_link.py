@@ -14,7 +14,7 @@ from fetchmld.runner.loop import Loop, boottime
 
 TOLD_DELAY_S: Final = 0.005  # a start may wait this long: of short attempts the end says it all
 OUTGOING_BYTES_MAX: Final = 64 * 2**20
-RECEIVE_BYTES: Final = 1 << 20
+RECEIVE_BYTES: Final = 1 << 16  # of more the allocator makes a mapping each time
 
 
 class _Agent:
@@ -24,6 +24,7 @@ class _Agent:
         self.socket = connection
         self.decoder = Decoder()
         self.outgoing = bytearray()
+        self.is_behind = False  # it did not take all of it
         self.greeted = False
 
     def flush(self) -> bool:
@@ -93,11 +94,11 @@ class AgentLink:
         agent = self._agent
         if agent is None:
             return
-        waited = len(agent.outgoing) > 0
         if not agent.flush():
             self._drop()
-        elif waited:
-            self._loop.want_write(agent.socket.fileno(), bool(agent.outgoing))
+        elif agent.is_behind != bool(agent.outgoing):
+            agent.is_behind = bool(agent.outgoing)
+            self._loop.want_write(agent.socket.fileno(), agent.is_behind)
 
     # -- listening
 
