@@ -85,8 +85,9 @@ sim: env  ## Simulate 1,000 clusters under faults
 sim-release: env  ## Simulate 100,000 clusters under faults (hours)
 	@$(BIN)/python -m fetchmld.sim --seeds 100000 --jobs $$(nproc) $(ARGS)
 
+FAULTS := nodes kills figures clock logs idempotency many_artifacts secrets
 chaos: env-dev  ## Kill, fail and damage everything thousands of times (hours)
-	@FETCHML_CHAOS=1 $(BIN)/python -m pytest tests/fault tests/e2e/test_nodes.py tests/e2e/test_kills.py tests/e2e/test_figures.py tests/e2e/test_clock.py tests/e2e/test_secrets.py tests/plants $(ARGS)
+	@FETCHML_CHAOS=1 $(BIN)/python -m pytest tests/fault tests/plants $(FAULTS:%=tests/e2e/test_%.py) $(ARGS)
 
 fuzz: env-dev  ## Hold a daemon against the served document, 50,000 cases (half an hour)
 	@FETCHML_FUZZ=50000 $(BIN)/python -m pytest tests/e2e/test_fuzz.py $(ARGS)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Coroutine, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from actors import boxing, containers, node
 from actors.attaching import Attacher, tasks_url
@@ -81,6 +81,8 @@ from fetchmld.store.remote_logs import RemoteLogs
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 LEASE_MARGIN_S: Final = 30.0  # an attempt's lease ends this long before its task may start elsewhere
 UNSENT_MAX: Final = 10_000  # accesses of datasets and snapshots that wait for the scheduler to come back
 
@@ -136,8 +138,8 @@ class Agent:
             lambda key, word, detail: self._apply([StopAsked(key, word, detail)]),
         )
         self._tunnels = Tunnels(self._head_url, self._machines_key, self._head_certificate)
-        self._preparing: dict[RunKey, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._preparing: dict[RunKey, asyncio.Task[Event]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._unsent: list[tuple[str, dict[str, Any]]] = []
         self._gpus = NodeGpus(self._config)
         self._lender = Lender(settings.get("ray_offer"), self._config.share)
@@ -252,13 +254,13 @@ class Agent:
         if self._head is not None:
             self._head.close()
 
-    def _spawn_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn_task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._on_task_done)
         return task
 
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("agent.task_failed", exc_info=task.exception())
@@ -462,7 +464,8 @@ class Agent:
         match effect:
             case Prepare(order):
                 key = RunKey(order["task_id"], order["attempt"])
-                self._preparing[key] = self._spawn_task(self._prepare(key, order))
+                preparing = self._preparing[key] = self._spawn_task(self._preparer.fetch_and_prepare(order))
+                preparing.add_done_callback(lambda done: self._on_prepared(key, done))
             case Abandon(key):
                 if key in self._preparing:
                     self._preparing[key].cancel()
@@ -487,15 +490,19 @@ class Agent:
             case Forget(key, rank):
                 self._forget(key, rank)
 
-    async def _prepare(self, key: RunKey, order: LaunchOrder) -> None:
-        event: Event = PrepareFailed(key, "CANCELLED", "it was stopped while what it needs was fetched")
-        try:
-            event = await self._preparer.fetch_and_prepare(order)
-        finally:
-            self._stager.drop(key.task_id)  # the attempt has them itself now
-            self._preparing.pop(key, None)
-            if not self._closing:
-                self._apply([event])
+    def _on_prepared(self, key: RunKey, preparing: asyncio.Task[Event]) -> None:
+        """Also where a stop came with the order, so that it was cancelled before it began."""
+        self._stager.drop(key.task_id)  # the attempt has them itself now
+        self._preparing.pop(key, None)
+        if self._closing:
+            return
+        if preparing.cancelled():
+            event: Event = PrepareFailed(key, "CANCELLED", "it was stopped while what it needs was fetched")
+        elif problem := preparing.exception():
+            event = PrepareFailed(key, "LAUNCH_FAILED", f"cannot prepare it: {problem!r}", True)
+        else:
+            event = preparing.result()
+        self._apply([event])
 
     async def _collect(self, key: RunKey, rank: int) -> None:
         self._apply([await self._collector.collect(key, rank)])

@@ -41,10 +41,11 @@ ENVIRONMENT: Final = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 
-# The driver is the daemon itself: a GCS that dies is no reason to end the process. Some calls hold the interpreter's lock
-# until they are given up, so that is to be well before the end.
+# The driver is the daemon itself: a GCS that dies is no reason to end the process, neither one that it waits for nor one
+# that it left, of which a client lives on in the library now and then, and ended us when it had waited for so long. Some
+# calls hold the interpreter's lock until they are given up, so that is to be soon.
 DRIVER_ENVIRONMENT: Final = {
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "120",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "1000000000",
     "RAY_gcs_server_request_timeout_seconds": "15",
 }
 

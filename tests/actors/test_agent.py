@@ -389,6 +389,20 @@ def test_a_stop_while_a_dataset_is_fetched_is_answered_at_once() -> None:
         on_node(story, private_hosts=True)
 
 
+def test_a_stop_that_comes_with_its_order_is_answered() -> None:
+    """After a line was lost both are said at once. Fetching had not begun, and nobody said that it was over."""
+    with slow_server() as (url, release):
+
+        async def story(node: Node) -> None:
+            node.launch("a", "/bin/true", dataset_specs=[spec(url, "0" * 64)])
+            node.stop("a")
+            assert (await node.scheduler.ended("a"))["word"] == "CANCELLED"
+            assert node.agent._preparing == {}
+            release.set()
+
+        on_node(story, private_hosts=True)
+
+
 # ---- logs
 
 

@@ -1,4 +1,5 @@
-"""Retried submits make each task once, also when the daemon is killed between them."""
+"""Retried submits make each task once, also when the daemon is killed between them: 40 of them with every change, 10,000
+with many kills in a release (`make chaos`)."""
 
 import http.client
 import os
@@ -10,10 +11,12 @@ import pytest
 
 from fetchmld.client import Client
 from tests.e2e.conftest import Shell, until
+from tests.fault.conftest import count
 
 pytestmark = pytest.mark.e2e
 
-TASKS = 40
+TASKS = count(40, 10_000)
+KILLS = count(2, 40)
 
 
 def test_retries_across_a_kill_make_each_task_once(shell: Shell) -> None:
@@ -32,13 +35,15 @@ def test_retries_across_a_kill_make_each_task_once(shell: Shell) -> None:
 
     submitting = threading.Thread(target=submit_all)
     submitting.start()
-    until("some are submitted", lambda: len(made) > TASKS // 4)
-    _kill(shell, "scheduler")
-    until("more are submitted", lambda: len(made) > TASKS // 2 or not submitting.is_alive())
-    _kill(shell, "head")
-    submitting.join(120)
+    for number in range(1, KILLS + 1):
+        share = TASKS * number // (KILLS + 2)
+        until("more are submitted", lambda share=share: len(made) > share or not submitting.is_alive(), 300)  # type: ignore[misc]
+        _kill(shell, "scheduler" if number % 2 else "head")
+    submitting.join(300)
     assert len(made) == TASKS, "the submitting thread gave up"
-    listed = shell.json("ls", "--limit", "1000")["tasks"]
+    with Client(address, key) as client:
+        pages = [client.tasks(limit=1000, offset=offset)["tasks"] for offset in range(0, TASKS + 1, 1000)]
+    listed = [task for page in pages for task in page]
     assert sorted(task["job_name"] for task in listed) == sorted(f"n{number}" for number in range(TASKS))
     assert {task["id"] for task in listed} == set(made.values())
 
@@ -53,7 +58,11 @@ def _drop_an_answer(port: int, key: str, number: int) -> None:
 
 
 def _kill(shell: Shell, name: str) -> None:
-    found = [pid for pid, line in shell.processes().items() if line.lower().startswith(f"ray::{name}")]
-    assert found, shell.processes()
-    for pid in found:
-        os.kill(pid, signal.SIGKILL)
+    """The one that is there, or comes back."""
+    for pid in until(f"there is a {name}", lambda: _pids(shell, name)):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _pids(shell: Shell, name: str) -> list[int]:
+    return [pid for pid, line in shell.processes().items() if line.lower().startswith(f"ray::{name}")]

@@ -30,24 +30,35 @@ PARTS: Final = {
     "runner": "fetchmld.runner",
 }
 STOPPED: Final = ("head", "scheduler", "agent", "history", "runner", "GCS")
+EVERYWHERE: Final = ("agent", "raylet", "runner", "everything", "and start")  # what every machine has
+CUTS_S: Final = (3.0, 10.0, 25.0, 110.0)  # the last is longer than the settings of these tests have patience
 BACK_MAX_S: Final = 120.0
 
 
 @dataclass(slots=True)
-class Nemesis:
+class Place:
+    """A machine: what runs there, how it is started again, and how its link is cut or mended (True: cut)."""
+
     shell: Shell
+    start: Callable[[], object]
+    cut: Callable[[bool], object] = lambda _cut: None
+
+
+@dataclass(slots=True)
+class Nemesis:
+    places: list[Place]  # the head's first
     folder: Path
     dice: random.Random
-    start: Callable[[], object]  # the daemon, after it was killed as a whole
     is_back: Callable[[], bool]
     over: threading.Event = field(default_factory=threading.Event)
     done: dict[str, int] = field(default_factory=dict)
     slowest: tuple[float, str] = (0.0, "")
 
     def rage(self, until_s: float, acts_min: int) -> None:
-        """Until `until_s` of the monotonic clock, but each kind of act once in any case, or `acts_min` of them."""
+        """Until `until_s` of the monotonic clock, but `acts_min` acts in any case."""
         ways = [*(f"kill {part}" for part in PARTS), *(f"stop {part}" for part in STOPPED)]
         ways += ["kill a job", "kill a job", "kill everything", "stop and start"]
+        ways += ["cut the link", "cut the link"] if len(self.places) > 1 else []
         bag: list[str] = []
         while time.monotonic() < until_s or sum(self.done.values()) < acts_min:
             bag = bag or self.dice.sample(ways, len(ways))
@@ -69,24 +80,29 @@ class Nemesis:
 
     def _act(self, way: str) -> None:
         verb, _, what = way.partition(" ")
+        place = self.dice.choice(self.places) if what in EVERYWHERE else self.places[0]
         if way == "kill everything":
-            kill_all_but_the_runner_and(self.shell, *self._jobs())
-            self.start()
+            kill_all_but_the_runner_and(place.shell, *self._jobs())
+            place.start()
         elif way == "stop and start":
-            self.shell.fetchmld("stop")
-            self.start()
+            place.shell.fetchmld("stop")
+            place.start()
+        elif way == "cut the link":
+            self.places[-1].cut(True)
+            self.over.wait(self.dice.choice(CUTS_S))
+            self.places[-1].cut(False)
         elif way == "kill a job":
             if jobs := self._jobs():
                 self._send(self.dice.choice(jobs), signal.SIGKILL)
         else:
-            for pid in self._pids(what):
+            for pid in self._pids(place, what):
                 self._send(pid, signal.SIGKILL if verb == "kill" else signal.SIGSTOP)
                 if verb == "stop":
                     self.over.wait(self.dice.uniform(0.3, 4.0))
                     self._send(pid, signal.SIGCONT)
 
-    def _pids(self, part: str) -> list[int]:
-        lines = self.shell.processes().items()
+    def _pids(self, place: Place, part: str) -> list[int]:
+        lines = place.shell.processes().items()
         return [pid for pid, line in lines if (is_runner(line) if part == "runner" else PARTS[part] in line)]
 
     def _jobs(self) -> list[int]:

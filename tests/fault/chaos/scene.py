@@ -1,4 +1,4 @@
-"""A daemon with the example plugin, its users, and a folder in which clients and jobs write down what they see."""
+"""One machine or two with a daemon, the example plugin and its users, and a folder for what clients and jobs see."""
 
 import json
 import os
@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from tests.e2e.conftest import ROOT, Shell, free_port
+from tests.e2e.lan import a_lan
+from tests.fault.chaos.nemesis import Place
 
 PLUGIN: Final = "scoreboard"
 GPUS: Final = 2
+OFFERED: Final = ("--num-gpus", str(GPUS), "--gpu-type", "T")  # of each machine
 WHO: Final = (
     ("u1-a", "u1", "user"),
     ("u1-b", "u1", "user"),
@@ -36,15 +39,26 @@ SETTINGS: Final = {
 
 @dataclass(slots=True)
 class Scene:
-    shell: Shell
+    shell: Shell  # at the head
     folder: Path  # clients/, jobs/, nemesis.jsonl
     address: tuple[str, int]
+    places: list[Place]
     within: tuple[str, ...] = ()  # the command that runs what follows it where the clients are
 
-    def start(self) -> str:
-        return self.shell.start("--num-gpus", str(GPUS), "--gpu-type", "T")
+    def start(self) -> None:
+        for place in self.places:
+            place.start()
 
-    def plan(self, seed: int, nodes: int = 1) -> Path:
+    def is_whole(self) -> bool:
+        """Every part answers, and every machine is there."""
+        said = self.shell.fetchmld("workers", "--json", code=None)
+        if not said.startswith("["):
+            return False
+        workers = json.loads(said)
+        here = [one for one in workers if one["status"] != "offline" and not one["suspect"]]
+        return len(here) == len(self.places) and "healthy" in self.shell.fetchmld("status", code=None)
+
+    def plan(self, seed: int) -> Path:
         """Who the clients are, in the file that they are started with."""
         clients = []
         for name, user, role in WHO:
@@ -53,7 +67,7 @@ class Scene:
         admin = (self.shell.data_dir / "admin.key").read_text().strip()
         said = {"seed": seed, "folder": str(self.folder), "address": self.address, "clients": clients, "key": admin}
         path = self.folder / "plan.json"
-        path.write_text(json.dumps({**said, "nodes": nodes, "gpus": GPUS, "plugin": PLUGIN}))
+        path.write_text(json.dumps({**said, "nodes": len(self.places), "gpus": GPUS, "plugin": PLUGIN}))
         return path
 
     def begin(self, plan: Path) -> "subprocess.Popen[str]":
@@ -91,11 +105,39 @@ def with_plugin(folder: Path) -> tuple[str, ...]:
 
 
 @contextmanager
-def a_scene(data: Path) -> Iterator[Scene]:
+def one_machine(data: Path) -> Iterator[Scene]:
     folder, port = histories(), free_port()
     shell = Shell(data, port, dict(SETTINGS), with_plugin(folder))
+    place = Place(shell, lambda: shell.start(*OFFERED))
     try:
-        yield Scene(shell, folder, ("127.0.0.1", port))
+        yield Scene(shell, folder, ("127.0.0.1", port), [place])
     finally:
         shell.end()
         shutil.rmtree(folder)
+
+
+@contextmanager
+def two_machines(data: Path) -> Iterator[Scene]:
+    """In network namespaces, with a link between them that can be cut; the clients are at the head's."""
+    folder, port = histories(), free_port()
+    settings = {**SETTINGS, "FETCHMLD_REQUEUE_AFTER_S": "90"}
+    with a_lan() as lan:
+        head, other = lan.machine("h"), lan.machine("a")
+        shell = Shell(data, port, settings, (*head.within, *with_plugin(folder)))
+        away = Shell(data.with_name("other"), 0, within=(*other.within, "env", f"PYTHONPATH={ROOT}"))
+        listen = ("--host", head.address, "--port", str(port), "--insecure", "--num-cpus", "2")
+        join = ("--address", f"{head.address}:{port + 1}", "--token-file", str(data / "join.token"), "--num-cpus", "2")
+        places = [
+            Place(shell, lambda: shell.fetchmld("start", "--head", *listen, *OFFERED)),
+            Place(
+                away,
+                lambda: away.fetchmld("start", *join, *OFFERED),
+                lambda cut: other.cut() if cut else other.mend(head),
+            ),
+        ]
+        try:
+            yield Scene(shell, folder, (head.address, port), places, head.within)
+        finally:
+            away.end()
+            shell.end()
+            shutil.rmtree(folder)
