@@ -134,6 +134,7 @@ class Hub:
         self._head = head
         self._followers: dict[tuple[Scope, Framing], set[Follower]] = {}
         self._seq = -1  # everything up to here has been handed on, or was before anybody followed
+        self._ahead: dict[str, int] = {}  # tasks that were told as they are, before the feed came so far
         self._listening: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
@@ -178,10 +179,18 @@ class Hub:
             if missed is None:
                 self._resync()
             else:
-                self._spread([change for change in missed if change["seq"] <= feed["since"]], feed, with_state=False)
-        fresh = [change for change in feed["tasks"] if not change["seq"] or change["seq"] > self._seq]
+                told = [change for change in missed if change["seq"] <= feed["since"]]
+                self._ahead = {change["task"]["id"]: change["task"]["last_seq"] for change in told}
+                self._spread(told, feed, with_state=False)
+        fresh = [change for change in feed["tasks"] if self._is_news(change)]
         self._seq = max(self._seq, feed["seq"])
+        self._ahead = {name: seq for name, seq in self._ahead.items() if seq > self._seq}
         self._spread(fresh, feed, with_state=True)
+
+    def _is_news(self, change: Change) -> bool:
+        """Not told before, and not of a task that was told as it was later: none is to go back."""
+        is_behind = change["task"]["last_seq"] < self._ahead.get(change["task"]["id"], 0)
+        return not is_behind and (not change["seq"] or change["seq"] > self._seq)
 
     def _spread(self, changes: list[Change], feed: Feed, *, with_state: bool) -> None:
         encoded: dict[tuple[int, Framing, bool], bytes] = {}

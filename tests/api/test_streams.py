@@ -194,6 +194,39 @@ def test_what_the_connection_lost_comes_from_the_record(tmp_path: Path) -> None:
     with_api(tmp_path, test)
 
 
+def test_what_was_missed_and_told_as_it_is_now_does_not_go_back(tmp_path: Path) -> None:
+    """The record's page shows a task that has ended meanwhile; the feed, which is not so far, still has its phases."""
+
+    async def test(api: Api) -> None:
+        made = await api.submit()
+        found = await api.head.changes_since(-1)
+        assert found is not None
+        view = next(one["task"] for one in found if one["task"]["id"] == made["id"])
+        before, seq = view["last_seq"], len(api.head.facts) - 1
+        hub = feed.Hub(api.head)
+        hub._seq = before - 1
+        ended: Any = {**view, "status": "completed", "last_seq": seq + 5}
+
+        async def missed(seq: int) -> list[Any]:
+            return [{"seq": before, "action": "task.submit", "task": ended}]
+
+        api.head.changes_since = missed  # type: ignore[method-assign]
+        async with hub.follow(feed.Scope(), "sse") as follower:
+            hub._seq = before - 1
+            follower.after = before - 1
+            phase: Any = {"seq": 0, "action": "", "task": {**view, "status": "running"}}
+            end: Any = {"seq": seq + 5, "action": "task.completed", "task": ended}
+            await hub._hand_on({"since": seq, "seq": seq, "tasks": [phase], "workers": [], "counts": None})
+            await hub._hand_on({"since": seq, "seq": seq + 5, "tasks": [end], "workers": [], "counts": None})
+            told = b"".join(await follower.take(1.0)).decode()
+            assert [line for line in told.splitlines() if line.startswith("event")] == [
+                "event: task_update",
+                "event: task_complete",
+            ]
+
+    with_api(tmp_path, test)
+
+
 def test_who_missed_too_much_begins_anew(tmp_path: Path) -> None:
     async def test(api: Api) -> None:
         api.head.changes_max = 1

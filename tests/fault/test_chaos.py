@@ -21,7 +21,7 @@ from tests.fault.conftest import LONG, count
 LASTS_S = count(15, 1200)
 ACTS_MIN = count(6, 100)
 TWO_LAST_S = 600
-SETTLED_MAX_S = 400
+SETTLED_MAX_S = 900
 REASON = why_not()
 
 

@@ -18,7 +18,7 @@ from tests.fault.chaos.line import Line
 
 PAUSE_MAX_S: Final = 0.15
 AGAIN_S: Final = 0.25
-SETTLE_MAX_S: Final = 240.0
+SETTLE_MAX_S: Final = 600.0
 
 
 def main() -> None:
