@@ -368,6 +368,7 @@ def test_a_cut_off_attempt_is_dead_before_the_next_one_starts(cluster: Cluster, 
     """One node is cut off in both directions, of the other nothing is heard. Both attempts ignore SIGTERM."""
     folder = cluster.shared / "overlap"
     folder.mkdir()
+    folder.chmod(0o777)  # each attempt has a user of its own
     ids = [cluster.run_on(node, f"beats-{n}", beats(folder, f"{n}")) for n, node in enumerate(nodes)]
     until("both beat", lambda: all(times(folder, f"{n}", 1) for n in range(2)))
     nodes[0].machine.cut()
@@ -434,6 +435,8 @@ def test_nothing_is_lost_or_run_twice_while_machines_die_and_come_back(
 ) -> None:
     folder = cluster.shared / "storm"
     folder.mkdir()
+    (folder / "ran").touch()
+    (folder / "ran").chmod(0o666)  # each task has a user of its own
     script = f"echo $FETCHML_TASK_ID >> {folder}/ran; sleep 2"
     ids = [cluster.shell.fetchmld("submit", "-q", "--cpu", "1", "--", "sh", "-c", script).strip() for _ in range(60)]
     for turn in range(6):
