@@ -11,9 +11,9 @@ Recorded changes carry their fact's sequence number, which a follower may come b
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
@@ -44,15 +44,24 @@ class Scope:
         return self.task_id in ("", task["id"]) and self.user_id in ("", task["user_id"])
 
 
+class Piece(NamedTuple):
+    """One event: its number (0: none), its bytes, and the task it shows as of that task's event `last_seq` ("": none)."""
+
+    seq: int
+    data: bytes
+    task_id: str = ""
+    last_seq: int = 0
+
+
 class Batch:
-    """What is told in one turn, shared by all it is told to: each event's number (0: none) and bytes, oldest first."""
+    """What is told in one turn, shared by all it is told to, oldest first."""
 
     __slots__ = ("oldest", "pieces", "size", "writes")
 
-    def __init__(self, pieces: list[tuple[int, bytes]], framing: Framing) -> None:
+    def __init__(self, pieces: list[Piece], framing: Framing) -> None:
         self.pieces = pieces
-        self.oldest = next((number for number, _ in pieces if number), 0)
-        events = [piece for _, piece in pieces]
+        self.oldest = next((piece.seq for piece in pieces if piece.seq), 0)
+        events = [piece.data for piece in pieces]
         self.writes = [b"".join(events)] if framing == "sse" else events  # a WebSocket's message is one event
         self.size = sum(map(len, events))
 
@@ -60,7 +69,12 @@ class Batch:
         """Without what is numbered up to `seq`; None where nothing is left."""
         if not self.oldest or self.oldest > seq:
             return self
-        rest = [(number, piece) for number, piece in self.pieces if not number or number > seq]
+        rest = [piece for piece in self.pieces if not piece.seq or piece.seq > seq]
+        return Batch(rest, framing) if rest else None
+
+    def beyond(self, told: Mapping[str, int], framing: Framing) -> "Batch | None":
+        """Without what shows a task as it was before its event `told[id]`; None where nothing is left."""
+        rest = [piece for piece in self.pieces if piece.last_seq >= told.get(piece.task_id, 0)]
         return Batch(rest, framing) if rest else None
 
 
@@ -71,6 +85,7 @@ class Follower:
     scope: Scope
     framing: Framing
     after: int  # recorded changes up to this number are not wanted
+    told: Mapping[str, int] = field(default_factory=dict)  # tasks shown as of an event that the feed has not come to
     pending: list[Batch] = field(default_factory=list)
     pending_bytes: int = 0
     is_over: bool = False  # nothing follows what is pending
@@ -78,8 +93,10 @@ class Follower:
 
     def give(self, batch: Batch, now_seq: int) -> None:
         """More to send; too much is a reason to send `resync` instead and end."""
-        if self.is_over or (wanted := batch.after(self.after, self.framing)) is None:
+        if self.is_over or (wanted := self._wanted(batch)) is None:
             return
+        if self.told and now_seq >= max(self.told.values()):
+            self.told = {}
         self.pending_bytes += wanted.size
         if self.pending_bytes > PENDING_BYTES_MAX:
             self.end(now_seq)
@@ -87,15 +104,28 @@ class Follower:
         self.pending.append(wanted)
         self.wake.set()
 
+    def _wanted(self, batch: Batch) -> Batch | None:
+        wanted = batch.after(self.after, self.framing)
+        return wanted.beyond(self.told, self.framing) if self.told and wanted is not None else wanted
+
     def skip_to(self, seq: int) -> None:
         """What is told up to number `seq` is known otherwise."""
         self.after = max(self.after, seq)
-        kept = [batch.after(self.after, self.framing) for batch in self.pending]
+        self._sift()
+
+    def go_on_from(self, told: Mapping[str, int]) -> None:
+        """These tasks were shown as of these events, so nothing older of them is to follow."""
+        self.told = told
+        self._sift()
+
+    def _sift(self) -> None:
+        kept = [self._wanted(batch) for batch in self.pending]
         self.pending = [batch for batch in kept if batch is not None]
+        self.pending_bytes = sum(batch.size for batch in self.pending)
 
     def end(self, now_seq: int) -> None:
         """Send `resync` instead of what waits, and nothing after it: the client begins anew from `now_seq`."""
-        self.pending, self.is_over = [Batch([(0, frame(self.framing, "resync", {}, now_seq))], self.framing)], True
+        self.pending, self.is_over = [Batch([Piece(0, frame(self.framing, "resync", {}, now_seq))], self.framing)], True
         self.wake.set()
 
     async def take(self, patience_s: float) -> list[bytes]:
@@ -197,7 +227,7 @@ class Hub:
         for (scope, framing), followers in self._followers.items():
             pieces = list(_encode(changes, scope, framing, encoded))
             if with_state and scope.with_workers:
-                pieces += [(0, piece) for piece in _state_frames(feed, framing)]
+                pieces += [Piece(0, data) for data in _state_frames(feed, framing)]
             if not pieces:
                 continue
             batch = Batch(pieces, framing)
@@ -213,8 +243,8 @@ class Hub:
 
 def _encode(
     changes: list[Change], scope: Scope, framing: Framing, encoded: dict[tuple[int, Framing, bool], bytes]
-) -> Iterator[tuple[int, bytes]]:
-    """The scope's changes as (number, bytes). `encoded` keeps what other scopes need as well."""
+) -> Iterator[Piece]:
+    """The scope's changes. `encoded` keeps what other scopes need as well."""
     for place, change in enumerate(changes):
         if not scope.has(change["task"]):
             continue
@@ -222,7 +252,7 @@ def _encode(
         piece = encoded.get(key)
         if piece is None:
             piece = encoded[key] = change_frame(framing, change, scope.redacted)
-        yield change["seq"], piece
+        yield Piece(change["seq"], piece, change["task"]["id"], change["task"]["last_seq"])
 
 
 def _state_frames(feed: Feed, framing: Framing) -> Iterator[bytes]:

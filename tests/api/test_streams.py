@@ -227,6 +227,36 @@ def test_what_was_missed_and_told_as_it_is_now_does_not_go_back(tmp_path: Path) 
     with_api(tmp_path, test)
 
 
+def test_who_comes_back_is_not_told_what_is_older_than_what_it_was_told(tmp_path: Path) -> None:
+    """The same for one who resumes: the page shows a task that has ended; what waits for it, and the feed, do not yet."""
+
+    async def test(api: Api) -> None:
+        made = await api.submit()
+        found = await api.head.changes_since(-1)
+        assert found is not None
+        view = next(one["task"] for one in found if one["task"]["id"] == made["id"])
+        seq = view["last_seq"]
+        hub = feed.Hub(api.head)
+        async with hub.follow(feed.Scope(), "sse") as follower:
+            phase: Any = {"seq": 0, "action": "", "task": {**view, "status": "running"}}
+            end: Any = {
+                "seq": seq + 2,
+                "action": "task.completed",
+                "task": {**view, "status": "completed", "last_seq": seq + 2},
+            }
+            other: Any = {"seq": seq + 1, "action": "task.submit", "task": {**view, "id": "other", "last_seq": seq + 1}}
+            await hub._hand_on({"since": seq, "seq": seq, "tasks": [phase], "workers": [], "counts": None})
+            follower.go_on_from({made["id"]: seq + 2})
+            assert not follower.pending
+            await hub._hand_on({"since": seq, "seq": seq + 1, "tasks": [phase, other], "workers": [], "counts": None})
+            await hub._hand_on({"since": seq + 1, "seq": seq + 2, "tasks": [end], "workers": [], "counts": None})
+            assert not follower.told
+            told = b"".join(await follower.take(1.0)).decode()
+            assert [line for line in told.splitlines() if line.startswith("id")] == [f"id: {seq + 1}", f"id: {seq + 2}"]
+
+    with_api(tmp_path, test)
+
+
 def test_who_missed_too_much_begins_anew(tmp_path: Path) -> None:
     async def test(api: Api) -> None:
         api.head.changes_max = 1
@@ -252,7 +282,7 @@ def test_one_who_cannot_keep_up_is_told_so_and_left() -> None:
         follower = feed.Follower(feed.Scope(), "sse", 0)
         size = feed.PENDING_BYTES_MAX // 4
         for number in range(5):
-            follower.give(feed.Batch([(number, b"x" * size)], "sse"), number)
+            follower.give(feed.Batch([feed.Piece(number, b"x" * size)], "sse"), number)
         (last,) = await follower.take(1.0)
         assert b"event: resync" in last
         assert last.startswith(b"id: 4\n")
@@ -265,14 +295,14 @@ def test_one_who_cannot_keep_up_is_told_so_and_left() -> None:
 @pytest.mark.parametrize("framing", ["sse", "ws"])
 def test_who_knows_a_part_of_what_is_told_at_once_gets_the_rest(framing: feed.Framing) -> None:
     async def run() -> None:
-        batch = feed.Batch([(11, b"a"), (0, b"b"), (12, b"c"), (13, b"d")], framing)
+        batch = feed.Batch([*map(feed.Piece, (11, 0, 12, 13), (b"a", b"b", b"c", b"d"))], framing)
         before, after = feed.Follower(feed.Scope(), framing, 0), feed.Follower(feed.Scope(), framing, 0)
         before.skip_to(12)
         before.give(batch, 13)
         after.give(batch, 13)
         after.skip_to(12)
         assert b"".join(await before.take(1.0)) == b"".join(await after.take(1.0)) == b"bd"
-        after.give(feed.Batch([(11, b"a"), (12, b"c")], framing), 13)
+        after.give(feed.Batch([feed.Piece(11, b"a"), feed.Piece(12, b"c")], framing), 13)
         assert not after.pending
 
     asyncio.run(run())

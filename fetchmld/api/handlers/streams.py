@@ -141,11 +141,9 @@ async def _missed(request: web.Request, follower: Follower, last: int) -> list[b
     missed = await request.app[HEAD].changes_since(last)
     if missed is None:
         return [frame(framing, "resync", {}, follower.after)]
-    return [
-        change_frame(framing, change, scope.redacted)
-        for change in missed
-        if change["seq"] <= follower.after and scope.has(change["task"])
-    ]
+    told = [change for change in missed if change["seq"] <= follower.after and scope.has(change["task"])]
+    follower.go_on_from({change["task"]["id"]: change["task"]["last_seq"] for change in told})
+    return [change_frame(framing, change, scope.redacted) for change in told]
 
 
 async def _send(request: web.Request, follower: Follower, first: list[bytes]) -> web.StreamResponse:
