@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from actors import native, ray_channel
+from actors.aside import aside
 from actors.hosting import hosted
 from actors.members import attend_members
 from actors.plugin_actors import attend_plugins
@@ -143,7 +144,7 @@ class Cluster:
 
     async def _in_ray(self, work: Callable[[], None]) -> None:
         """Do something in a thread that waits for Ray. Raises `RayLost` where Ray has died and the thread waits on."""
-        doing = asyncio.ensure_future(asyncio.to_thread(work))
+        doing = asyncio.ensure_future(aside(work))
         dead_s = 0.0
         while not doing.done():
             await asyncio.wait([doing], timeout=LOOK_S)
@@ -250,7 +251,7 @@ class Cluster:
         """Give a machine that joined its agent, and tend that until cancelled."""
         spec = member_spec(worker_id, node_id, {**settings, **self._ways_to_head()})
         self._members[spec.name] = spec
-        await asyncio.to_thread(self._create_afresh, spec)
+        await aside(self._create_afresh, spec)
         self._handles[spec.name].start.remote()
         await self._tend(spec)
 
@@ -262,7 +263,7 @@ class Cluster:
         """Give a plugin its supervisor, and tend that until cancelled."""
         spec = plugin_spec(name)
         self._members[spec.name] = spec
-        await asyncio.to_thread(self._create_afresh, spec)
+        await aside(self._create_afresh, spec)
         self._handles[spec.name].start.remote()
         await self._tend(spec)
 
@@ -271,7 +272,7 @@ class Cluster:
         spec = plugin_spec(name)
         self._members.pop(spec.name, None)
         await self._shut_down_one(spec)
-        await asyncio.to_thread(self._end_actor, spec)
+        await aside(self._end_actor, spec)
 
     def _end_actor(self, spec: ActorSpec) -> None:
         import ray
@@ -330,7 +331,7 @@ class Cluster:
 
         try:
             async with asyncio.timeout(CREATE_S):
-                await asyncio.to_thread(self._kill_and_create, spec)
+                await aside(self._kill_and_create, spec)
         except (TimeoutError, RayError, ValueError) as error:
             log.warning("actor_not_replaced", extra={"actor": spec.name, "reason": _reason(error)})
 

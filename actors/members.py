@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from actors.aside import aside
 from actors.ray_compat import member_settings, members
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ async def attend_members(attend: Attend) -> None:
     try:
         while True:
             try:
-                await _follow(await asyncio.to_thread(members), stays, attend)
+                await _follow(await aside(members), stays, attend)
             except Exception:  # Ray is busy, or going, and raises whatever it likes
                 log.exception("members_unknown")
             await asyncio.sleep(POLL_S)
@@ -58,7 +59,7 @@ def _is_over(stay: _Stay, node_ids: list[str]) -> bool:
 
 async def _keep(attend: Attend, worker_id: str, node_id: str) -> None:
     try:
-        await attend(worker_id, node_id, await asyncio.to_thread(member_settings, worker_id))
+        await attend(worker_id, node_id, await aside(member_settings, worker_id))
     except Exception:
         log.exception("member_not_attended", extra={"worker_id": worker_id})
         await asyncio.sleep(RETRY_S)  # and then it is tried again
