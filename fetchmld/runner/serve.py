@@ -40,6 +40,7 @@ from fetchmld.runner.recovery import recover
 from fetchmld.runner.syncer import Syncer
 
 STARTS_PER_TURN: Final = 8  # then exits are looked at again: a start takes about half a millisecond
+FEW: Final = 4  # attempts: with more there is always something to start or to end while the disk works
 TICK_S: Final = 1.0
 CUT_S: Final = 0.05  # between two cuts of a log that goes on growing
 RETRY_S: Final = 0.5  # between attempts to write to a full disk
@@ -296,7 +297,7 @@ class Runner:
     def _sync_some(self) -> None:
         if self._unsynced and not self._syncer.busy:
             self._in_sync, self._unsynced = self._unsynced, []
-            if self._syncer.ask():
+            if self._syncer.ask(may_wait=len(self._attempts.all) <= FEW):
                 self._on_synced()
 
     def _on_synced(self) -> None:

@@ -13,8 +13,8 @@ QUICK_S: Final = 0.001
 
 
 class Syncer:
-    """One sync covers all before it. A quick disk is waited for; behind a slow one a second thread waits, so that starts
-    go on meanwhile: the way to it and back takes as long as a quick sync.
+    """One sync covers all before it. A second thread waits for the disk, so that starts go on meanwhile. With little to do
+    a quick disk is waited for here: the way to the thread and back takes as long.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -26,9 +26,9 @@ class Syncer:
         self.busy = False
         threading.Thread(target=self._run, name="sync", daemon=True).start()
 
-    def ask(self) -> bool:
+    def ask(self, may_wait: bool) -> bool:
         """Begin a sync; whether it is over already. If not, `done_fd` will be readable."""
-        if self._took_s < QUICK_S:
+        if may_wait and self._took_s < QUICK_S:
             self._sync()
             return True
         self.busy = True
