@@ -39,7 +39,7 @@ from fetchmld.runner.process import IDLE_S, say
 from fetchmld.runner.recovery import recover
 from fetchmld.runner.syncer import Syncer
 
-STARTS_PER_TURN: Final = 8  # then exits are looked at again: a start takes about half a millisecond
+STARTS_PER_TURN: Final = 12  # then exits are looked at again: a start takes about half a millisecond
 FEW: Final = 4  # attempts: with more there is always something to start or to end while the disk works
 TICK_S: Final = 1.0
 CUT_S: Final = 0.05  # between two cuts of a log that goes on growing

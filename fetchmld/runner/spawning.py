@@ -26,6 +26,7 @@ def _load() -> Any:
 
 _spawn: Final = _load()
 PR_SET_CHILD_SUBREAPER: Final = 36
+HELPERS: Final = 2  # threads beside the main one that start processes
 NATIVE: Final = _spawn is not None
 STEPS: Final = (
     "",
@@ -125,22 +126,30 @@ class Spawner:
     def __init__(self, stdin_fd: int, home_fd: int) -> None:
         """`stdin_fd` becomes every child's input; `home_fd`: see `Isolation`."""
         self._fds = stdin_fd, home_fd
-        self._asked: SimpleQueue[Callable[[], Results]] = SimpleQueue()
-        self._done: SimpleQueue[Results] = SimpleQueue()
-        threading.Thread(target=self._help, name="spawn", daemon=True).start()
+        self._asked: SimpleQueue[tuple[int, Callable[[], Results]]] = SimpleQueue()
+        self._done: SimpleQueue[tuple[int, Results]] = SimpleQueue()
+        for _ in range(HELPERS):
+            threading.Thread(target=self._help, name="spawn", daemon=True).start()
 
     def spawn_all(self, starts: list[tuple[Start, int]]) -> Results:
         """For each (start, log descriptor) the pid or the failure; returns when all of them have been started."""
-        half = len(starts) // 2
-        if half:
-            self._asked.put(_prepared(starts[:half], *self._fds))
-        mine = _prepared(starts[half:], *self._fds)()
-        return self._done.get() + mine if half else mine
+        if not starts:
+            return []
+        share = -(-len(starts) // (HELPERS + 1))
+        parts = [starts[at : at + share] for at in range(0, len(starts), share)]
+        for place, part in enumerate(parts[1:], 1):
+            self._asked.put((place, _prepared(part, *self._fds)))
+        done = {0: _prepared(parts[0], *self._fds)()}
+        while len(done) < len(parts):
+            place, results = self._done.get()
+            done[place] = results
+        return [result for place in range(len(parts)) for result in done[place]]
 
     def _help(self) -> None:
         leave_signals_to_main()
         while True:
-            self._done.put(self._asked.get()())
+            place, start = self._asked.get()
+            self._done.put((place, start()))
 
 
 def leave_signals_to_main() -> None:
