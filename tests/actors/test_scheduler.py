@@ -421,8 +421,9 @@ def _kind(item: Any) -> str:
 
 
 async def _hold_the_ledger(actor: SchedulerActor) -> Callable[[], None]:
-    """The writer's thread is kept until the returned function is called."""
+    """The writer's thread, where a slow disk is written to, is kept until the returned function is called."""
     held, go_on = threading.Event(), threading.Event()
+    actor._sync_s = 1.0
 
     def wait() -> None:
         held.set()
