@@ -20,7 +20,7 @@ WAIT_S_MAX: Final = 60.0
 
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 _SECONDS: Final = re.compile(r"[0-9]{1,2}(\.[0-9]{1,9})?")
-_FLAGS: Final[dict[str, bool]] = {"true": True, "1": True, "": True, "false": False, "0": False}
+_FLAGS: Final[dict[str, bool]] = {"true": True, "1": True, "false": False, "0": False}
 _PLUGIN_PATH: Final = re.compile(r"plugin_configs\[([^\[\]]+)\](\[[^\[\]]*\])*")
 # RFC 3339; a blank stands for the plus sign that form decoding ate.
 _INSTANT: Final = re.compile(
@@ -87,7 +87,7 @@ def _plausible(name: str) -> str:
 
 
 def flag(query: Query, name: str, default: bool) -> bool:
-    """true, false, 1, 0; the bare name means true."""
+    """true, false, 1, 0."""
     given = _single(query, name)
     if given is None:
         return default

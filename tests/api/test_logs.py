@@ -66,7 +66,9 @@ def test_following_goes_on_until_the_attempt_ends(tmp_path: Path) -> None:
         await api.head.write(task["id"], b"three")
         await api.head.end(task["id"])
         assert await response.content.read() == b"three"
-        assert (await api.call("GET", f"/v1/tasks/{task['id']}/logs?follow"))[1] == b"one two three"
+        assert (await api.call("GET", f"/v1/tasks/{task['id']}/logs?follow=true"))[1] == b"one two three"
+        for odd in ("follow", "follow=", "follow=yes"):
+            assert (await api.call("GET", f"/v1/tasks/{task['id']}/logs?{odd}"))[0] == 400
 
     with_api(tmp_path, test)
 
