@@ -476,6 +476,7 @@ class PluginActor:
         serving = self._memory.sidecars.get(self._serving)
         return {
             "status": self._it.status,
+            "revision": self._it.wanted,
             "problem": self._it.problem,
             "progress": self._progress[-1] if self._progress and self._it.status != "healthy" else "",
             "checked_at": self._checked_at,

@@ -105,15 +105,16 @@ class PluginDesk:
             requires_restart=entry.plugin is not None and requires_restart(entry.plugin),
         )
         if runs:
-            await self._add_news(entry.name, view)
+            await self._add_news(entry.name, view, record["revision"] if record is not None else 0)
         return view
 
-    async def _add_news(self, name: str, view: PluginView) -> None:
+    async def _add_news(self, name: str, view: PluginView, revision: int) -> None:
+        """How it is now. What its actor says before it has read this revision is of the one before."""
         try:
             said = (await self._actor(name).request("status", {}, timeout_s=ASK_S)).body
         except FetchmlError:
             return
-        if said["status"] != "stopped":  # it has not read its configuration yet
+        if said["status"] != "stopped" and said["revision"] == revision:
             view["status"], view["problem"] = said["status"], said["problem"]
         view["progress"], view["endpoint"] = said["progress"], said["endpoint"]
         view["checked_at"] = said["checked_at"] or view["checked_at"]

@@ -37,7 +37,7 @@ class Canary:
 @asynccontextmanager
 async def canary(socket: Path | None = None) -> AsyncIterator[Canary]:
     found = Canary()
-    runner = web.ServerRunner(web.Server(found))
+    runner = web.ServerRunner(web.Server(found), shutdown_timeout=0.1)
     await runner.setup()
     if socket is not None:
         await web.UnixSite(runner, str(socket)).start()
