@@ -350,6 +350,7 @@ class Cluster:
             self.populated = False
             self.revivals += 1
             self._members.clear()
+            self._handles.clear()  # of the cluster that is no more
             try:
                 await self._renew_ray()
                 await self._populate()
@@ -384,6 +385,8 @@ class Cluster:
     async def _say(self, spec: ActorSpec) -> dict[str, Any]:
         from ray.exceptions import RayError
 
+        if spec.name not in self._handles:
+            return {"started": False, "error": "it is not created yet"}
         try:
             said: dict[str, Any] = await _answer(self._handles[spec.name].ping.remote(), PING_TIMEOUT_S)
         except (TimeoutError, RayError) as error:
@@ -394,23 +397,23 @@ class Cluster:
 
     async def stop(self) -> None:
         """Let each actor finish, those that ask before those that write, then end Ray. Never raises for what is dead."""
-        if self.runtime.is_alive():
-            specs = (*self._specs, *self._members.values())
-            for name in STOP_ORDER:
-                await self._shut_down([spec for spec in specs if spec.kind == name])
-            await self._shut_down([spec for spec in specs if spec.kind not in STOP_ORDER])
-        await asyncio.to_thread(self.runtime.disconnect)
-        await asyncio.to_thread(self.runtime.stop)
+        try:
+            if self.runtime.is_alive():
+                specs = (*self._specs, *self._members.values())
+                for name in STOP_ORDER:
+                    await self._shut_down([spec for spec in specs if spec.kind == name])
+                await self._shut_down([spec for spec in specs if spec.kind not in STOP_ORDER])
+            await asyncio.to_thread(self.runtime.disconnect)
+        finally:
+            await asyncio.to_thread(self.runtime.close)
 
     async def _shut_down(self, specs: list[ActorSpec]) -> None:
         await asyncio.gather(*(self._shut_down_one(spec) for spec in specs if spec.name in self._handles))
 
     async def _shut_down_one(self, spec: ActorSpec) -> None:
-        from ray.exceptions import RayError
-
         try:
             await _answer(self._handles[spec.name].shutdown.remote(), ACTOR_STOP_S)
-        except (TimeoutError, RayError) as error:
+        except Exception as error:  # noqa: BLE001 (Ray in ruins raises whatever it likes, and the others are to be told)
             log.warning("actor_not_shut_down", extra={"actor": spec.name, "reason": _reason(error)})
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from actors.cluster import Backoff
 from actors.data_dir import NOT_ALLOWED, DataDir, Refused, write_new
-from actors.ray_compat import WORKERS_MAX, RayFailed, RayHopeless, RayOptions, port_answers, reap_leftovers
+from actors.ray_compat import WORKERS_MAX, RayFailed, RayHopeless, RayOptions, port_answers
 from actors.ray_member import RayMember
 from actors.ray_offer import offer_here
 from actors.starter import ended, say, silence, stop_signals
@@ -31,7 +31,6 @@ PRELOAD: Final = ("actors.agent",)
 UNREACHABLE: Final = 6  # exit codes of the command line, which takes ours over
 TIMED_OUT: Final = 8
 AGENT_STARTS_S: Final = 60.0
-START_ENDS_S: Final = 10.0  # a start that was given up, whose processes were ended
 ASK_EVERY_S: Final = 1.0
 ASK_TIMEOUT_S: Final = 2.0
 LOST_AFTER_S: Final = 20.0  # without an agent that the head knows; a head whose Ray lives is back in less
@@ -51,7 +50,6 @@ class Member:
         socket = self._run_dir / f"agent-{self._worker_id}.sock"
         self._agent = Client(lambda: _place(socket))
         self._runtime = self._ray(settings)
-        self._starting: asyncio.Task[None] | None = None
         self._has_joined = False
         self._reason = ""  # why the last try to join failed
 
@@ -98,16 +96,9 @@ class Member:
         finally:
             await ended(living)
             await self._agent.close()
-            await self._stop()
+            await asyncio.to_thread(self._runtime.close)
             self._directory.daemon_file.unlink(missing_ok=True)
             log.info("member_stopped", extra={"lived_s": round(time.time() - self._started_at, 3)})
-
-    async def _stop(self) -> None:
-        """End Ray's processes, also those that a start which goes on in its thread has just made."""
-        await asyncio.to_thread(self._runtime.stop)
-        if self._starting is not None and not self._starting.done():
-            await asyncio.wait([self._starting], timeout=START_ENDS_S)
-            await asyncio.to_thread(reap_leftovers, self._run_dir)
 
     @property
     def _where(self) -> str:
@@ -137,8 +128,7 @@ class Member:
         self._reason = reason
 
     async def _join(self) -> None:
-        self._starting = asyncio.create_task(asyncio.to_thread(self._runtime.start))
-        await asyncio.shield(self._starting)
+        await asyncio.to_thread(self._runtime.start)
         deadline = time.monotonic() + AGENT_STARTS_S
         while not await self._is_known():
             if not self._runtime.is_alive():

@@ -129,8 +129,7 @@ class PluginDesk:
         before: Mapping[str, Any] = record["config"]["settings"] if record is not None else {}
         names = extras(entry.plugin.settings, "secret")
         hidden = await asyncio.to_thread(self._secrets.hide, config["settings"], names, before)
-        if config["enabled"] and config["mode"] != "disabled":
-            check_config(entry.plugin, config, await asyncio.to_thread(self._secrets.reveal, hidden))
+        check_config(entry.plugin, config, await asyncio.to_thread(self._secrets.reveal, hidden))
         body = {
             "name": name,
             "config": {**config, "settings": hidden},

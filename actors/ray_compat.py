@@ -22,6 +22,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ NAMESPACE: Final = "fetchmld"
 START_TIMEOUT_S: Final = 60.0  # for a slow machine under load; 2 s are usual
 POLL_S: Final = 0.01
 RPC_TIMEOUT_S: Final = 5.0
+GIVING_UP_S: Final = 2 * RPC_TIMEOUT_S  # a start asks the GCS once more at most
 RAYLET_STOP_S: Final = 1.0
 GCS_STOP_S: Final = 0.5
 KILL_WAIT_S: Final = 2.0
@@ -82,7 +84,10 @@ class RayOptions:
 
 
 class RayRuntime:
-    """The Ray processes of one run directory. Not thread-safe; its methods block, but for `wait_dead`."""
+    """The Ray processes of one run directory. Its methods block, but for `wait_dead`.
+
+    One thread starts and stops them; others may meanwhile ask which are alive, and `close`.
+    """
 
     vital: tuple[str, ...] = ("gcs_server", "raylet")  # Ray is dead when one of these is
     tries = 3  # a chosen port may be taken before Ray binds it
@@ -94,11 +99,17 @@ class RayRuntime:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._layout: Layout | None = None
         self._output = -1  # the descriptor of the log for what they print
+        self._starting = threading.Lock()
+        self._closed = threading.Event()
 
     # -- start
 
     def start(self) -> None:
         """Start everything and return when the raylet has joined. Raises `RayFailed`; then nothing is left running."""
+        with self._starting:
+            self._start()
+
+    def _start(self) -> None:
         check_version()
         self.run_dir.chmod(0o700)  # the only door: Ray opens all that is its own to everybody
         write_token(self.token_path)
@@ -110,7 +121,7 @@ class RayRuntime:
                 return
             except RayFailed as error:
                 self.stop()
-                if attempt == self.tries or isinstance(error, RayHopeless):
+                if attempt == self.tries or isinstance(error, RayHopeless) or self._closed.is_set():
                     raise
                 log.warning("ray_start_failed", extra={"attempt": attempt, "reason": str(error)})
 
@@ -141,6 +152,7 @@ class RayRuntime:
         )
 
     def _start_once(self) -> None:
+        self._check_open()
         with free_ports(4, self.options.host) as ports:
             layout = self._plan(*ports)
         self._open_session(layout)
@@ -219,11 +231,16 @@ class RayRuntime:
     def _check_alive(self, deadline: float, what: str) -> None:
         layout = self._layout
         assert layout is not None
+        self._check_open()
         dead = self.dead()
         if dead and dead != "zygote":
             raise RayFailed(f"Ray's {dead} ended while starting; see {layout.logs}")
         if time.monotonic() > deadline:
             raise RayFailed(f"Ray has not started in {START_TIMEOUT_S:g} s: {what}; see {layout.logs}")
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise RayFailed("Ray's start was given up: we stop")
 
     # -- what is
 
@@ -246,19 +263,23 @@ class RayRuntime:
 
     def pids(self) -> dict[str, int]:
         """The processes that we started and that are alive, by name: gcs_server, raylet, zygote."""
-        return {name: process.pid for name, process in self._processes.items() if process.poll() is None}
+        return {name: process.pid for name, process in self._known() if process.poll() is None}
+
+    def _known(self) -> list[tuple[str, "subprocess.Popen[bytes]"]]:
+        """All that were started. A copy: another thread may be starting or ending some."""
+        return list(self._processes.items())
 
     def dead(self) -> str:
         """The name of one of our processes that has ended, or nothing. The zygote's end is named last: it is no loss."""
-        ended = [name for name, process in self._processes.items() if process.poll() is not None]
+        ended = [name for name, process in self._known() if process.poll() is not None]
         return ended[0] if ended else ""
 
     def is_alive(self) -> bool:
         return set(self.vital) <= self.pids().keys()
 
     def is_dead(self) -> bool:
-        """One of the vital processes was started and has ended. May be asked while another thread is at work here."""
-        return any(process.poll() is not None for name, process in list(self._processes.items()) if name in self.vital)
+        """One of the vital processes was started and has ended."""
+        return any(process.poll() is not None for name, process in self._known() if name in self.vital)
 
     async def wait_dead(self) -> str:
         """Wait until a vital process ends, and say which."""
@@ -292,6 +313,14 @@ class RayRuntime:
         disconnect()
 
     # -- stop
+
+    def close(self) -> None:
+        """Stop for good: a start that is under way in another thread gives up, and leaves nothing running."""
+        self._closed.set()
+        has_ended = self._starting.acquire(timeout=GIVING_UP_S)
+        self.stop()
+        if has_ended:
+            self._starting.release()
 
     def stop(self) -> None:
         """End raylet, zygote, GCS, then whatever else the run directory has alive. Never raises, never hangs."""

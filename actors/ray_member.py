@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 HELPER: Final = ("-P", "-m", "actors.ray_join")
 HELPER_TIMEOUT_S: Final = 30.0
+LOOK_S: Final = 0.1  # how often a wait for it asks whether it was given up
 LINE_BYTES_MAX: Final = 65536
 
 
@@ -44,6 +45,7 @@ class RayMember(RayRuntime):
         self._settings = settings
 
     def _start_once(self) -> None:
+        self._check_open()
         host, port = self._gcs
         try:
             self._start_with(host, port)
@@ -59,13 +61,13 @@ class RayMember(RayRuntime):
                 self._plan(*ports), gcs_host=socket.gethostbyname(host), gcs_port=port, worker_id=self._worker_id
             )
         with self._helper(plan) as helper:
-            found = _next_line(helper)
+            found = self._next_line(helper)
             layout = replace(plan, session=found["session"])
             self._open_session(layout)
             self._spawn_late_raylet(layout)
             self._start_zygote(layout)
             self._become_raylet(ray_commands.raylet(layout, found["cluster_id"]))
-            if not _next_line(helper).get("joined"):
+            if not self._next_line(helper).get("joined"):
                 raise RayFailed("the raylet did not join")
         self._check_alive(time.monotonic() + 1.0, "it ended at once")
 
@@ -95,17 +97,19 @@ class RayMember(RayRuntime):
             finally:
                 helper.kill()
 
-
-def _next_line(helper: "subprocess.Popen[bytes]") -> dict[str, Any]:
-    """What the helper says next. Raises `RayFailed` where that is an error, or nothing."""
-    assert helper.stdout is not None
-    if not select.select([helper.stdout], [], [], HELPER_TIMEOUT_S)[0]:
-        raise RayFailed(f"the cluster has not answered within {HELPER_TIMEOUT_S:g} s")
-    said: dict[str, Any] = json.loads(helper.stdout.readline(LINE_BYTES_MAX) or b"{}")
-    if "error" in said or not said:
-        error = said.get("error", "the cluster went away while we asked it")
-        raise RayHopeless(error) if said.get("final") else RayFailed(error)
-    return said
+    def _next_line(self, helper: "subprocess.Popen[bytes]") -> dict[str, Any]:
+        """What the helper says next. Raises `RayFailed` where that is an error, or nothing."""
+        assert helper.stdout is not None
+        deadline = time.monotonic() + HELPER_TIMEOUT_S
+        while not select.select([helper.stdout], [], [], LOOK_S)[0]:
+            self._check_open()
+            if time.monotonic() > deadline:
+                raise RayFailed(f"the cluster has not answered within {HELPER_TIMEOUT_S:g} s")
+        said: dict[str, Any] = json.loads(helper.stdout.readline(LINE_BYTES_MAX) or b"{}")
+        if "error" in said or not said:
+            error = said.get("error", "the cluster went away while we asked it")
+            raise RayHopeless(error) if said.get("final") else RayFailed(error)
+        return said
 
 
 def own_address(host: str, port: int) -> str:

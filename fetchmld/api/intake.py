@@ -13,13 +13,14 @@ from fetchmld.api.arrays import GivenArray, array_request
 from fetchmld.api.datasets import Datasets
 from fetchmld.api.validation import validate
 from fetchmld.config import Config
-from fetchmld.core.chain import FIELD_BYTES_MAX
+from fetchmld.core.chain import FIELD_BYTES_MAX, INTEGER_MAX
 from fetchmld.core.errors import Invalid
 from fetchmld.core.model import DEPENDENCIES_MAX, Dependency, TaskRequest
 from fetchmld.plugins.catalog import catalog, valid
 
 TABLE_BYTES_MAX: Final = 65_536  # env and metadata, names and values together
 TABLE_ENTRIES_MAX: Final = 1000
+DEPTH_MAX: Final = 32  # of free-form settings
 
 _SURE_CHARACTERS: Final = FIELD_BYTES_MAX // 4  # have no more bytes than that in UTF-8
 
@@ -32,6 +33,26 @@ def recordable(text: str) -> str:
     if len(text) > _SURE_CHARACTERS and len(text.encode()) > FIELD_BYTES_MAX:
         raise ValueError(f"has {len(text.encode())} bytes, at most {FIELD_BYTES_MAX} are accepted")
     return text
+
+
+def _recordable_object(given: dict[str, Any]) -> dict[str, Any]:
+    """Free-form JSON that the record carries as it is: what it would cut, round or not take at all is refused."""
+    inner: list[tuple[Any, int]] = [(given, 0)]  # no recursion: depth is the client's
+    while inner:
+        value, depth = inner.pop()
+        if depth > DEPTH_MAX:
+            raise ValueError(f"is nested more than {DEPTH_MAX} deep")
+        if isinstance(value, dict):
+            inner.extend((one, depth + 1) for pair in value.items() for one in pair)
+        elif isinstance(value, list):
+            inner.extend((one, depth + 1) for one in value)
+        elif isinstance(value, str):
+            recordable(value)
+        elif type(value) is int and not -INTEGER_MAX <= value <= INTEGER_MAX:
+            raise ValueError(f"holds a number beyond {INTEGER_MAX}, not exact for every reader; send it as text")
+        elif value in (float("inf"), float("-inf")):
+            raise ValueError("holds a number beyond what a double can carry; send it as text")
+    return given
 
 
 def _splittable(text: str) -> str:
@@ -74,13 +95,13 @@ _STRICT: Final = ConfigDict(extra="forbid", strict=True)
 
 
 @with_config(_STRICT)
-class PluginConfig(TypedDict, total=False):
-    """The contract's PluginConfig."""
+class GivenConfig(TypedDict, total=False):
+    """The contract's PluginConfig: of a plugin, or of a task's use of one."""
 
     enabled: bool
     mode: Literal["sidecar", "remote", "disabled"]
     image: str
-    settings: dict[str, Any]
+    settings: Annotated[dict[str, Any], AfterValidator(_recordable_object)]
 
 
 @with_config(_STRICT)
@@ -118,7 +139,7 @@ class CreateTask(TypedDict, total=False):
     reservation_id: Id
     datasets: list[Id]
     dataset_specs: list[GivenSpec]
-    plugin_configs: dict[Id, PluginConfig]
+    plugin_configs: dict[Id, GivenConfig]
     cpu: Annotated[int, Field(ge=0, le=4096)]
     memory_gb: Annotated[int, Field(ge=0, le=65_536)]
     gpu: Annotated[int, Field(ge=0, le=1024)]
@@ -158,7 +179,7 @@ class Intake:
         return cast(TaskRequest, given)
 
 
-def _check_plugin(name: str, given: PluginConfig) -> None:
+def _check_plugin(name: str, given: GivenConfig) -> None:
     """Raises Invalid for a plugin that is not installed, and for settings that it does not take from a task."""
     entry = catalog().get(name)
     if entry is None:

@@ -76,9 +76,12 @@ def valid(kind: type[Settings], given: Mapping[str, Any], where: str) -> Setting
 
 
 def check_config(plugin: Plugin, config: PluginConfig, settings: Mapping[str, Any]) -> None:
-    """`settings` are the config's own with secrets filled in. Raises `Invalid` for what the plugin cannot do."""
+    """`settings` are the config's own with secrets filled in. Raises `Invalid` for what the plugin cannot do.
+
+    Also of one that is not to run: a mistyped password would stay on record as it is.
+    """
     found = checked(plugin, settings)
-    if config["mode"] == "remote":
+    if config["enabled"] and config["mode"] == "remote":
         if not isinstance(plugin, RemoteCapable):
             raise Invalid(f"mode: {plugin.name} runs as a sidecar only")
         try:

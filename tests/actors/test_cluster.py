@@ -28,13 +28,15 @@ async def alive(run_dir: Path, options: RayOptions, specs: tuple[ActorSpec, ...]
     """A cluster that has started and is watched."""
     runtime = RayRuntime(run_dir, replace(options, preload=(HERE,)))
     cluster = Cluster(runtime, {"run_dir": str(run_dir), "data_dir": str(run_dir)}, specs)
+    watching = None
     try:
         await cluster.start()
         watching = asyncio.create_task(cluster.watch())
         yield cluster
-        watching.cancel()
-        await asyncio.wait([watching])
     finally:
+        if watching is not None:
+            watching.cancel()
+            await asyncio.wait([watching])
         await cluster.stop()
 
 
@@ -132,6 +134,24 @@ def test_all_comes_back_when_ray_dies_again_while_the_actors_start(run_dir: Path
 
     asyncio.run(live())
     assert marked(run_dir) == []
+
+
+@pytest.mark.ray
+def test_a_stop_in_the_midst_of_a_revival_leaves_nothing(run_dir: Path, ray_options: RayOptions) -> None:
+    """The thread that starts Ray goes on when nobody waits for it any more: it started what nobody then ended."""
+
+    async def live() -> None:
+        async with alive(run_dir, ray_options) as cluster:
+            before = cluster.runtime.pids()
+            os.kill(before["raylet"], signal.SIGKILL)
+            await until("it starts again", lambda: is_true(is_other(cluster.runtime.pids(), before, "gcs_server")))
+
+    asyncio.run(live())
+    assert marked(run_dir) == []
+
+
+def is_other(now: dict[str, int], before: dict[str, int], name: str) -> bool:
+    return now.get(name, before[name]) != before[name]
 
 
 @pytest.mark.ray

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,6 +171,20 @@ def test_a_start_that_fails_leaves_nothing(run_dir: Path, ray_options: RayOption
 
 
 # -- without Ray
+
+
+@pytest.mark.ray
+def test_a_start_gives_up_when_another_thread_closes(run_dir: Path, ray_options: RayOptions) -> None:
+    runtime = RayRuntime(run_dir, ray_options)
+    with ThreadPoolExecutor(1) as threads:
+        starting = threads.submit(runtime.start)
+        until("its first process is there", lambda: bool(runtime.pids()))
+        runtime.close()
+        with pytest.raises(RayFailed, match="given up"):
+            starting.result(timeout=0)
+    assert (runtime.pids(), marked(run_dir)) == ({}, [])
+    with pytest.raises(RayFailed, match="given up"):
+        runtime.start()
 
 
 def test_another_version_of_ray_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

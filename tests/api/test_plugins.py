@@ -15,6 +15,13 @@ async def put(api: Api, body: Any, path: str = MLFLOW, key: str = ADMIN) -> tupl
     return await api.call("PUT", f"{path}/config", key=key, json=body)
 
 
+def nested(depth: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for _ in range(depth):
+        found = {"a": found}
+    return found
+
+
 def test_all_are_listed_and_none_runs_until_somebody_says_so(tmp_path: Path) -> None:
     async def test(api: Api) -> None:
         status, found = await api.call("GET", "/v1/plugins")
@@ -80,6 +87,11 @@ def test_what_is_left_out_means(tmp_path: Path, body: Any, enabled: bool, mode: 
         ({"mode": "remote", "settings": {"tracking_uri": "file:///etc/passwd"}}, "settings.tracking_uri"),
         ({"settings": {"password": "********"}}, "settings.password"),
         ({"surprise": 1}, "surprise"),
+        ({"enabled": False, "settings": {"pasword": "hunter2"}}, "settings.pasword"),  # or it would be on record
+        ({"settings": {"surprise": 2**53 + 1}}, "settings: holds a number beyond 9007199254740992"),
+        ({"settings": {"surprise": ["a" * 16_385]}}, "settings: has 16385 bytes"),
+        ({"settings": {"a" * 16_385: 1}}, "settings: has 16385 bytes"),
+        ({"settings": nested(33)}, "settings: is nested more than 32 deep"),
     ],
 )
 def test_a_bad_configuration_is_refused_by_its_field_and_changes_nothing(tmp_path: Path, body: Any, where: str) -> None:
@@ -146,6 +158,7 @@ def test_a_task_may_name_what_is_installed(tmp_path: Path) -> None:
         for configs, where in (
             ({"nothing": {}}, "plugin_configs: there is no plugin 'nothing'"),
             ({"mlflow": {"settings": {"surprise": 1}}}, "plugin_configs.mlflow.settings.surprise"),
+            ({"mlflow": {"settings": {"surprise": -(2**53) - 1}}}, "plugin_configs.mlflow.settings: holds a number"),
         ):
             status, error = await api.call("POST", "/v1/tasks", json={"job_name": "a", "plugin_configs": configs})
             assert status == 422

@@ -1,31 +1,20 @@
 """Plugins: which there are, how they are, and how each is to run."""
 
 import time
-from typing import Any, Final, Literal
+from typing import Final
 
 from aiohttp import web
-from pydantic import ConfigDict, TypeAdapter, with_config
-from typing_extensions import TypedDict
+from pydantic import TypeAdapter
 
 from fetchmld.api import access, browser, wire
 from fetchmld.api.answers import reply
 from fetchmld.api.body import read_object
 from fetchmld.api.context import CALLER, HEAD, PAGES, REMOTES
 from fetchmld.api.head import Caller
+from fetchmld.api.intake import GivenConfig
 from fetchmld.api.validation import validate
 from fetchmld.core.errors import Invalid
 from fetchmld.core.model import PluginConfig, PluginMode, PluginView
-
-
-@with_config(ConfigDict(extra="forbid", strict=True))
-class GivenConfig(TypedDict, total=False):
-    """The contract's PluginConfig."""
-
-    enabled: bool
-    mode: Literal["sidecar", "remote", "disabled"]
-    image: str
-    settings: dict[str, Any]
-
 
 _CONFIG: Final[TypeAdapter[GivenConfig]] = TypeAdapter(GivenConfig)
 
