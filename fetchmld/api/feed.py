@@ -6,13 +6,18 @@ thousand encodings. A follower holds a bounded number of bytes; one that cannot 
 
 Recorded changes carry their fact's sequence number, which a follower may come back with; phases in between (`preparing`,
 `running`, `collecting`) are not recorded and have no number of their own.
+
+What was missed comes from the record, each change with its task as it is now, which the feed may not have come to yet. So
+that nothing is missed and no task goes back, the feed's changes of such a task are told as that shows it, until the feed
+is there.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final, Literal, NamedTuple
 
 import orjson
@@ -45,12 +50,11 @@ class Scope:
 
 
 class Piece(NamedTuple):
-    """One event: its number (0: none), its bytes, and the task it shows as of that task's event `last_seq` ("": none)."""
+    """One event: its number (0: none), its bytes, and what they were made of where that is a task's change."""
 
     seq: int
     data: bytes
-    task_id: str = ""
-    last_seq: int = 0
+    change: Change | None = None
 
 
 class Batch:
@@ -65,18 +69,6 @@ class Batch:
         self.writes = [b"".join(events)] if framing == "sse" else events  # a WebSocket's message is one event
         self.size = sum(map(len, events))
 
-    def after(self, seq: int, framing: Framing) -> "Batch | None":
-        """Without what is numbered up to `seq`; None where nothing is left."""
-        if not self.oldest or self.oldest > seq:
-            return self
-        rest = [piece for piece in self.pieces if not piece.seq or piece.seq > seq]
-        return Batch(rest, framing) if rest else None
-
-    def beyond(self, told: Mapping[str, int], framing: Framing) -> "Batch | None":
-        """Without what shows a task as it was before its event `told[id]`; None where nothing is left."""
-        rest = [piece for piece in self.pieces if piece.last_seq >= told.get(piece.task_id, 0)]
-        return Batch(rest, framing) if rest else None
-
 
 @dataclass(slots=True, eq=False)
 class Follower:
@@ -85,7 +77,7 @@ class Follower:
     scope: Scope
     framing: Framing
     after: int  # recorded changes up to this number are not wanted
-    told: Mapping[str, int] = field(default_factory=dict)  # tasks shown as of an event that the feed has not come to
+    shown: dict[str, TaskView] = field(default_factory=dict)  # tasks as they were told, which the feed has not come to
     pending: list[Batch] = field(default_factory=list)
     pending_bytes: int = 0
     is_over: bool = False  # nothing follows what is pending
@@ -95,8 +87,8 @@ class Follower:
         """More to send; too much is a reason to send `resync` instead and end."""
         if self.is_over or (wanted := self._wanted(batch)) is None:
             return
-        if self.told and now_seq >= max(self.told.values()):
-            self.told = {}
+        if self.shown and now_seq >= max(view["last_seq"] for view in self.shown.values()):
+            self.shown = {}
         self.pending_bytes += wanted.size
         if self.pending_bytes > PENDING_BYTES_MAX:
             self.end(now_seq)
@@ -105,17 +97,32 @@ class Follower:
         self.wake.set()
 
     def _wanted(self, batch: Batch) -> Batch | None:
-        wanted = batch.after(self.after, self.framing)
-        return wanted.beyond(self.told, self.framing) if self.told and wanted is not None else wanted
+        """What is new to this one of a batch; None where nothing is."""
+        if not self.shown and (not batch.oldest or batch.oldest > self.after):
+            return batch
+        news = [piece for piece in batch.pieces if not piece.seq or piece.seq > self.after]
+        known = [told for piece in news if (told := self._as_shown(piece)) is not None]
+        return Batch(known, self.framing) if known else None
+
+    def _as_shown(self, piece: Piece) -> Piece | None:
+        """A change of a task that was told as it was later: told like that. None for a phase, which is over then."""
+        change = piece.change
+        view = None if change is None else self.shown.get(change["task"]["id"])
+        if change is None or view is None or change["task"]["last_seq"] >= view["last_seq"]:
+            return piece
+        if not change["seq"]:
+            return None
+        now = Change(seq=change["seq"], action=change["action"], task=view)
+        return Piece(piece.seq, change_frame(self.framing, now, self.scope.redacted), now)
 
     def skip_to(self, seq: int) -> None:
         """What is told up to number `seq` is known otherwise."""
         self.after = max(self.after, seq)
         self._sift()
 
-    def go_on_from(self, told: Mapping[str, int]) -> None:
-        """These tasks were shown as of these events, so nothing older of them is to follow."""
-        self.told = told
+    def go_on_from(self, views: Iterable[TaskView]) -> None:
+        """These tasks were told as they are here: none is to go back."""
+        self.shown = {**self.shown, **{view["id"]: view for view in views if self.scope.has(view)}}
         self._sift()
 
     def _sift(self) -> None:
@@ -164,7 +171,6 @@ class Hub:
         self._head = head
         self._followers: dict[tuple[Scope, Framing], set[Follower]] = {}
         self._seq = -1  # everything up to here has been handed on, or was before anybody followed
-        self._ahead: dict[str, int] = {}  # tasks that were told as they are, before the feed came so far
         self._listening: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
@@ -210,17 +216,12 @@ class Hub:
                 self._resync()
             else:
                 told = [change for change in missed if change["seq"] <= feed["since"]]
-                self._ahead = {change["task"]["id"]: change["task"]["last_seq"] for change in told}
                 self._spread(told, feed, with_state=False)
-        fresh = [change for change in feed["tasks"] if self._is_news(change)]
+                for follower in self._all():
+                    follower.go_on_from(change["task"] for change in told)
+        fresh = [change for change in feed["tasks"] if not change["seq"] or change["seq"] > self._seq]
         self._seq = max(self._seq, feed["seq"])
-        self._ahead = {name: seq for name, seq in self._ahead.items() if seq > self._seq}
         self._spread(fresh, feed, with_state=True)
-
-    def _is_news(self, change: Change) -> bool:
-        """Not told before, and not of a task that was told as it was later: none is to go back."""
-        is_behind = change["task"]["last_seq"] < self._ahead.get(change["task"]["id"], 0)
-        return not is_behind and (not change["seq"] or change["seq"] > self._seq)
 
     def _spread(self, changes: list[Change], feed: Feed, *, with_state: bool) -> None:
         encoded: dict[tuple[int, Framing, bool], bytes] = {}
@@ -236,9 +237,11 @@ class Hub:
 
     def _resync(self) -> None:
         """Tell every follower to begin anew: nobody knows what they missed."""
-        for followers in self._followers.values():
-            for follower in followers:
-                follower.end(self._seq)
+        for follower in self._all():
+            follower.end(self._seq)
+
+    def _all(self) -> Iterator[Follower]:
+        return chain.from_iterable(self._followers.values())
 
 
 def _encode(
@@ -252,7 +255,7 @@ def _encode(
         piece = encoded.get(key)
         if piece is None:
             piece = encoded[key] = change_frame(framing, change, scope.redacted)
-        yield Piece(change["seq"], piece, change["task"]["id"], change["task"]["last_seq"])
+        yield Piece(change["seq"], piece, change)
 
 
 def _state_frames(feed: Feed, framing: Framing) -> Iterator[bytes]:

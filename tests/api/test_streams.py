@@ -194,65 +194,84 @@ def test_what_the_connection_lost_comes_from_the_record(tmp_path: Path) -> None:
     with_api(tmp_path, test)
 
 
-def test_what_was_missed_and_told_as_it_is_now_does_not_go_back(tmp_path: Path) -> None:
-    """The record's page shows a task that has ended meanwhile; the feed, which is not so far, still has its phases."""
+async def told_of(follower: feed.Follower) -> list[tuple[int, str, str]]:
+    """Number, action and the task's status of all that waits."""
+    events = [orjson.loads(piece) for piece in await follower.take(1.0)]
+    return [(event.get("seq", 0), event.get("action", ""), event["task"]["status"]) for event in events]
+
+
+def as_feed(since: int, *changes: Any) -> Any:
+    numbers = [change["seq"] for change in changes if change["seq"]]
+    return {"since": since, "seq": max([since, *numbers]), "tasks": list(changes), "workers": [], "counts": None}
+
+
+def test_what_was_missed_and_told_as_it_is_now_does_not_go_back_and_lacks_nothing(tmp_path: Path) -> None:
+    """The record's page shows a task that has ended meanwhile; the feed, not so far, has how it came to it."""
 
     async def test(api: Api) -> None:
-        made = await api.submit()
+        await api.submit()
         found = await api.head.changes_since(-1)
         assert found is not None
-        view = next(one["task"] for one in found if one["task"]["id"] == made["id"])
-        before, seq = view["last_seq"], len(api.head.facts) - 1
-        hub = feed.Hub(api.head)
-        hub._seq = before - 1
-        ended: Any = {**view, "status": "completed", "last_seq": seq + 5}
+        submit = found[-1]
+        first = submit["seq"]
+        ended: Any = {**submit["task"], "status": "completed", "last_seq": first + 2}
+        running: Any = {**submit["task"], "status": "running", "last_seq": first + 1}
 
         async def missed(seq: int) -> list[Any]:
-            return [{"seq": before, "action": "task.submit", "task": ended}]
+            return [{"seq": first, "action": "task.submit", "task": ended}]
 
         api.head.changes_since = missed  # type: ignore[method-assign]
-        async with hub.follow(feed.Scope(), "sse") as follower:
-            hub._seq = before - 1
-            follower.after = before - 1
-            phase: Any = {"seq": 0, "action": "", "task": {**view, "status": "running"}}
-            end: Any = {"seq": seq + 5, "action": "task.completed", "task": ended}
-            await hub._hand_on({"since": seq, "seq": seq, "tasks": [phase], "workers": [], "counts": None})
-            await hub._hand_on({"since": seq, "seq": seq + 5, "tasks": [end], "workers": [], "counts": None})
-            told = b"".join(await follower.take(1.0)).decode()
-            assert [line for line in told.splitlines() if line.startswith("event")] == [
-                "event: task_update",
-                "event: task_complete",
+        hub = feed.Hub(api.head)
+        async with hub.follow(feed.Scope(), "ws") as follower, hub.follow(feed.Scope("other"), "ws") as elsewhere:
+            hub._seq = follower.after = first - 1
+            phase = {"seq": 0, "action": "", "task": submit["task"]}
+            start = {"seq": first + 1, "action": "task.start", "task": running}
+            end = {"seq": first + 2, "action": "task.completed", "task": ended}
+            await hub._hand_on(as_feed(first, phase))
+            await hub._hand_on(as_feed(first, start, {"seq": 0, "action": "", "task": running}))
+            assert (len(follower.shown), elsewhere.shown) == (1, {})
+            await hub._hand_on(as_feed(first + 1, end))
+            assert not follower.shown
+            assert await told_of(follower) == [
+                (first, "task.submit", "completed"),
+                (first + 1, "task.start", "completed"),
+                (first + 2, "task.completed", "completed"),
             ]
 
     with_api(tmp_path, test)
 
 
-def test_who_comes_back_is_not_told_what_is_older_than_what_it_was_told(tmp_path: Path) -> None:
+def test_who_comes_back_is_told_all_and_of_no_task_what_is_older_than_what_it_was_told(tmp_path: Path) -> None:
     """The same for one who resumes: the page shows a task that has ended; what waits for it, and the feed, do not yet."""
 
     async def test(api: Api) -> None:
-        made = await api.submit()
+        await api.submit()
         found = await api.head.changes_since(-1)
         assert found is not None
-        view = next(one["task"] for one in found if one["task"]["id"] == made["id"])
+        view: Any = found[-1]["task"]
         seq = view["last_seq"]
+        running: Any = {**view, "last_seq": seq + 1}
+        ended: Any = {**view, "status": "completed", "last_seq": seq + 3}
+        other: Any = {**view, "id": "other", "last_seq": seq + 2}
         hub = feed.Hub(api.head)
-        async with hub.follow(feed.Scope(), "sse") as follower:
-            phase: Any = {"seq": 0, "action": "", "task": {**view, "status": "running"}}
-            end: Any = {
-                "seq": seq + 2,
-                "action": "task.completed",
-                "task": {**view, "status": "completed", "last_seq": seq + 2},
-            }
-            other: Any = {"seq": seq + 1, "action": "task.submit", "task": {**view, "id": "other", "last_seq": seq + 1}}
-            await hub._hand_on({"since": seq, "seq": seq, "tasks": [phase], "workers": [], "counts": None})
-            follower.go_on_from({made["id"]: seq + 2})
-            assert not follower.pending
-            await hub._hand_on({"since": seq, "seq": seq + 1, "tasks": [phase, other], "workers": [], "counts": None})
-            await hub._hand_on({"since": seq + 1, "seq": seq + 2, "tasks": [end], "workers": [], "counts": None})
-            assert not follower.told
-            told = b"".join(await follower.take(1.0)).decode()
-            assert [line for line in told.splitlines() if line.startswith("id")] == [f"id: {seq + 1}", f"id: {seq + 2}"]
+        async with hub.follow(feed.Scope(), "ws") as follower:
+            start = {"seq": seq + 1, "action": "task.start", "task": running}
+            await hub._hand_on(as_feed(seq, {"seq": 0, "action": "", "task": view}, start))
+            follower.go_on_from([ended])  # after what waits was made
+            await hub._hand_on(
+                as_feed(
+                    seq + 1,
+                    {"seq": 0, "action": "", "task": running},
+                    {"seq": seq + 2, "action": "task.submit", "task": other},
+                )
+            )
+            await hub._hand_on(as_feed(seq + 2, {"seq": seq + 3, "action": "task.completed", "task": ended}))
+            assert not follower.shown
+            assert await told_of(follower) == [
+                (seq + 1, "task.start", "completed"),
+                (seq + 2, "task.submit", view["status"]),
+                (seq + 3, "task.completed", "completed"),
+            ]
 
     with_api(tmp_path, test)
 

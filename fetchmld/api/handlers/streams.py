@@ -48,6 +48,7 @@ async def job(request: web.Request) -> web.StreamResponse:
             if last is None:
                 view = await visible(request, "jobId")
                 follower.skip_to(view["last_seq"])
+                follower.go_on_from([view])
                 first = [frame("sse", "snapshot", {"task": _task(request, view)}, view["last_seq"])]
                 first += [_end_of(request, view)] if view["status"] in ENDED else []
             else:
@@ -142,7 +143,7 @@ async def _missed(request: web.Request, follower: Follower, last: int) -> list[b
     if missed is None:
         return [frame(framing, "resync", {}, follower.after)]
     told = [change for change in missed if change["seq"] <= follower.after and scope.has(change["task"])]
-    follower.go_on_from({change["task"]["id"]: change["task"]["last_seq"] for change in told})
+    follower.go_on_from(change["task"] for change in told)
     return [change_frame(framing, change, scope.redacted) for change in told]
 
 
