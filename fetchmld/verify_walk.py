@@ -126,7 +126,7 @@ class Walk:
             if self._done():
                 return
             if first_seq != self.next_seq:
-                raise Bad(min(first_seq, self.next_seq), f"due was event {self.next_seq}, but {path.name} follows")
+                raise self._not_due(first_seq, path.name)
             buffer, wrapping = read_segment(path)
             try:
                 self._segment(buffer, path.name)
@@ -141,6 +141,13 @@ class Walk:
             raise Bad(self.next_seq, f"the ledger ends before event {self.next_seq}; head names {self._head.next_seq}")
         if head_problem and self._upto is None:
             raise Bad(self.next_seq, head_problem)
+
+    def _not_due(self, found: int, name: str) -> Bad:
+        due = self.next_seq
+        if found < due:
+            return Bad(found, f"due was event {due}, but {name} follows")
+        gone = f"event {due} is missing" if found == due + 1 else f"events {due} to {found - 1} are missing"
+        return Bad(due, f"{gone}: {name} follows")
 
     def _read_landmarks(self) -> str:
         try:

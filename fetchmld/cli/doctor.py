@@ -149,16 +149,21 @@ def _sync(place: Path, noted: Path) -> Iterator[Finding]:
 
 def _record(ledger_dir: Path) -> Iterator[Finding]:
     from fetchmld.store import boundary
+    from fetchmld.store.recovery import missing_at_beginning
     from fetchmld.store.segment import LedgerDamaged
 
+    advice = "see `fetchmld audit verify --data-dir`; restore it from a copy"
     try:
+        missing = missing_at_beginning(ledger_dir)
         first = boundary.first_seq(ledger_dir)
         segments = boundary.segments_from(ledger_dir, first)
         size = sum(path.stat().st_size for _, path in segments)
     except (LedgerDamaged, OSError) as problem:
-        yield Finding("record", "bad", str(problem), "see `fetchmld audit verify --data-dir`; restore it from a copy")
+        yield Finding("record", "bad", str(problem), advice)
         return
-    if segments:
+    if missing:
+        yield Finding("record", "bad", missing, advice)
+    elif segments:
         gone = f"; the events before {first} were pruned" if first else ""
         yield Finding("record", "ok", f"{len(segments)} segments, {size / 2**20:.0f} MiB{gone}")
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from fetchmld.core.chain import genesis_hash
 from fetchmld.core.model import TaskView
 from fetchmld.store import (
     boundary,
@@ -31,7 +32,8 @@ from fetchmld.store.history_check import Check, check_rows
 from fetchmld.store.history_file import SCHEMA_VERSION, IndexDoubt, IndexFile, doubting, move_aside
 from fetchmld.store.history_lists import EventList, TaskList
 from fetchmld.store.history_sql import Answer
-from fetchmld.store.segment import LedgerDamaged
+from fetchmld.store.landmarks import read_genesis
+from fetchmld.store.segment import LedgerDamaged, list_segments
 from fetchmld.store.tail import Tail
 from fetchmld.store.task_rows import TaskRow
 from fetchmld.store.view_file import ViewFile
@@ -327,20 +329,35 @@ class History:
         self, installation: bytes, newest_seq: int, newest_hash: bytes, begins: Boundary | None
     ) -> None:
         try:
-            first = begins.genesis if begins else self._hashes(0)[0]
-            newest = begins.prev_hash if begins and begins.first_seq == newest_seq + 1 else self._hashes(newest_seq)[1]
+            grown_from = begins.genesis if begins else self._genesis()
+            newest = begins.prev_hash if begins and begins.first_seq == newest_seq + 1 else self._hash_of(newest_seq)
         except LedgerDamaged:
             return  # no reason to doubt the copy
-        if first != installation:
+        if not grown_from:
+            raise IndexDoubt("there is no ledger that it could belong to")
+        if grown_from != installation:
             raise IndexDoubt("it belongs to another ledger")
+        if not newest:
+            raise IndexDoubt(f"its newest event, {newest_seq}, is not in the ledger")
         if newest != newest_hash:
             raise IndexDoubt(f"its newest event, {newest_seq}, is not the ledger's")
 
-    def _hashes(self, seq: int) -> tuple[bytes, bytes]:
-        """That of the event before, and its own; nothing where it is not there."""
+    def _genesis(self) -> bytes:
+        """The hash that the ledger's chain grows from, which event 0 need not be there for; nothing where no ledger is."""
+        try:
+            return genesis_hash(read_genesis(self._ledger_dir))
+        except ValueError as problem:
+            raise LedgerDamaged(0, str(problem)) from problem
+        except FileNotFoundError as problem:
+            if list_segments(self._ledger_dir / "segments"):
+                raise LedgerDamaged(0, "genesis.json is gone") from problem
+            return b""
+
+    def _hash_of(self, seq: int) -> bytes:
+        """Nothing where the ledger does not have that event."""
         with closing(Tail(self._ledger_dir, from_seq=seq)) as tail:
             found = tail.read(None, 1)
-        return (found[0].prev_hash, found[0].event_hash) if found else (b"", b"")
+        return found[0].event_hash if found else b""
 
 
 def _ends_before(begins: Boundary) -> IndexDoubt:

@@ -92,6 +92,7 @@ class Ledger:
         self._first_seq = end.segment
         self._offset = end.offset
         self._dirty_until = 0  # bytes from _offset to here may hold what never counted
+        self._rotating = False  # the next segment may have its name already: nothing more goes into the old one
         self._file = os.open(self._segments / segment_name(end.segment), os.O_RDWR)
 
     @classmethod
@@ -213,7 +214,7 @@ class Ledger:
     def _write(self, frame: bytes) -> None:
         if self._dirty_until:
             self._clean()
-        if self._offset and self._offset + len(frame) > self._segment_bytes:
+        if self._rotating or (self._offset and self._offset + len(frame) > self._segment_bytes):
             self._rotate()
         self._dirty_until = self._offset + len(frame)
         write_at(self._file, frame, self._offset)
@@ -239,13 +240,14 @@ class Ledger:
         except OSError as problem:
             log.warning("ledger_head_not_written", extra={"error": str(problem)})
         path = self._segments / segment_name(self.next_seq)
+        self._rotating = True
         if path.exists():  # a rotation that failed after the rename
             sync_directory(self._segments)
         else:
             self._spare.take(path)
         fresh = os.open(path, os.O_RDWR)
         os.close(self._file)
-        self._file, self._first_seq, self._offset = fresh, self.next_seq, 0
+        self._file, self._first_seq, self._offset, self._rotating = fresh, self.next_seq, 0, False
         self._spare.prepare()
 
     def _write_head(self) -> None:
@@ -278,7 +280,6 @@ def _genesis(directory: Path, wanted: Genesis | None, segment_bytes: int) -> Gen
     sync_directory(first.parent)
     write_head(directory, Head(0, genesis_hash(genesis), 0, 0))
     write_genesis(directory, genesis)  # last: from here on there is a ledger
-    sync_directory(directory.parent)
     return genesis
 
 
@@ -305,8 +306,7 @@ def _recover(directory: Path, genesis: Genesis, segment_bytes: int, since: Mark 
         raise LedgerDamaged(end.next_seq, f"a checkpoint was signed of {signed} events; the rest of them is gone")
     if end.file_bytes < segment_bytes:
         repairs.append(f"{end.path.name} had {end.file_bytes} bytes and gets its {segment_bytes} back")
-    if end.torn_bytes or end.file_bytes < segment_bytes:
-        _refill(end, segment_bytes)
+    _settle(directory, end, segment_bytes)
     if repairs:
         write_head(directory, Head(end.next_seq, end.head_hash, end.segment, end.offset))
     boundary.remove_left_over(directory)
@@ -332,15 +332,23 @@ def _head(directory: Path, repairs: list[str]) -> Head | None:
         return None
 
 
-def _refill(end: End, segment_bytes: int) -> None:
-    """Zeros from the end of the intact frames to the end of the file, which gets its full size back."""
+def _settle(directory: Path, end: End, segment_bytes: int) -> None:
+    """Make durable all that was found, for from here on it counts: whoever wrote it may have been killed before its sync.
+
+    The last frame is written once more, as a sync that failed has dropped it, and would not write it now. Behind it come
+    zeros where a torn tail is, or where the file has lost its full size.
+    """
     assert end.path is not None
     descriptor = os.open(end.path, os.O_RDWR)
     try:
-        write_zeros(descriptor, end.offset, max(end.file_bytes, segment_bytes))
+        write_at(descriptor, os.pread(descriptor, end.offset - end.frame_at, end.frame_at), end.frame_at)
+        if end.torn_bytes or end.file_bytes < segment_bytes:
+            write_zeros(descriptor, end.offset, max(end.file_bytes, segment_bytes))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    for place in (end.path.parent, directory, directory.parent):
+        sync_directory(place)
 
 
 def _what_to_do(problem: OSError) -> str:

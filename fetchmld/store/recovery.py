@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from fetchmld.core.chain import HASH_BYTES, Malformed, event_hash, unpack
-from fetchmld.store.landmarks import Mark
-from fetchmld.store.sealed import SEALED, read_segment
+from fetchmld.store import boundary
+from fetchmld.store.landmarks import GENESIS_NAME, Mark, read_head
+from fetchmld.store.sealed import SEALED, open_segment, read_segment
 from fetchmld.store.segment import (
     ENTRY_EXTRA_BYTES,
     FRAME_EXTRA_BYTES,
@@ -44,6 +45,7 @@ class End:
     head_hash: bytes
     path: Path | None = None
     segment: int = 0
+    frame_at: int = 0  # where in it the last frame begins that was walked over; `offset` where there was none
     offset: int = 0
     file_bytes: int = 0
     torn_bytes: int = 0
@@ -105,13 +107,47 @@ def check_before(segments: Path, genesis_hash: bytes, mark: Mark, since: Mark | 
         raise LedgerDamaged(min(end.next_seq, mark.seq - 1), f"the chain does not lead to event {mark.seq - 1}")
 
 
+def missing_at_beginning(ledger_dir: Path) -> str:
+    """Why the first event of the record is not there, as one look shows; empty where it is, or none was written yet.
+
+    Raises LedgerDamaged, OSError.
+    """
+    due = boundary.first_seq(ledger_dir)
+    segments = boundary.segments_from(ledger_dir, due)
+    if not segments:
+        return "every segment is gone" if (ledger_dir / GENESIS_NAME).exists() else ""
+    found, path = segments[0]
+    if found != due:
+        return _not_due(found, due).why
+    file = open_segment(path)
+    try:
+        header = read_header(file.pread(HEADER.size, 0), 0)
+    finally:
+        file.close()
+    if header is not None and header.first_seq == due:
+        return ""
+    is_new = len(segments) == 1 and header is None and _written(ledger_dir) == due
+    return "" if is_new else f"event {due} is missing: {path.name} does not begin with it"
+
+
+def _written(ledger_dir: Path) -> int:
+    """So many events there were when `head` was written; -1 where it does not say."""
+    try:
+        return read_head(ledger_dir).next_seq
+    except (FileNotFoundError, ValueError):
+        return -1
+
+
 def _end_at(mark: Mark) -> End:
     times = (mark.at_us, mark.clock_us)
-    return End(mark.seq, mark.event_hash, None, mark.segment, mark.offset, 0, 0, *times)
+    return End(mark.seq, mark.event_hash, None, mark.segment, mark.offset, mark.offset, 0, 0, *times)
 
 
 def _not_due(first_seq: int, due: int) -> LedgerDamaged:
-    return LedgerDamaged(min(first_seq, due), f"a segment begins with event {first_seq}, due was {due}")
+    if first_seq > due:
+        gone = f"event {due} is missing" if first_seq == due + 1 else f"events {due} to {first_seq - 1} are missing"
+        return LedgerDamaged(due, f"{gone}: the next segment begins with event {first_seq}")
+    return LedgerDamaged(first_seq, f"a segment begins with event {first_seq}, due was {due}")
 
 
 def _walk(path: Path, end: End, vouched: "_Vouched", offset: int = 0, until: int | None = None) -> None:
@@ -128,7 +164,7 @@ def _walk(path: Path, end: End, vouched: "_Vouched", offset: int = 0, until: int
         vouched.passed(end.next_seq, end.head_hash)
     if last is not None:
         _note_times(*last, end)
-    end.path, end.offset, end.file_bytes = path, offset, len(buffer)
+    end.path, end.frame_at, end.offset, end.file_bytes = path, offset if last is None else last[1], offset, len(buffer)
     end.torn_bytes = 0 if is_zero(buffer, offset, len(buffer)) else _torn_bytes(buffer, offset, end)
     if problem:
         raise LedgerDamaged(max(began, end.next_seq - 1), problem)

@@ -1,6 +1,7 @@
 """`doctor` says what it found, and ends with 1 where something is bad."""
 
 import json
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from fetchmld.cli import root
 from fetchmld.config import Config
 from fetchmld.store import disk_probe
 from fetchmld.store.disk_probe import filesystem_kind, sync_latency
+from tests.store.ledger_samples import fill, frames_of, open_ledger
 from tests.store.pruned_samples import Life
 
 
@@ -67,6 +69,24 @@ def test_an_index_that_was_set_aside_and_a_record_that_was_pruned_are_shown(tmp_
     assert f"the events before {first} were pruned" in checked(tmp_path)["record"].value
     (tmp_path / "ledger" / "pruned").write_text("broken")
     assert checked(tmp_path)["record"].verdict == "bad"
+
+
+def test_a_record_without_its_first_event_is_bad(tmp_path: Path) -> None:
+    first = tmp_path / "ledger" / "segments" / f"{0:020d}.log"
+    open_ledger(tmp_path / "ledger").close()
+    assert checked(tmp_path)["record"].verdict == "ok", "nothing was written yet"
+    with open_ledger(tmp_path / "ledger") as ledger:
+        fill(ledger, (5,) * 20)
+    assert checked(tmp_path)["record"].verdict == "ok"
+    raw = first.read_bytes()
+    for spoilt in (b"", raw[:20], bytes(100) + raw[100:], raw[frames_of(tmp_path / "ledger")[0].end :]):
+        first.write_bytes(spoilt)
+        found = checked(tmp_path)["record"]
+        assert (found.verdict, "event 0 is missing" in found.value) == ("bad", True), found
+    first.unlink()
+    assert checked(tmp_path)["record"].value.startswith("events 0 to ")
+    shutil.rmtree(first.parent)
+    assert checked(tmp_path)["record"].value == "every segment is gone"
 
 
 def test_a_taken_port_is_bad_unless_our_own_daemon_has_it(tmp_path: Path, port: int) -> None:

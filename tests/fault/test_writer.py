@@ -15,13 +15,16 @@ import pytest
 from fetchmld.store.ledger import Ledger
 from fetchmld.verify_walk import verify_segments
 from tests.fault.conftest import LONG, count
-from tests.store.ledger_samples import SEGMENT_BYTES, facts, open_ledger
+from tests.store.ledger_samples import SEGMENT_BYTES, facts, fill, frames_of, open_ledger
 
 BOUND_S = 60.0
 BATCHES = 60
 KILLS = count(25, 1_000)
 CALLS = ("pwrite64", "fdatasync", "fsync", "rename", "openat")
-WHEN = ("1+13", "2+17", "5+29") if not LONG else (*(f"{n}" for n in range(1, 80)), *(f"{n}+19" for n in range(1, 20)))
+WHEN = ("1+23", "2+17", "5+29") if not LONG else (*(f"{n}" for n in range(1, 80)), *(f"{n}+19" for n in range(1, 20)))
+CALLS_OF_A_START = (*CALLS, "pread64", "read", "getdents64", "unlink", "flock", "mkdir", "newfstatat")
+WHEN_AT_A_START = (1, 5) if not LONG else tuple(range(1, 41))  # a start makes some 30 calls of a kind at most
+WAITS_BY = "read"  # the writer reads the line it waits for by this call
 
 FELT = ("refused", "ledger_head_not_written")  # `head` is a hint, so the writer goes on without it
 
@@ -95,6 +98,40 @@ def test_a_call_that_fails_takes_nothing_that_was_acknowledged(
     if "+" in when and (not LONG or call in ("pwrite64", "fdatasync")):  # one lost rename of `head` is felt by nobody
         assert any(line.startswith(FELT) for line in lines), "the fault was not felt"
     check(tmp_path / "ledger", acknowledged(lines))
+
+
+@pytest.fixture(scope="module")
+def torn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a writer left that was killed in the midst of a batch, and had no word in `head` of the others."""
+    directory = tmp_path_factory.mktemp("torn") / "ledger"
+    ledger = open_ledger(directory)
+    fill(ledger, [3] * 20)
+    ledger.abandon()
+    newest = frames_of(directory)[-1]
+    with newest.path.open("r+b") as file:
+        file.seek((newest.start + newest.end) // 2)
+        file.write(bytes(newest.end - file.tell()))
+    (directory / "head").unlink()
+    (directory / "pruned.next").write_text("half of one")
+    return directory
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("call", CALLS_OF_A_START)
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+@pytest.mark.parametrize("when", WHEN_AT_A_START)
+def test_a_call_that_fails_at_a_start_takes_nothing_that_was_acknowledged(
+    torn: Path, tmp_path: Path, call: str, error: str, when: int
+) -> None:
+    directory = tmp_path / "ledger"
+    shutil.copytree(torn, directory)
+    writer = start(directory, 3)
+    with failing(writer.pid, call, error, str(when + (call == WAITS_BY))):
+        go(writer)
+        lines = finish(writer)
+    assert lines[-1] == "end", lines
+    assert acknowledged(lines) == 3 * 19 + 1 + 3 + 5  # what was torn is cut, what was whole counts
+    check(directory, acknowledged(lines))
 
 
 def test_a_kill_at_any_moment_takes_nothing_that_was_acknowledged(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """A program that does nothing but write: `python -m tests.fault.writer DIR BATCHES`. It waits for a line, then appends.
 
-Prints what happens as it happens: `ready`, `opened N`, `acknowledged N` (all events below N), `refused WHY`, `end`. A
-refused batch is tried again, as the scheduler does, and so is an open that the disk refused.
+Prints what happens as it happens: `ready`, `opened N`, `acknowledged N` (all events below N), `refused WHY`, `end`. Of a
+refused batch one event is tried next, then the rest: what comes next need not fill a segment where the refused one did. An
+open that the disk refused is tried again.
 """
 
 import sys
@@ -41,13 +42,17 @@ def opened(directory: Path) -> Ledger:
 
 
 def append(ledger: Ledger, size: int) -> None:
+    goal, now = ledger.next_seq + size, size
     for _ in range(TRIES_MAX):
         try:
-            fill(ledger, (size,))
+            fill(ledger, (now,))
             say(f"acknowledged {ledger.next_seq}")
-            return
+            now = goal - ledger.next_seq
+            if not now:
+                return
         except LedgerUnavailable as problem:
             say(f"refused {problem}")
+            now = 1
             time.sleep(0.001)
     raise SystemExit("never written")
 

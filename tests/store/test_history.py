@@ -430,9 +430,56 @@ def test_an_index_of_something_else_is_made_again(place: Place, edit: str, why: 
 def test_an_index_without_its_ledger_is_moved_aside(place: Place, tmp_path: Path) -> None:
     place.with_facts(*lives(5)).close()
     history = History(place.index, tmp_path / "nothing")
-    assert "another ledger" in history.rebuilt
+    assert "no ledger" in history.rebuilt
     assert history.tasks({})["total"] == 0
     history.close()
+
+
+def test_an_index_of_a_ledger_that_was_begun_anew_is_made_again(place: Place) -> None:
+    place.with_facts(*lives(5)).close()
+    place.ledger.close()
+    shutil.rmtree(place.ledger_dir)
+    with Ledger.open(place.ledger_dir) as fresh:
+        history = place.history()
+        assert "another ledger" in history.rebuilt
+        assert (history.next_seq, fresh.next_seq) == (0, 0)
+
+
+def _gone(segment: Path) -> None:
+    segment.unlink()
+
+
+def _empty(segment: Path) -> None:
+    segment.write_bytes(b"")
+
+
+def _zeros(segment: Path) -> None:
+    segment.write_bytes(bytes(100) + segment.read_bytes()[100:])
+
+
+@pytest.mark.parametrize("spoil", [_gone, _empty, _zeros])
+def test_an_index_is_not_doubted_where_the_ledger_lacks_its_first_event(
+    place: Place, spoil: Callable[[Path], None]
+) -> None:
+    """The ledger is at fault, and its own checks say so; the copy is whole."""
+    ledger = Ledger.open(place.ledger_dir.with_name("other"), segment_bytes=4096)
+    while len(list(ledger.directory.glob("segments/*.log"))) < 3:
+        ledger.append([facts.login("ann")])
+    with closing(History(place.index, ledger.directory)) as history:
+        indexed = history.catch_up(ledger.next_seq - 1)
+    spoil(min(ledger.directory.glob("segments/*.log")))
+    with closing(History(place.index, ledger.directory)) as history:
+        assert (history.rebuilt, history.next_seq) == ("", indexed)
+    ledger.abandon()
+
+
+def test_an_index_that_is_ahead_of_an_older_copy_of_the_ledger_is_made_again(place: Place, tmp_path: Path) -> None:
+    place.with_facts(*lives(5)).close()
+    older = tmp_path / "older"
+    shutil.copytree(place.ledger_dir, older)
+    place.with_facts(*lives(2)).close()
+    with closing(History(place.index, older)) as history:
+        assert "is not in the ledger" in history.rebuilt
 
 
 def test_a_file_that_another_process_has_open_is_left_alone(place: Place) -> None:

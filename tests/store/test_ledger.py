@@ -13,6 +13,7 @@ import pytest
 from fetchmld.core.chain import Genesis, genesis_hash
 from fetchmld.core.errors import Unavailable
 from fetchmld.core.messages import Fact
+from fetchmld.store import spare as spare_module
 from fetchmld.store.ledger import Ledger, LedgerDamaged, LedgerUnavailable, Recovery
 from fetchmld.store.recovery import find_end
 from fetchmld.store.tail import Tail
@@ -460,6 +461,28 @@ def test_a_rotation_that_fails_anywhere_is_made_good(directory: Path, monkeypatc
     ledger.abandon()
     with open_ledger(directory) as again:
         assert numbers(again) == list(range(1200))
+
+
+def test_a_rotation_that_failed_is_finished_also_before_a_batch_that_would_have_fitted(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next segment, which has its name already, would begin with an event of the old one."""
+    ledger = open_ledger(directory)
+    while ledger._offset < SEGMENT_BYTES - 3_000:
+        fill(ledger, (10,))
+    with monkeypatch.context() as patched:
+        patched.setattr(spare_module, "sync_directory", _refuse)
+        with pytest.raises(LedgerUnavailable):
+            fill(ledger, (10,))
+    fill(ledger, (1,))
+    total = ledger.next_seq
+    ledger.close()
+    with open_ledger(directory) as again:
+        assert numbers(again) == list(range(total))
+
+
+def _refuse(_directory: Path) -> None:
+    raise OSError(errno.EIO, "planted")
 
 
 def test_a_full_disk_shows_one_segment_early(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
