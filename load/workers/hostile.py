@@ -23,7 +23,7 @@ HOSTILE: Final = {
         {"entrypoint": f"{sys.executable} -S -c", "args": "'bytearray(3 << 30)'", "memory_gb": 1},
         "OOM_KILLED",
     ),
-    "fork bomb": ({"args": "'f() { f | f & }; f; sleep 60'", "time_limit_s": LIMIT_S}, "TIME_LIMIT"),
+    "fork bomb": ({"args": "'f() { f | f & }; f & exec sleep 60'", "time_limit_s": LIMIT_S}, "TIME_LIMIT"),
     "flood of output": ({"args": "'yes'", "time_limit_s": LIMIT_S}, "TIME_LIMIT"),
 }
 
