@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.cluster import Backoff
-from actors.data_dir import NOT_ALLOWED, DataDir, Refused, write_new
+from actors.data_dir import NOT_ALLOWED, DataDir, Refused
 from actors.ray_compat import WORKERS_MAX, RayFailed, RayHopeless, RayOptions, port_answers
-from actors.ray_member import RayMember
+from actors.ray_member import GivenToken, RayMember
 from actors.ray_offer import offer_here
 from actors.starter import ended, say, silence, stop_signals
 from fetchmld.channel import Client
@@ -46,23 +46,24 @@ class Member:
         self._head: tuple[str, int] = (settings["join"]["host"], settings["join"]["port"])
         self._worker_id = directory.worker_id()
         self._run_dir = directory.run_dir()
-        self._keep_token(settings["join"].get("token", ""))
         socket = self._run_dir / f"agent-{self._worker_id}.sock"
         self._agent = Client(lambda: _place(socket))
         self._runtime = self._ray(settings)
         self._has_joined = False
         self._reason = ""  # why the last try to join failed
+        self._lost: dict[str, Any] = {}  # why and when, while the head is
 
-    def _keep_token(self, given: str) -> None:
-        """Remember the token that came with the start. Raises `Refused` where none ever did."""
-        if given:
-            write_new(self._directory.join_token, f"{given}\n")
-        elif not self._directory.join_token.exists():
+    def _given_token(self, join: dict[str, Any]) -> GivenToken | None:
+        """The token that came with the start, if any. Raises `Refused` where none ever did."""
+        if join.get("token"):
+            return GivenToken(join["token"], join["token_file"])
+        if not self._directory.join_token.exists():
             raise Refused(
                 "a machine joins with the head's token: copy join.token from the head's data directory, and name that "
                 "file in FETCHML_JOIN_TOKEN_FILE or by --token-file",
                 NOT_ALLOWED,
             )
+        return None
 
     def _ray(self, settings: dict[str, Any]) -> RayMember:
         ours = {name: settings[name] for name in NODE_SETTINGS}
@@ -77,7 +78,8 @@ class Member:
             preload=PRELOAD,
             token_path=self._directory.join_token,
         )
-        return RayMember(self._run_dir, options, self._head, self._worker_id, ours)
+        given = self._given_token(settings["join"])
+        return RayMember(self._run_dir, options, self._head, self._worker_id, ours, given)
 
     async def run(self) -> int:
         """Join, stay, leave. 0 after a signal; another code when the head could not be joined."""
@@ -113,7 +115,10 @@ class Member:
             try:
                 await self._join()
                 backoff.reset()
-                log.warning("member_lost_head", extra={"why": await self._until_lost()})
+                why = await self._until_lost()
+                log.warning("member_lost_head", extra={"why": why})
+                self._lost = {"lost": why, "lost_at": time.time()}
+                self._write_about()
             except RayFailed as error:
                 if not self._has_joined:
                     raise Refused(f"cannot join: {error}", _code_of(error)) from None
@@ -125,6 +130,8 @@ class Member:
         """A head that is away for a day makes one line, not thousands."""
         if reason != self._reason:
             log.warning("member_not_joined", extra={"reason": reason})
+            self._lost["lost"] = reason
+            self._write_about()
         self._reason = reason
 
     async def _join(self) -> None:
@@ -137,13 +144,18 @@ class Member:
                 raise RayFailed(f"the head has not started this machine's agent within {AGENT_STARTS_S:g} s")
         log.info("member_joined", extra={"head": self._where, "worker_id": self._worker_id, **self._runtime.pids()})
         self._reason = ""
+        self._lost = {}
+        self._write_about()
         if not self._has_joined:
             self._has_joined = True
             self._say_joined()
 
-    def _say_joined(self) -> None:
+    def _write_about(self) -> None:
+        """Say in `daemon.json` who we are, and how the head was lost, if it is."""
         about = {"joined": self._where, "worker_id": self._worker_id, "run_dir": str(self._run_dir)}
-        self._directory.write_daemon_file({**about, "started_at": self._started_at})
+        self._directory.write_daemon_file({**about, "started_at": self._started_at, **self._lost})
+
+    def _say_joined(self) -> None:
         say({"ready": {"joined": self._where, "worker_id": self._worker_id, "pid": os.getpid()}})
         silence()
 
@@ -156,6 +168,8 @@ class Member:
             if await self._is_known():
                 known_t = time.monotonic()
                 await asyncio.to_thread(self._runtime.renew_zygote)
+            elif await asyncio.to_thread(self._runtime.is_left_behind):
+                return "the head has another Ray"
             unknown_s = time.monotonic() - known_t
             if unknown_s > LOST_AFTER_S:
                 return f"the head has known no agent here for {LOST_AFTER_S:g} s"

@@ -1,12 +1,15 @@
 """Is Ray really closed to who has no token? Asked as a stranger would: one gRPC call without credentials.
 
 Ray is told to want a token (`ray_commands`), and a version of it that did not listen would say nothing. So each start asks.
+Machines that joined ask in the same way, with the token, whether Ray is still the one that they joined: to load its library
+would be the end of them (`ray_join`).
 Speaks as much of HTTP/2 (RFC 9113) and HPACK (RFC 7541) as one call takes, with the standard library alone.
 """
 
 import socket
 import struct
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 ASK_MAX_S: Final = 5.0
@@ -14,6 +17,7 @@ FRAMES_MAX: Final = 64
 FRAME_BYTES_MAX: Final = 2**14
 # What a driver asks first; any of the GCS's would do.
 OF_GCS: Final = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
+CLUSTER_ID: Final = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _GOAWAY = 0, 1, 3, 4, 7
@@ -24,12 +28,38 @@ def answers_strangers(host: str, port: int, method: str = OF_GCS, token: str = "
     """Does the server do what it is asked for? `token`: for those who want to see that it would. Raises OSError."""
     with socket.create_connection((host, port), ASK_MAX_S) as connection:
         connection.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, b"") + _call(f"{host}:{port}", method, token))
-        for kind, flags in _frames(connection):
+        for kind, flags, _ in _frames(connection):
             if kind == _DATA:
                 return True  # a message: whoever is refused gets a status alone
-            if kind in (_RST_STREAM, _GOAWAY) or (kind == _HEADERS and flags & _END_STREAM):
+            if _is_refusal(kind, flags):
                 return False
     return False
+
+
+def is_cluster(host: str, port: int, cluster_id: str, token: str) -> bool:
+    """Is it that cluster which answers there, to who has this token? Raises OSError where nobody says."""
+    with socket.create_connection((host, port), ASK_MAX_S) as connection:
+        connection.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, b"") + _call(f"{host}:{port}", CLUSTER_ID, token))
+        for kind, flags, payload in _frames(connection):
+            if kind == _DATA:
+                return bytes.fromhex(cluster_id) in payload
+            if _is_refusal(kind, flags):
+                return False
+    raise ConnectionError(f"{host} port {port} hung up")
+
+
+def _is_refusal(kind: int, flags: int) -> bool:
+    return kind in (_RST_STREAM, _GOAWAY) or (kind == _HEADERS and bool(flags & _END_STREAM))
+
+
+def speaks_grpc(host: str, port: int) -> bool:
+    """Does what answers there begin as every such server does, with its settings? An API or another program does not."""
+    try:
+        with socket.create_connection((host, port), ASK_MAX_S) as connection:
+            connection.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, b""))
+            return any(kind == _SETTINGS for kind, _, _ in islice(_frames(connection), 1))
+    except OSError:
+        return False
 
 
 def _call(authority: str, method: str, token: str) -> bytes:
@@ -56,14 +86,14 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
-def _frames(connection: socket.socket) -> Iterator[tuple[int, int]]:
-    """Type and flags of what comes, until the other side closes or has said too much."""
+def _frames(connection: socket.socket) -> Iterator[tuple[int, int, bytes]]:
+    """Type, flags and content of what comes, until the other side closes or has said too much."""
     with connection.makefile("rb") as stream:
         for _ in range(FRAMES_MAX):
             head = stream.read(9)
             if len(head) < 9:
                 return
             length = int.from_bytes(head[:3])
-            if length > FRAME_BYTES_MAX or len(stream.read(length)) < length:
+            if length > FRAME_BYTES_MAX or len(payload := stream.read(length)) < length:
                 return
-            yield head[3], head[4]
+            yield head[3], head[4], payload

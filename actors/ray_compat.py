@@ -112,7 +112,7 @@ class RayRuntime:
     def _start(self) -> None:
         check_version()
         self.run_dir.chmod(0o700)  # the only door: Ray opens all that is its own to everybody
-        write_token(self.token_path)
+        self._make_token()
         os.environ.update(self._driver_environment())  # before Ray is imported: its library reads them then
         remove_old_sessions(temp_dir(self.run_dir), SESSIONS_KEPT)
         for attempt in range(1, self.tries + 1):
@@ -124,6 +124,9 @@ class RayRuntime:
                 if attempt == self.tries or isinstance(error, RayHopeless) or self._closed.is_set():
                     raise
                 log.warning("ray_start_failed", extra={"attempt": attempt, "reason": str(error)})
+
+    def _make_token(self) -> None:
+        write_token(self.token_path)
 
     def _driver_environment(self) -> dict[str, str]:
         for name in [name for name in os.environ if name.startswith("RAY_")]:

@@ -61,7 +61,7 @@ def start(
 def _join(address: str, token_file: Path | None) -> dict[str, Any]:
     """Where to, and with which token; without one, that of the last time is used."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise click.UsageError(f"--address {address!r} is not HOST:PORT; the head printed it when it started")
     if token_file is None:
         return {"host": host, "port": int(port)}
@@ -71,7 +71,7 @@ def _join(address: str, token_file: Path | None) -> dict[str, Any]:
         raise Failure(f"cannot read the token in {token_file}: {error}", INVALID) from None
     if not token:
         raise Failure(f"{token_file} is empty; copy join.token from the head's data directory anew", INVALID)
-    return {"host": host, "port": int(port), "token": token}
+    return {"host": host, "port": int(port), "token": token, "token_file": str(token_file)}
 
 
 def _show_joined(session: Session, config: "Config", ready: dict[str, Any], took_s: float) -> None:
@@ -217,8 +217,15 @@ def _show_member(session: Session) -> None:
     if session.json_output:
         session.show_json(about)
         return
-    named = {"worker": about.get("worker_id"), "of the head": about["joined"], "pid": about.get("pid")}
-    layout.fields([*named.items(), ("data", session.data_dir)])
+    named = {"worker": about.get("worker_id"), "of the head": about["joined"], "link": _link(about)}
+    layout.fields([*named.items(), ("pid", about.get("pid")), ("data", session.data_dir)])
+
+
+def _link(about: Mapping[str, Any]) -> str:
+    if "lost" not in about:
+        return "up"
+    lost_s = max(0.0, time.time() - about["lost_at"])
+    return f"lost {layout.seconds(lost_s)} ago: {about['lost']}; it is tried again until it is back"
 
 
 def _workers(scheduler: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar, cast
 
 import click
 
-from fetchmld.cli.exits import INVALID, NOT_ALLOWED, NOT_FOUND, Failure
+from fetchmld.cli.exits import INVALID, NOT_ALLOWED, NOT_FOUND, UNREACHABLE, Failure
 from fetchmld.client.client import ADDRESS_DEFAULT, Client
 from fetchmld.client.errors import ApiError
 
@@ -40,6 +40,12 @@ class Session:
     def client(self) -> Client:
         if self._client is None:
             is_local = "FETCHML_ADDRESS" not in os.environ
+            if is_local and "joined" in self.daemon:
+                raise Failure(
+                    f"this machine is a worker of the head at {self.daemon['joined']}, and has no API of its own: set "
+                    "FETCHML_ADDRESS to that of the head's, and FETCHML_API_KEY",
+                    UNREACHABLE,
+                )
             certificate = str(self.daemon.get("certificate") or "") if is_local else ""
             self._client = Client(self.address, self.key, retry_s=0, certificate=certificate)
         return self._client

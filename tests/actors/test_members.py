@@ -3,13 +3,15 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from actors import members
+from actors import members, ray_join
+from actors.ray_commands import MEMBER_LABEL
 from actors.ray_compat import RayFailed, about
-from actors.ray_join import WrongVersion, open_cluster
+from actors.ray_join import Twin, WrongVersion, open_cluster
 
 Here = dict[str, list[str]]
 
@@ -108,6 +110,8 @@ class FakeGcs:
         self.said = said
         self.put: dict[bytes, bytes] = {}
         self.cluster_id = bytes(28)
+        self.nodes: list[Any] = []
+        self.asked = 0
 
     def internal_kv_get(self, _key: bytes, _namespace: bytes, timeout: float) -> bytes | None:
         return self.said
@@ -115,14 +119,55 @@ class FakeGcs:
     def internal_kv_put(self, key: bytes, value: bytes, _again: bool, _namespace: bytes, timeout: float) -> None:
         self.put[key] = value
 
+    def get_all_node_info(self, timeout: float) -> dict[bytes, Any]:
+        self.asked += 1
+        return {b"%d" % number: node for number, node in enumerate(self.nodes)}
 
-WISH = {"address": "h:1", "node_id": "n", "worker_id": "w1", "settings": {"num_cpus": 2}}
+
+def node(address: str, worker_id: str = "w1", state: int = 0) -> Any:
+    """As Ray's GcsNodeInfo has it; a state of 1 is DEAD. The head's own has no label."""
+    labels = {MEMBER_LABEL: worker_id} if worker_id else {}
+    return SimpleNamespace(node_manager_address=address, state=state, labels=labels)
+
+
+SETTINGS = {"num_cpus": 2, "address": "10.0.0.7"}
+WISH = {"address": "h:1", "node_id": "n", "worker_id": "w1", "settings": SETTINGS}
 
 
 def test_who_fits_leaves_its_settings_and_learns_the_session() -> None:
     gcs = FakeGcs(about("session_x"))
     assert open_cluster(gcs, WISH) == {"cluster_id": "00" * 28, "session": "session_x"}
-    assert [json.loads(value) for value in gcs.put.values()] == [{"num_cpus": 2}]
+    assert [json.loads(value) for value in gcs.put.values()] == [SETTINGS]
+
+
+def test_a_copy_of_another_machines_directory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_join, "TWIN_ENDS_S", 0.1)
+    gcs = FakeGcs(about("s"))
+    gcs.nodes = [node("10.0.0.1", ""), node("10.0.0.8")]
+    with pytest.raises(Twin, match=r"10\.0\.0\.8 has joined as worker w1"):
+        open_cluster(gcs, WISH)
+    assert gcs.put == {}, "what the head knows of the other stays"
+
+
+@pytest.mark.parametrize("there", [node("10.0.0.7"), node("10.0.0.8", "w2"), node("10.0.0.8", state=1)])
+def test_who_is_no_copy_is_let_in_at_once(there: Any) -> None:
+    """Its own last stay, another worker, and the last stay at another address, which is over."""
+    gcs = FakeGcs(about("s"))
+    gcs.nodes = [there]
+    open_cluster(gcs, WISH)
+    assert gcs.asked == 1
+
+
+def test_a_machine_whose_address_changed_waits_for_the_end_of_its_last_stay() -> None:
+    class Leaving(FakeGcs):
+        def get_all_node_info(self, timeout: float) -> dict[bytes, Any]:
+            self.nodes = [node("10.0.0.8")] if self.asked < 3 else []
+            return super().get_all_node_info(timeout)
+
+    gcs = Leaving(about("s"))
+    open_cluster(gcs, WISH)
+    assert gcs.asked == 4
+    assert gcs.put
 
 
 @pytest.mark.parametrize("part", ["fetchmld", "ray", "python"])

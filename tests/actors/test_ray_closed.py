@@ -1,14 +1,16 @@
 """S12: Ray does nothing for who has no token: asked in the bare protocol at every port, and by Ray's own driver."""
 
 import os
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from actors.ray_closed import OF_GCS, answers_strangers
-from actors.ray_compat import RayOptions
+from actors.ray_closed import OF_GCS, answers_strangers, is_cluster, speaks_grpc
+from actors.ray_compat import RayOptions, gcs_client
 from actors.ray_processes import marked
 from tests.actors.test_ray_compat import listening, run_task, running
 
@@ -52,6 +54,44 @@ def _answers(port: int, method: str, token: str = "") -> bool:
         return answers_strangers("127.0.0.1", port, method, token)
     except OSError:
         return False  # it hung up
+
+
+@pytest.mark.ray
+def test_ray_is_told_from_what_else_answers(run_dir: Path, ray_options: RayOptions) -> None:
+    with running(run_dir, ray_options) as runtime:
+        runtime.connect()
+        host, _, said = runtime.address.rpartition(":")
+        port, token, cluster_id = (
+            int(said),
+            runtime.token_path.read_text(),
+            gcs_client(runtime.address).cluster_id.hex(),
+        )
+        assert speaks_grpc(host, port)
+        assert is_cluster(host, port, cluster_id, token)
+        assert not is_cluster(host, port, "ab" * 28, token), "another was started at that port since"
+        assert not is_cluster(host, port, cluster_id, "0" * 64)
+    assert not speaks_grpc(host, port), "nobody is there any more"
+    with pytest.raises(OSError, match="refused"):
+        is_cluster(host, port, cluster_id, token)
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x01\x00\x02\x02\x46", b""])
+def test_what_answers_otherwise_is_not_ray(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def say() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        with ThreadPoolExecutor() as threads:
+            said = threads.submit(say)
+            assert not speaks_grpc("127.0.0.1", server.getsockname()[1])
+            said.result()
+            threads.submit(say)
+            with pytest.raises(ConnectionError):
+                is_cluster("127.0.0.1", server.getsockname()[1], "ab" * 28, "0" * 64)
 
 
 @pytest.mark.ray

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,7 +108,7 @@ def test_blocking_ends_with_the_daemon(data_dir: Path, port: int, home: Path) ->
 
 def test_start_must_be_told_what_to_start(run: Run) -> None:
     assert "--head" in run("start").err
-    for address in ("h", "h:", ":1", "h:x", "h:0", "h:65536"):
+    for address in ("h", "h:", ":1", "h:x", "h:0", "h:65536", "http://h:1"):
         joined = run("start", "--address", address)
         assert (joined.code, "is not HOST:PORT" in joined.err) == (2, True), address
     assert run("start", "--address", "h:1", "--head").code == 2
@@ -140,6 +141,33 @@ def test_a_pid_that_belongs_to_someone_else_now_is_left_alone(run: Run, home: Pa
         assert "No daemon runs" in run("stop", "--data-dir", str(home)).out
         assert other.poll() is None
         other.kill()
+
+
+def joined(home: Path, **more: object) -> None:
+    """A daemon of a machine that joined has this home's data directory: this very process."""
+    (home / ".fetchml").mkdir(exist_ok=True)
+    about = {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid()), "joined": "10.0.0.1:9102", "worker_id": "w1"}
+    (home / ".fetchml" / "daemon.json").write_text(json.dumps({**about, **more}))
+
+
+def test_a_machine_that_joined_says_whether_its_head_is_there(run: Run, home: Path) -> None:
+    joined(home)
+    assert "up" in run("status").out.split()
+    joined(home, lost="the head does not answer", lost_at=time.time() - 3700)
+    said = run("status").out
+    assert "up" not in said.split()
+    assert "lost 1h01m ago: the head does not answer" in said
+
+
+def test_a_machine_that_joined_has_no_api(run: Run, client: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined(home)
+    monkeypatch.delenv("FETCHML_ADDRESS")
+    for words in (("workers",), ("submit", "--", "true"), ("audit", "verify")):
+        ran = run(*words)
+        assert ran.code == 6
+        assert "a worker of the head at 10.0.0.1:9102" in ran.err
+        assert "FETCHML_ADDRESS" in ran.err
+        assert "start --head" not in ran.err
 
 
 @pytest.mark.parametrize("said", ["", "[]", "{}", '{"pid": "x"}', '{"pid": -5, "start_ticks": 1}'])

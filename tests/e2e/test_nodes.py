@@ -257,6 +257,9 @@ def test_without_the_token_nobody_joins(cluster: Cluster, nodes: tuple[Node, Nod
         )
         away = f"{cluster.head.address}:1"
         assert "nothing answers" in stranger.fetchmld("start", "--address", away, "--token-file", str(wrong), code=6)
+        api = f"{cluster.head.address}:{cluster.shell.port}"
+        assert "port plus one" in stranger.fetchmld("start", "--address", api, "--token-file", str(wrong), code=6)
+        assert not (stranger.data_dir / "join.token").exists(), "what no head took is not remembered"
     assert len(cluster.joined()) == 3
 
 
@@ -276,6 +279,7 @@ def test_machines_that_are_cut_off_go_offline_and_come_back_with_what_they_run(
     nodes[1].machine.deafen(cluster.head)
     for node in nodes:
         cluster.await_offline(node)
+    until("it says so itself", lambda: "lost" in nodes[0].shell.fetchmld("status"))
     for pid in pids:
         os.kill(pid, 0)  # it goes on
     for task_id in ids:
@@ -285,6 +289,7 @@ def test_machines_that_are_cut_off_go_offline_and_come_back_with_what_they_run(
         node.machine.mend(cluster.head)
     for node in nodes:
         cluster.await_back(node)
+        until("it says so", lambda node=node: "lost" not in node.shell.fetchmld("status"))  # type: ignore[misc]
     os.kill(pids[0], 0)
     (folder / "cut-0.go").touch()
     cluster.shell.fetchmld("wait", *ids)
@@ -356,8 +361,27 @@ def test_a_machine_that_is_stopped_leaves_and_joins_again(cluster: Cluster, node
     until("it is silent", lambda: cluster.worker(node)["suspect"] or cluster.status(node) == "offline")
     assert cluster.shell.fetchmld("logs", long) == "".join(f"{number}\n" for number in range(1, 300001))
     assert cluster.shell.fetchmld("logs", short) == "short\n"
-    assert worker_id in cluster.join(node, "-q")
+    wrong = node.shell.data_dir.parent / "wrong"
+    wrong.write_text("0" * 64)
+    address = f"{cluster.head.address}:{cluster.shell.port + 1}"
+    refused = node.shell.fetchmld("start", "--address", address, "--token-file", str(wrong), code=4)
+    assert f"refused the token in {wrong}" in refused
+    assert worker_id in cluster.join(node, "-q"), "the token that was right is still there"
     assert cluster.is_back(node)
+
+
+def test_a_copy_of_another_machines_data_directory_does_not_join(
+    cluster: Cluster, nodes: tuple[Node, Node], tmp_path: Path
+) -> None:
+    copy = Node(nodes[1].machine, Shell(tmp_path / "copy", 0, within=nodes[1].machine.within))
+    (copy.shell.data_dir / "node").mkdir(parents=True)
+    for name in ("fetchml.json", "join.token", "node/id"):
+        shutil.copy(nodes[0].shell.data_dir / name, copy.shell.data_dir / name)
+    with ending(copy.shell):
+        address = f"{cluster.head.address}:{cluster.shell.port + 1}"
+        said = copy.shell.fetchmld("start", "--address", address, code=4)
+    assert f"{nodes[0].machine.address} has joined as worker {nodes[0].worker_id}" in said
+    assert all(cluster.is_back(node) for node in nodes)
 
 
 # -- what takes minutes
