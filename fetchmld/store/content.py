@@ -36,6 +36,7 @@ class ContentStore:
         self._root = root
         self._lock = threading.Lock()
         self._unsynced: set[Path] = set()  # directories with names of objects that may not be on the disk yet
+        self._rooted: set[Path] = set()  # directories whose own names are on the disk
 
     def path(self, digest: str) -> Path:
         """Where the object lies, or would. Raises `Invalid` for anything but 64 hex digits."""
@@ -164,13 +165,25 @@ class ContentStore:
 
     def _keep_now(self, file: BinaryIO, name: str, digest: str) -> None:
         self._keep(file, name, digest)
-        sync_directory(self.path(digest).parent)
+        with self._lock:
+            self._sync(self.path(digest).parent)
 
     def _settle(self) -> None:
         with self._lock:  # whoever comes meanwhile waits until what it stored before is there too
-            unsynced, self._unsynced = self._unsynced, set()
-            for directory in unsynced:
-                sync_directory(directory)
+            for directory in list(self._unsynced):
+                self._unsynced.discard(directory)  # first: from here on another thread may store something there
+                try:
+                    self._sync(directory)
+                except OSError:
+                    self._unsynced.add(directory)
+                    raise
+
+    def _sync(self, directory: Path) -> None:
+        sync_directory(directory)
+        if directory not in self._rooted:
+            for above in (self._root, self._root.parent):
+                sync_directory(above)
+            self._rooted.add(directory)
 
 
 class Incoming:

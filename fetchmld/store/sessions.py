@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from fetchmld.store.segment import sync_directory
+
 SESSIONS_MAX: Final = 10_000
 TICKETS_MAX: Final = 1_000
 PER_KEY_MAX: Final = 20  # sessions, and tickets, of one key
@@ -88,6 +90,7 @@ class SessionStore:
             os.fsync(file.fileno())
         os.replace(new, self._file)
         self._sessions = sessions
+        sync_directory(self._file.parent)  # else who logged out could be back after a loss of power
 
 
 def _add(kept: dict[str, Session], session: Session, most: int, now: float) -> str:

@@ -107,25 +107,29 @@ class CheckpointLog:
         self._path = ledger_dir / CHECKPOINTS
         if not self._path.exists():
             self._path.touch(mode=0o600)
-            sync_directory(ledger_dir)
+        sync_directory(ledger_dir)  # also where it was there: whoever made it may have been killed before
         whole, self.torn_bytes = split_notes(self._path.read_bytes())
         if self.torn_bytes:
             os.truncate(self._path, self._path.stat().st_size - self.torn_bytes)
         self.count = len(whole)
         self.newest = whole[-1] if whole else ""
+        self._begun = -1  # where a note begins that may be there in part
 
     def append(self, note: str) -> None:
-        """Durable when it returns. Raises OSError; what may have been written of it is cut again."""
+        """Durable when it returns. Raises OSError; what may have been written of it is cut again, by the next call at the
+        latest."""
         descriptor = os.open(self._path, os.O_WRONLY)
         try:
-            end = os.lseek(descriptor, 0, os.SEEK_END)
-            try:
-                write_at(descriptor, f"{note}\n".encode(), end)
-                os.fdatasync(descriptor)
-            except OSError:
-                os.ftruncate(descriptor, end)
-                raise
+            if self._begun >= 0:
+                os.ftruncate(descriptor, self._begun)
+            self._begun = os.lseek(descriptor, 0, os.SEEK_END)
+            write_at(descriptor, f"{note}\n".encode(), self._begun)
+            os.fdatasync(descriptor)
+            self._begun = -1
         finally:
+            if self._begun >= 0:
+                with suppress(OSError):
+                    os.ftruncate(descriptor, self._begun)
             os.close(descriptor)
         self.newest, self.count = note, self.count + 1
         if self.count > CHECKPOINTS_MAX:

@@ -9,6 +9,7 @@ import pytest
 from blake3 import blake3
 
 from fetchmld.core.errors import Invalid, NotFound
+from fetchmld.store import content
 from fetchmld.store.content import ContentStore
 
 
@@ -45,6 +46,41 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="gone"):
         ContentStore(tmp_path / "objects").put_file(Broken())
     assert listing(tmp_path / "objects") == []
+
+
+def test_what_is_stored_has_its_name_on_the_disk_and_so_have_the_directories_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = list[Path]()
+    monkeypatch.setattr(content, "sync_directory", synced.append)
+    root = tmp_path / "objects"
+    store = ContentStore(root)
+    shard = store.path(store.put(b"hello")).parent
+    assert set(synced) == {shard, root, tmp_path}
+    synced.clear()
+    assert ContentStore(root).put(b"hello") == blake3(b"hello").hexdigest()
+    assert set(synced) == {shard, root, tmp_path}, "whoever stored it may have been killed before it synced"
+
+
+def test_a_directory_that_could_not_be_synced_is_synced_with_the_next_put(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ContentStore(tmp_path / "objects")
+    shards = {store.path(store.put_file(io.BytesIO(bytes([n])))[0]).parent for n in range(5)}
+    synced = list[Path]()
+
+    def refuse(directory: Path) -> None:
+        if len(synced) == 2:
+            raise OSError("planted")
+        synced.append(directory)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(content, "sync_directory", refuse)
+        with pytest.raises(OSError, match="planted"):
+            store.put(b"the manifest")
+    monkeypatch.setattr(content, "sync_directory", synced.append)
+    store.put(b"another")
+    assert shards <= set(synced)
 
 
 def test_a_large_stretch_of_zeros_takes_no_room(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Tree, tiles and checkpoints over a ledger: built once or in parts, after crashes and over changed files."""
 
+import errno
+import os
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -8,9 +11,10 @@ import pytest
 from fetchmld.core.chain import Genesis, event_hash
 from fetchmld.core.merkle import leaf_hash
 from fetchmld.core.messages import Fact
+from fetchmld.store import tiles
 from fetchmld.store.ledger import Ledger
 from fetchmld.store.log_tree import LogTree
-from fetchmld.store.notes import KEYS, load_key, new_genesis
+from fetchmld.store.notes import KEYS, Checkpoint, Signer, load_key, new_genesis, sign
 from fetchmld.store.segment import LedgerDamaged
 from fetchmld.store.tiles import CHECKPOINTS, CHECKPOINTS_MAX, CheckpointLog, split_notes
 from fetchmld.verify import TAMPERED, VALID, VALID_UNVOUCHED, offline
@@ -207,6 +211,32 @@ def test_an_unfinished_checkpoint_is_cut_and_any_other_damage_is_named(tmp_path:
     for at in range(0, len(whole), 7):
         log.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         assert not verify_ledger(tmp_path).valid, at
+
+
+def test_a_checkpoint_that_could_be_neither_written_nor_cut_leaves_nothing_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signer = Signer("fetchml/x", bytes(32))
+    notes = [sign(Checkpoint("fetchml/x", size, bytes(32)).text, [signer]) for size in (1, 2)]
+    log = CheckpointLog(tmp_path)
+    log.append(notes[0])
+    with monkeypatch.context() as patched:
+        real = os.pwrite
+        patched.setattr(tiles, "write_at", lambda file, data, at: _half(real, file, data, at))
+        patched.setattr(os, "ftruncate", _refuse)
+        with pytest.raises(OSError, match="planted"):
+            log.append(notes[1])
+    log.append(notes[1])
+    assert split_notes((tmp_path / CHECKPOINTS).read_bytes()) == (notes, 0)
+
+
+def _half(pwrite: Callable[[int, bytes, int], int], file: int, data: bytes, at: int) -> None:
+    pwrite(file, data[: len(data) // 2], at)
+    raise OSError(errno.EIO, "planted")
+
+
+def _refuse(*_: int) -> None:
+    raise OSError(errno.EIO, "planted, too")
 
 
 def test_the_log_of_checkpoints_is_thinned(tmp_path: Path) -> None:

@@ -34,6 +34,14 @@ def test_a_file_that_cannot_be_read_logs_out(tmp_path: Path, text: str) -> None:
     assert store.find("anything", "console", now=0.0) is None
 
 
+def test_what_was_begun_or_ended_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = list[Path]()
+    monkeypatch.setattr(sessions, "sync_directory", synced.append)
+    store = SessionStore(tmp_path / "sessions.json")
+    store.end(store.begin(KEY, "console", 100.0, now=1.0))
+    assert synced == [tmp_path, tmp_path]
+
+
 def test_one_key_has_so_many_sessions_and_the_oldest_goes(tmp_path: Path) -> None:
     store = SessionStore(tmp_path / "sessions.json")
     other = store.begin("cd" * 32, "console", 100.0, now=1.0)
