@@ -89,6 +89,7 @@ ID_ALPHABET: Final = b"abcdefghijklmnopqrstuvwxyz234567"
 ID_CHARACTERS: Final = 12
 _LETTERS: Final = ID_ALPHABET * (256 // len(ID_ALPHABET))  # of each byte, its five low bits
 KEY_CACHE_S: Final = 1.0  # a revoked key is refused within this
+SUBMIT_SLICE: Final = 100  # tasks that the scheduler takes at once: some milliseconds, in which no other moves on
 CHANGES_MAX: Final = 1_000  # that one who comes back is told one by one
 VERIFY_TIMEOUT_S: Final = 600.0
 PRUNE_TIMEOUT_S: Final = 3600.0  # what goes is read once more, event by event
@@ -221,9 +222,17 @@ class HeadActor:
         for task, intent in zip(tasks, intents, strict=False):
             if intent is not None:
                 task["intent"] = asdict(intent)
-        body = {**_asker(caller), "tasks": tasks}
-        outcomes = (await self._scheduler.request("submit", body)).body
-        return [one["task"] if "task" in one else from_name(*one["refused"]) for one in outcomes]
+        outcomes: list[TaskView | FetchmlError] = []
+        for at in range(0, len(tasks), SUBMIT_SLICE):
+            body = {**_asker(caller), "tasks": tasks[at : at + SUBMIT_SLICE]}
+            try:
+                found = (await self._scheduler.request("submit", body)).body
+            except FetchmlError as error:
+                if not outcomes:
+                    raise
+                return outcomes + [error] * (len(tasks) - at)  # those before it are on record, and stay so
+            outcomes += [one["task"] if "task" in one else from_name(*one["refused"]) for one in found]
+        return outcomes
 
     async def _ended_needs(self, request: TaskRequest) -> dict[str, str]:
         """How those of the task's dependencies ended that the scheduler may have forgotten."""

@@ -47,7 +47,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def ask(shell: Shell, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, str], Any]:
+def ask(shell: Shell, method: str, path: str, body: Any = None) -> tuple[int, dict[str, str], Any]:
     headers = {"X-API-Key": (shell.data_dir / "admin.key").read_text().strip(), "Content-Type": "application/json"}
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{shell.port}{path}", data, headers, method=method)
@@ -88,3 +88,24 @@ def test_a_full_disk_is_a_pause_for_clients(shell: Shell) -> None:
     assert (status, verdict["valid"]) == (200, True), verdict
     status, _, listed = ask(shell, "GET", "/v1/tasks?limit=1")
     assert (status, listed["total"]) == (200, accepted + 1)
+
+
+def test_of_a_batch_that_the_disk_takes_in_part_each_item_says_what_became_of_it(shell: Shell) -> None:
+    shell.start()
+    filler = shell.data_dir.parent / "filler"
+    fill_up(filler)
+    os.truncate(filler, filler.stat().st_size - 2**20)  # for some of the slices
+    batch = [{"job_name": "x", "cpu": 4096, "args": "y" * 3000}] * 1000
+    status, _, outcomes = ask(shell, "POST", "/v1/tasks/batch", batch)
+    assert (status, len(outcomes)) == (200, len(batch))
+    statuses = [one["status"] for one in outcomes]
+    made = statuses.count(201)
+    assert 0 < made < len(batch)
+    assert statuses == [201] * made + [503] * (len(batch) - made)
+    assert {one["error"]["code"] for one in outcomes[made:]} == {"SERVICE_UNAVAILABLE"}
+    for one in outcomes[:made]:
+        assert ask(shell, "GET", f"/v1/tasks/{one['task']['id']}")[0] == 200
+    filler.unlink()
+    until("a task is accepted again", lambda: submit(shell)[0] == 201, RECOVERY_MAX_S)
+    _, _, listed = ask(shell, "GET", "/v1/tasks?limit=1")
+    assert listed["total"] == made + 1
