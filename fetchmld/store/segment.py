@@ -44,7 +44,7 @@ class LedgerDamaged(Exception):
     def __str__(self) -> str:
         return (
             f"the ledger is damaged from event {self.first_bad} on: {self.why}. "
-            "Run `fetchmld audit verify`, then restore the ledger from a copy"
+            "Run `fetchmld audit verify --data-dir DIR`, then restore the ledger from a copy"
         )
 
 
