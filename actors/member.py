@@ -33,7 +33,9 @@ TIMED_OUT: Final = 8
 AGENT_STARTS_S: Final = 60.0
 ASK_EVERY_S: Final = 1.0
 ASK_TIMEOUT_S: Final = 2.0
+ASK_HEAD_EVERY_S: Final = 2.0  # 0.3 ms of the head's processor each
 LOST_AFTER_S: Final = 20.0  # without an agent that the head knows; a head whose Ray lives is back in less
+ANOTHER_RAY: Final = "the head has another Ray"
 GONE_AFTER_S: Final = 3.0  # the same while nothing answers at the head's port: it ended, or the link is cut
 
 
@@ -140,6 +142,8 @@ class Member:
         while not await self._is_known():
             if not self._runtime.is_alive():
                 raise RayFailed("its raylet ended; the head may not be able to reach this machine")
+            if await asyncio.to_thread(self._runtime.is_left_behind):
+                raise RayFailed(ANOTHER_RAY)
             if time.monotonic() > deadline:
                 raise RayFailed(f"the head has not started this machine's agent within {AGENT_STARTS_S:g} s")
         log.info("member_joined", extra={"head": self._where, "worker_id": self._worker_id, **self._runtime.pids()})
@@ -161,15 +165,20 @@ class Member:
 
     async def _until_lost(self) -> str:
         """Return why this stay is over."""
-        known_t = time.monotonic()
+        known_t = asked_t = time.monotonic()
         while True:
             if not self._runtime.is_alive():
                 return f"{self._runtime.dead()} ended"
-            if await self._is_known():
+            is_known = await self._is_known()
+            if is_known:
                 known_t = time.monotonic()
                 await asyncio.to_thread(self._runtime.renew_zygote)
-            elif await asyncio.to_thread(self._runtime.is_left_behind):
-                return "the head has another Ray"
+            if (
+                not is_known or time.monotonic() - asked_t > ASK_HEAD_EVERY_S
+            ):  # an agent may wait for a dead head's answer
+                asked_t = time.monotonic()
+                if await asyncio.to_thread(self._runtime.is_left_behind):
+                    return ANOTHER_RAY
             unknown_s = time.monotonic() - known_t
             if unknown_s > LOST_AFTER_S:
                 return f"the head has known no agent here for {LOST_AFTER_S:g} s"

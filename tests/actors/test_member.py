@@ -9,6 +9,7 @@ import pytest
 from actors import member
 from actors.data_dir import DataDir
 from actors.member import Member
+from actors.ray_compat import RayFailed
 from fetchmld.config import Config
 
 JOIN = {"host": "10.0.0.1", "port": 9102, "token": "0" * 64, "token_file": "join.token"}
@@ -18,6 +19,9 @@ class FakeRay:
     """Its raylet lives."""
 
     left_behind = False
+
+    def start(self) -> None:
+        """It joined."""
 
     def is_alive(self) -> bool:
         return True
@@ -64,6 +68,14 @@ def test_who_was_left_behind_says_so_at_once(joined: tuple[Member, FakeRay, list
     assert lost(made) == "the head has another Ray"
 
 
+def test_who_is_left_behind_while_it_waits_for_its_agent_tries_anew(joined: tuple[Member, FakeRay, list[bool]]) -> None:
+    made, ray, known = joined
+    ray.left_behind = True
+    known[:] = [False]
+    with pytest.raises(RayFailed, match="another Ray"):
+        asyncio.run(asyncio.wait_for(made._join(), 10))
+
+
 @pytest.mark.parametrize(("answers", "why"), [(False, "does not answer"), (True, "has known no agent")])
 def test_a_silent_head_is_given_its_time(
     joined: tuple[Member, FakeRay, list[bool]], monkeypatch: pytest.MonkeyPatch, answers: bool, why: str
@@ -75,9 +87,14 @@ def test_a_silent_head_is_given_its_time(
     assert why in lost(made)
 
 
-def test_who_is_known_stays(joined: tuple[Member, FakeRay, list[bool]]) -> None:
+def test_an_agent_that_believes_itself_known_is_not_relied_on(
+    joined: tuple[Member, FakeRay, list[bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for the answer of a head that is dead, which nobody tells it."""
+    monkeypatch.setattr(member, "ASK_HEAD_EVERY_S", 0.1)
     made, ray, known = joined
-    ray.left_behind = True
     known[:] = [True]
     with pytest.raises(TimeoutError):
-        asyncio.run(asyncio.wait_for(made._until_lost(), 0.2))
+        asyncio.run(asyncio.wait_for(made._until_lost(), 0.3))
+    ray.left_behind = True
+    assert lost(made) == "the head has another Ray"

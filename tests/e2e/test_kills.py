@@ -81,7 +81,11 @@ class Daemon:
         assert task.get("retry_count", 0) == 0
 
     def process(self, what: str) -> int:
-        return next(pid for pid, line in self.shell.processes().items() if what in line)
+        """Looked for until it is seen: one that changes its title, as Ray's do with each call, has none for a moment."""
+        return int(until(f"there is a {what}", lambda: self._seen(what)))
+
+    def _seen(self, what: str) -> int:
+        return next((pid for pid, line in self.shell.processes().items() if what in line), 0)
 
     def has_another(self, what: str, pid: int) -> bool:
         return any(what in line for other, line in self.shell.processes().items() if other != pid)
