@@ -17,6 +17,7 @@ from typing import Any, Final
 from fetchmld.runner.frames import encode_line
 
 COMPACT_BYTES: Final = 4 * 2**20
+COMPACT_RETRY_S: Final = 60.0
 
 Record = dict[str, Any]
 
@@ -43,6 +44,7 @@ class Journal:
     fd: int = -1
     size_bytes: int = 0
     compacted_bytes: int = 0
+    compact_at_t: float = 0.0  # not before this time, after one that failed
 
     @classmethod
     def open(cls, path: str) -> "Journal":
@@ -85,21 +87,32 @@ class Journal:
     def sync(self) -> None:
         os.fdatasync(self.fd)
 
-    @property
-    def is_large(self) -> bool:
-        """Whether most of it is about forgotten attempts."""
-        return self.size_bytes > max(COMPACT_BYTES, 4 * self.compacted_bytes)
+    def compact_where_large(self, now: float) -> str:
+        """Compact where most of it is about forgotten attempts; why that could not be done, to be tried again later."""
+        if now < self.compact_at_t or self.size_bytes <= max(COMPACT_BYTES, 4 * self.compacted_bytes):
+            return ""
+        try:
+            self.compact()
+        except OSError as error:
+            self.compact_at_t = now + COMPACT_RETRY_S
+            return str(error)
+        return ""
 
     def compact(self) -> None:
-        """Replace the file by one that holds only what is not forgotten."""
+        """Replace the file by one that holds only what is not forgotten. Raises OSError; it goes on as it is then."""
         new_path = f"{self.path}.new"
         fd = os.open(new_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         data = "".join(encode_line(record) for record in self._records()).encode("ascii")
-        _write_all(fd, data)
-        os.fdatasync(fd)
-        os.rename(new_path, self.path)
+        try:
+            _write_all(fd, data)
+            os.fdatasync(fd)
+            os.rename(new_path, self.path)
+        except OSError:
+            os.close(fd)
+            raise
         self.close()
         self.fd, self.size_bytes, self.compacted_bytes = fd, len(data), len(data)
+        _sync_directory(os.path.dirname(self.path))  # what is synced later is of no use under no name
 
     def _records(self) -> list[Record]:
         records: list[Record] = []
@@ -138,6 +151,14 @@ def _parse(line: bytes) -> list[Record]:
         for record in (found if isinstance(found, list) else [found])
         if isinstance(record, dict) and isinstance(record.get("key"), str) and "j" in record
     ]
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -121,8 +121,8 @@ class Runner:
             self._agent.stay_reachable()
             idle_since_t = max(self._idle_since_t, self._agent.alone_since_t)
             self._stopping |= self.is_idle and now - idle_since_t > self._idle_s
-        if self._journal.is_large and not self._syncer.busy:
-            self._journal.compact()
+        if not self._syncer.busy and (why := self._journal.compact_where_large(now)):
+            say(f"the journal could not be made smaller: {why}")
 
     def _enforce(self, attempt: Attempt, now: float) -> None:
         if self._lease.is_ending(now):
