@@ -48,12 +48,24 @@ class Journal:
 
     @classmethod
     def open(cls, path: str) -> "Journal":
-        """Read what is there (a torn last line is dropped), rewrite it compact, and be ready to append."""
+        """Read what is there (a torn last line is dropped), rewrite it compact, and be ready to append.
+
+        Where there is no room for that it goes on with the file as it is: a runner is needed on a full disk, too.
+        """
         journal = cls(path)
         for record in _read(path):
             journal.apply(record)
-        journal.compact()
+        try:
+            journal.compact()
+        except OSError:
+            journal._go_on()
         return journal
+
+    def _go_on(self) -> None:
+        """Append to the file that is there, behind its last whole line. Raises OSError."""
+        self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.size_bytes = os.pread(self.fd, os.fstat(self.fd).st_size, 0).rfind(b"\n") + 1
+        os.ftruncate(self.fd, self.size_bytes)
 
     def apply(self, record: Record) -> None:
         """Keep `entries` in step with one record."""

@@ -50,6 +50,23 @@ PLANTS: Final[tuple[Plant, ...]] = (
         f"{_LEDGER}::test_a_refused_batch_leaves_nothing_behind_what_counts",
     ),
     plant(
+        "write on in a segment whose next one has its name", "fetchmld/store/ledger.py",
+        "        self._rotating = True\n", "",
+        f"{_LEDGER}::test_a_rotation_that_failed_is_finished_also_before_a_batch_that_would_have_fitted",
+    ),
+    plant(
+        "count at a start what a killed writer had not synced", "fetchmld/store/ledger.py",
+        "        os.fsync(descriptor)\n", "",
+        "tests/fault/test_power.py",
+        is_long=True,
+    ),
+    plant(
+        "trust a file whose sync failed", "fetchmld/store/ledger.py",
+        "        write_at(descriptor, os.pread(descriptor, end.offset - end.frame_at, end.frame_at), end.frame_at)\n", "",
+        "tests/fault/test_power.py",
+        is_long=True,
+    ),
+    plant(
         "let two write one ledger", "fetchmld/store/ledger.py",
         "        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "        pass\n",
         f"{_LEDGER}::test_two_writers_are_refused",

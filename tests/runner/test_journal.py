@@ -76,5 +76,21 @@ def test_a_full_disk_puts_off_making_it_smaller_and_nothing_else(
     assert again.entries["a"].exit == EXIT
 
 
+def test_a_full_disk_keeps_no_runner_from_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "journal"
+    journal = Journal.open(str(path))
+    journal.append([INTENT])
+    journal.close()
+    path.write_bytes(path.read_bytes() + b'{"j": "forget", "key"')
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", _refuse)
+        journal = Journal.open(str(path))
+    journal.append([EXIT])
+    journal.close()
+    again = Journal.open(str(path))
+    again.close()
+    assert (again.entries["a"].slot, again.entries["a"].exit) == (3, EXIT)
+
+
 def _refuse(_descriptor: int) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
