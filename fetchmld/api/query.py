@@ -6,11 +6,12 @@ Owns the spelling and the bounds of every parameter; knows no handler.
 import json
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 from multidict import MultiMapping
 
 from fetchmld.core.errors import BadRequest
+from fetchmld.core.model import PluginMode
 
 PAGE_MAX: Final = 1000
 OFFSET_MAX: Final = 10**15
@@ -21,7 +22,8 @@ WAIT_S_MAX: Final = 60.0
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 _SECONDS: Final = re.compile(r"[0-9]{1,2}(\.[0-9]{1,9})?")
 _FLAGS: Final[dict[str, bool]] = {"true": True, "1": True, "false": False, "0": False}
-_PLUGIN_PATH: Final = re.compile(r"plugin_configs\[([^\[\]]+)\](\[[^\[\]]*\])*")
+_PLUGIN_PATH: Final = re.compile(r"plugin_configs\[([^\[\]]+)\](?:\[([^\[\]]*)\])?((?:\[[^\[\]]*\])*)")
+_PLUGIN_MODES: Final = get_args(PluginMode)
 # RFC 3339; a blank stands for the plus sign that form decoding ate.
 _INSTANT: Final = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}):([0-9]{2})(?:\.([0-9]{1,30}))?"
@@ -120,14 +122,37 @@ def instant_us(query: Query, name: str) -> int | None:
 
 
 def plugins(query: Query) -> tuple[str, ...] | None:
-    """The plugins named by `plugin_configs`, given as JSON text or as deepObject; None where there are none."""
+    """The plugins named by `plugin_configs`, given as JSON text or as deepObject; None where there are none.
+
+    What else their configurations say is no filter, but has to be right.
+    """
     names: set[str] = set()
     if (given := _single(query, "plugin_configs")) is not None:
         names.update(_names_of_json(given))
-    for name in query:
+    for name, value in query.items():
         if match := _PLUGIN_PATH.fullmatch(name):
-            names.add(match.group(1))
+            plugin, field, deeper = match.groups()
+            names.add(plugin)
+            _check_plugin_field(plugin, field, _as_json(field, value, bool(deeper)))
     return tuple(sorted({_plausible(name) for name in names})) or None
+
+
+def _as_json(field: str | None, value: str, is_deeper: bool) -> Any:
+    """A parameter's `value` of a configuration's `field`: deepObjects are all texts, and an empty one may be an object."""
+    if is_deeper or (field == "settings" and not value):
+        return {}
+    return _FLAGS.get(value, value) if field == "enabled" else value
+
+
+def _check_plugin_field(plugin: str, field: str | None, value: Any) -> None:
+    allowed, said = {
+        "mode": (isinstance(value, str) and value in _PLUGIN_MODES, f"one of {', '.join(_PLUGIN_MODES)}"),
+        "enabled": (isinstance(value, bool), "true or false"),
+        "image": (isinstance(value, str), "a text"),
+        "settings": (isinstance(value, dict), "an object"),
+    }.get(field or "", (True, ""))
+    if not allowed:
+        raise BadRequest(f"plugin_configs[{_cut(plugin)}][{field}]={_cut(str(value))}: must be {said}")
 
 
 def _single(query: Query, name: str) -> str | None:
@@ -146,6 +171,9 @@ def _names_of_json(given: str) -> list[str]:
         value = None
     if not isinstance(value, dict) or not all(isinstance(config, dict) for config in value.values()):
         raise BadRequest("plugin_configs: must be a JSON object of plugin names and their configurations")
+    for plugin, config in value.items():
+        for field, inner in config.items():
+            _check_plugin_field(plugin, field, inner)
     return list(value)
 
 

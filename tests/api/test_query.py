@@ -127,7 +127,44 @@ def test_plugins_by_json_and_by_deep_object() -> None:
     assert query.plugins(params(plugin_configs='{"\\u0000": {}}')) == (query.NOBODY,)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "x", '{"a": 1}', "[" * 10_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "x",
+        '{"a": 1}',
+        "[" * 10_000,
+        '{"a": {"mode": "x"}}',
+        '{"a": {"mode": []}}',
+        '{"a": {"enabled": "true"}}',
+    ],
+)
 def test_bad_plugins(text: str) -> None:
     with pytest.raises(BadRequest, match="plugin_configs"):
         query.plugins(params(plugin_configs=text))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "is_right"),
+    [
+        ("[mode]", "sideways", False),
+        ("[mode][deeper]", "remote", False),
+        ("[enabled]", "yes", False),
+        ("[enabled]", "false", True),
+        ("[image]", "", True),
+        ("[image][deeper]", "x", False),
+        ("[settings]", "x", False),
+        ("[settings]", "", True),
+        ("[settings][any][thing]", "x", True),
+        ("[anything]", "x", True),
+        ("", "", True),
+    ],
+)
+def test_what_a_configuration_in_a_filter_says_has_to_be_right(field: str, value: str, is_right: bool) -> None:
+    given = MultiDict([("plugin_configs[a][mode]", "remote"), (f"plugin_configs[a]{field}", value)])
+    if is_right:
+        assert query.plugins(given) == ("a",)
+        return
+    with pytest.raises(BadRequest, match=r"plugin_configs\['a'\]\[(mode|enabled|image|settings)\]"):
+        query.plugins(given)
