@@ -19,7 +19,9 @@ from cryptography.x509.oid import NameOID
 from fetchmld import inner_tls
 from fetchmld.core.errors import Invalid
 
-INNER_YEARS: Final = 20
+# The inner certificate is known by itself, and holds whatever a machine takes for the time: some begin in 1970.
+INNER_FROM: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+INNER_UNTIL: Final = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 
 log = logging.getLogger(__name__)
 
@@ -95,15 +97,14 @@ def make_inner(file: Path) -> str:
 def _made() -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, inner_tls.NAME)])
-    now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=365 * INNER_YEARS))
+        .not_valid_before(INNER_FROM)
+        .not_valid_after(INNER_UNTIL)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(inner_tls.NAME)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())

@@ -81,7 +81,7 @@ class Daemon:
         assert task.get("retry_count", 0) == 0
 
     def process(self, what: str) -> int:
-        """Looked for until it is seen: one that changes its title, as Ray's do with each call, has none for a moment."""
+        """Looked for until it is seen: the daemon may just be replacing it."""
         return int(until(f"there is a {what}", lambda: self._seen(what)))
 
     def _seen(self, what: str) -> int:
