@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ def test_what_was_promised_survives_a_loss_of_power(tmp_path: Path) -> None:
                 check(place / "ledger", promised)
             except Exception as problem:
                 raise AssertionError(f"seed {seed}, {way}: {promised} events were promised") from problem
+            shutil.rmtree(place)
+        shutil.rmtree(root)
 
 
 def check(directory: Path, promised: int) -> None:
