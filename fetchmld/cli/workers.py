@@ -20,7 +20,7 @@ def workers(session: Session) -> None:
         for worker in found:
             click.echo(worker["id"])
     else:
-        head = ("ID", "STATUS", "BATCH FREE", "SERVICE FREE", "CORES", "MEMORY", "GPUS", "RUNNING")
+        head = ("ID", "HOST", "STATUS", "BATCH FREE", "SERVICE FREE", "CORES", "MEMORY", "GPUS", "RUNNING")
         layout.table(head, [_row(worker) for worker in found])
         if gpus := [_gpu_row(worker, gpu) for worker in found for gpu in worker.get("gpus", [])]:
             click.echo()
@@ -33,6 +33,7 @@ def _row(worker: Mapping[str, Any]) -> tuple[str, ...]:
     has, slots = worker.get("capabilities", {}), worker.get("slots", {})
     return (
         worker["id"],
+        worker.get("hostname", ""),
         "silent" if worker.get("suspect") else worker.get("status", ""),
         f"{slots.get('batch_available', 0)}/{slots.get('batch_total', 0)}",
         f"{slots.get('service_available', 0)}/{slots.get('service_total', 0)}",

@@ -16,6 +16,7 @@ from tests.memory_log import MemoryLog
 def test_workers(client: Run, stub: Stub) -> None:
     worker = {
         "id": "w1",
+        "hostname": "node-a",
         "status": "active",
         "capabilities": {"cpu_cores": 8, "memory_gb": 32, "gpu_count": 2, "gpu_type": "A100"},
         "slots": {"batch_available": 7, "batch_total": 8, "service_available": 2, "service_total": 2},
@@ -24,6 +25,7 @@ def test_workers(client: Run, stub: Stub) -> None:
     stub.handlers["GET /v1/scheduler/workers"] = answer(200, [worker])
     assert client("workers").out.splitlines()[1].split() == [
         "w1",
+        "node-a",
         "active",
         "7/8",
         "2/2",
