@@ -21,7 +21,7 @@ pytestmark = pytest.mark.e2e
 
 LONG = int(os.environ.get("FETCHML_FUZZ", "0"))  # cases
 CASES_MIN = LONG or 3_000
-EXAMPLES = LONG // 60 or 15
+EXAMPLES = LONG // 45 or 15  # of each operation, which makes some 50 cases at least
 BOUND_S = 420.0 if not LONG else 7200.0
 ROUNDS = 500  # of all canaries
 
