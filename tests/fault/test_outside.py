@@ -369,6 +369,14 @@ def test_a_planted_fault_is_named(tmp_path: Path, plant: Callable[[Story], None]
     assert FAULTS[plant] in {problem.rule for problem in found}, found
 
 
+def test_who_was_stopped_after_one_word_holds_its_gpu_no_longer(tmp_path: Path) -> None:
+    story = told()
+    the_fact(story, "task.start", "e")["metadata"]["assignments"] = [{"rank": 0, "worker_id": "w", "gpus": [0]}]
+    silenced = runs_of(story, "b", 2)[1:]
+    story.runs = [line for line in story.runs if line not in silenced]
+    assert "booked once" not in {problem.rule for problem in problems_of(load(*story.write(tmp_path)))}
+
+
 def flip_a_byte(segment: Path, _head: Path) -> None:
     raw = bytearray(segment.read_bytes())
     raw[len(raw) // 2] ^= 1

@@ -1,5 +1,6 @@
 """Nothing is promised twice: cores, memory, slots and GPUs by the record, cores and GPUs by what really ran."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -111,7 +112,8 @@ def _in_truth(case: Case) -> Iterator[Problem]:
             worker_id, gpus, submitted = place
             cpu = submitted.metadata["request"].get("cpu", 1)
             changes[worker_id].append((run.began_s, 1, run.task_id, cpu, gpus))
-            changes[worker_id].append((run.last_s, 0, run.task_id, -cpu, gpus))
+            ended_s = max(run.last_s, math.nextafter(run.began_s, math.inf))  # who speaks once begins before it ends
+            changes[worker_id].append((ended_s, 0, run.task_id, -cpu, gpus))
     for worker_id, found in changes.items():
         used, holders = 0, dict[int, str]()
         for _, begins, task_id, cpu, gpus in sorted(found):
