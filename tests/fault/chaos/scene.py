@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.e2e.conftest import ROOT, Shell, free_port
+from tests.e2e.conftest import ROOT, Shell, free_port, until
 from tests.e2e.lan import a_lan
 from tests.fault.chaos.nemesis import Place
 
 PLUGIN: Final = "scoreboard"
+JOINED_MAX_S: Final = 120.0
 GPUS: Final = 2
 OFFERED: Final = ("--num-gpus", str(GPUS), "--gpu-type", "T")  # of each machine
 WHO: Final = (
@@ -116,6 +117,12 @@ def one_machine(data: Path) -> Iterator[Scene]:
         shutil.rmtree(folder)
 
 
+def has_joined(shell: Shell, *words: str) -> bool:
+    """Start it; False where the head cannot be joined just now, which whoever starts it then tries again."""
+    said = shell.fetchmld("start", *words, code=None)
+    return "cannot join" not in said
+
+
 @contextmanager
 def two_machines(data: Path) -> Iterator[Scene]:
     """In network namespaces, with a link between them that can be cut; the clients are at the head's."""
@@ -131,7 +138,7 @@ def two_machines(data: Path) -> Iterator[Scene]:
             Place(shell, lambda: shell.fetchmld("start", "--head", *listen, *OFFERED)),
             Place(
                 away,
-                lambda: away.fetchmld("start", *join, *OFFERED),
+                lambda: until("the other machine joins", lambda: has_joined(away, *join, *OFFERED), JOINED_MAX_S),
                 lambda cut: other.cut() if cut else other.mend(head),
             ),
         ]
