@@ -1,5 +1,6 @@
 """What a daemon's processes cost: found by their data directory, told apart from Ray's own, read from /proc."""
 
+import contextlib
 import os
 import re
 import time
@@ -32,7 +33,8 @@ class Process:
         """Processor seconds so far: in FetchML's threads, and in Ray's."""
         spent = [0.0, 0.0]
         for thread in Path(f"/proc/{self.pid}/task").iterdir():
-            spent[self._is_rays_thread(thread)] += int((thread / "schedstat").read_text().split()[0]) / 1e9
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                spent[self._is_rays_thread(thread)] += int((thread / "schedstat").read_text().split()[0]) / 1e9
         return spent[0], spent[1]
 
     def _is_rays_thread(self, thread: Path) -> bool:
