@@ -173,9 +173,8 @@ class Member:
             if is_known:
                 known_t = time.monotonic()
                 await asyncio.to_thread(self._runtime.renew_zygote)
-            if (
-                not is_known or time.monotonic() - asked_t > ASK_HEAD_EVERY_S
-            ):  # an agent may wait for a dead head's answer
+            # Also where one is known: an agent may wait for a dead head's answer.
+            if not is_known or time.monotonic() - asked_t > ASK_HEAD_EVERY_S:
                 asked_t = time.monotonic()
                 if await asyncio.to_thread(self._runtime.is_left_behind):
                     return ANOTHER_RAY
